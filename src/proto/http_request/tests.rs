@@ -1,0 +1,1 @@
+//! Tables of requests to accept and to refuse.
