@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod json;
+pub mod http_body;
 pub mod http_request;
 pub mod payload;
 pub mod sse_event;
