@@ -4,6 +4,7 @@
 pub mod json;
 pub mod http_body;
 pub mod http_request;
+pub mod http_response;
 pub mod payload;
 pub mod sse_event;
 pub mod utf8;
