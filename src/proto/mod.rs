@@ -11,3 +11,4 @@ pub mod utf8;
 pub mod ws_frame;
 pub mod ws_handshake;
 pub mod ws_message;
+pub mod query;
