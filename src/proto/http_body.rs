@@ -3,6 +3,9 @@
 //! The decoder holds no body bytes: they go to the caller's buffer, which grows with what was received, never with what
 //! was announced. It takes every byte it is given up to the body's end, so nothing has to be handed in twice.
 
+#[cfg(test)]
+mod tests;
+
 use super::http_request::{BodyFraming, is_field_byte, is_token_byte};
 
 /// Where we are in a body.
@@ -192,7 +195,8 @@ impl BodyDecoder {
             (State::ChunkSize { .. }, _) => return Err(BodyError::ChunkSizeInvalid),
 
             (State::ChunkExtension { size, .. }, b'\r') => State::ChunkSizeLf { size },
-            (State::ChunkExtension { size, bytes }, b'\t' | b' '..=b'~') => {
+            // No quoted values: servers have disagreed on where they end.
+            (State::ChunkExtension { size, bytes }, b'\t' | b' ' | b'!' | b'#'..=b'~') => {
                 self.extension_bytes += 1;
                 if bytes == CHUNK_EXTENSION_BYTES_MAX
                     || self.extension_bytes > self.body_bytes + EXTENSION_EXCESS_BYTES_MAX
@@ -268,7 +272,7 @@ impl BodyError {
             Self::ChunkExtensionInvalid => (
                 400,
                 "chunk_extension_invalid",
-                "Send chunk extensions of visible ASCII, or none.",
+                "Send chunk extensions as unquoted tokens, or none.",
             ),
             Self::ChunkExtensionTooLong => {
                 (400, "chunk_extension_too_long", "Send no chunk extensions.")
