@@ -276,3 +276,231 @@ fn push_number(out: &mut Vec<u8>, number: usize) {
     }
     out.extend_from_slice(&digits[start..]);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::http_request::Version::{Http10, Http11};
+
+    #[test]
+    fn writes_heads() {
+        let ok = ResponseHead {
+            status: 200,
+            version: Http11,
+            keep_alive: true,
+            body: ResponseBody::Length(5),
+            content_type: Some("text/plain"),
+            date: None,
+            extra: &[],
+        };
+        check(
+            &ok,
+            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\n",
+        );
+        let date = http_date(784_111_777);
+        let bare = ResponseHead {
+            content_type: None,
+            body: ResponseBody::Length(0),
+            ..ok
+        };
+        check(
+            &ResponseHead {
+                date: Some(&date),
+                extra: &[("A", "b"), ("C", "d\r\nE: f\0")],
+                ..bare
+            },
+            "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nA: b\r\nC: d  E: f \r\nContent-Length: 0\r\n\r\n",
+        );
+        check(
+            &ResponseHead {
+                body: ResponseBody::Length(usize::MAX),
+                ..bare
+            },
+            "HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\n",
+        );
+        check(
+            &ResponseHead {
+                body: ResponseBody::Chunked,
+                ..bare
+            },
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        );
+        check(
+            &ResponseHead {
+                body: ResponseBody::None,
+                ..bare
+            },
+            "HTTP/1.1 200 OK\r\n\r\n",
+        );
+        check(
+            &ResponseHead {
+                status: 599,
+                ..bare
+            },
+            "HTTP/1.1 599 \r\nContent-Length: 0\r\n\r\n",
+        );
+    }
+
+    #[test]
+    fn says_connection_exactly_where_it_differs_from_the_default() {
+        for (version, keep_alive, body, want) in [
+            (Http11, true, ResponseBody::None, ""),
+            (Http11, false, ResponseBody::None, "Connection: close\r\n"),
+            (
+                Http10,
+                true,
+                ResponseBody::None,
+                "Connection: keep-alive\r\n",
+            ),
+            (Http10, false, ResponseBody::None, ""),
+            (
+                Http11,
+                true,
+                ResponseBody::UntilClose,
+                "Connection: close\r\n",
+            ),
+            (Http10, true, ResponseBody::UntilClose, ""),
+        ] {
+            let head = ResponseHead {
+                status: 200,
+                version,
+                keep_alive,
+                body,
+                content_type: None,
+                date: None,
+                extra: &[],
+            };
+            check(&head, &format!("HTTP/1.1 200 OK\r\n{want}\r\n"));
+        }
+    }
+
+    #[test]
+    fn statuses_without_body_declare_none() {
+        for (status, reason) in [
+            (101, "Switching Protocols"),
+            (204, "No Content"),
+            (304, "Not Modified"),
+        ] {
+            for body in [
+                ResponseBody::Length(0),
+                ResponseBody::Length(5),
+                ResponseBody::Chunked,
+            ] {
+                let head = ResponseHead {
+                    status,
+                    version: Http11,
+                    keep_alive: true,
+                    body,
+                    content_type: None,
+                    date: None,
+                    extra: &[],
+                };
+                check(&head, &format!("HTTP/1.1 {status} {reason}\r\n\r\n"));
+            }
+        }
+    }
+
+    #[test]
+    fn writes_errors() {
+        let head = "HTTP/1.1 405 Method Not Allowed\r\nContent-Type: application/json\r\nAllow: GET\r\n\
+                    Content-Length: 58\r\nConnection: close\r\n\r\n";
+        let body = r#"{"error":{"code":"method_not_allowed","message":"Use GET."}}"#;
+        let head = head.replace("58", &body.len().to_string());
+        for (head_only, want) in [(false, format!("{head}{body}")), (true, head.clone())] {
+            let mut out = b"before".to_vec();
+            let extra = [("Allow", "GET")];
+            write_error(
+                &mut out,
+                Http11,
+                false,
+                405,
+                "method_not_allowed",
+                "Use GET.",
+                &extra,
+                head_only,
+            );
+            assert_eq!(String::from_utf8_lossy(&out), format!("before{want}"));
+        }
+    }
+
+    #[test]
+    fn writes_chunks() {
+        let mut out = Vec::new();
+        write_chunk(&mut out, b"");
+        write_chunk(&mut out, b"a");
+        write_chunk(&mut out, &[b'b'; 26]);
+        out.extend_from_slice(LAST_CHUNK);
+        assert_eq!(
+            String::from_utf8_lossy(&out),
+            format!("1\r\na\r\n1a\r\n{}\r\n0\r\n\r\n", "b".repeat(26))
+        );
+        for length in [1, 15, 16, 255, 256, 0xABC_DEF, usize::MAX] {
+            assert_eq!(
+                chunk_prefix(length).as_bytes(),
+                format!("{length:x}\r\n").as_bytes()
+            );
+        }
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (unix_seconds, date) in [
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (951_782_399, "Mon, 28 Feb 2000 23:59:59 GMT"),
+            (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT"),
+            (951_868_800, "Wed, 01 Mar 2000 00:00:00 GMT"),
+            (1_709_164_800, "Thu, 29 Feb 2024 00:00:00 GMT"),
+            (1_735_689_599, "Tue, 31 Dec 2024 23:59:59 GMT"),
+            (1_735_689_600, "Wed, 01 Jan 2025 00:00:00 GMT"),
+            (4_107_542_399, "Sun, 28 Feb 2100 23:59:59 GMT"),
+            (4_107_542_400, "Mon, 01 Mar 2100 00:00:00 GMT"),
+            (253_402_300_799, "Fri, 31 Dec 9999 23:59:59 GMT"),
+            (u64::MAX, "Fri, 31 Dec 9999 23:59:59 GMT"),
+        ] {
+            assert_eq!(String::from_utf8_lossy(&http_date(unix_seconds)), date);
+        }
+    }
+
+    /// The twin counts days one by one.
+    #[test]
+    fn dates_agree_with_counting() {
+        let (mut year, mut month, mut day) = (1970, 0, 1);
+        for days in 0..200_000 {
+            let date = http_date(days * 86_400 + 86_399);
+            let name = name_of(b"JanFebMarAprMayJunJulAugSepOctNovDec", month);
+            let want = format!(
+                "{day:02} {} {year:04} 23:59:59 GMT",
+                String::from_utf8_lossy(name)
+            );
+            assert_eq!(String::from_utf8_lossy(&date[5..]), want);
+            let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+            let days_of_month = [
+                31,
+                28 + u64::from(is_leap),
+                31,
+                30,
+                31,
+                30,
+                31,
+                31,
+                30,
+                31,
+                30,
+                31,
+            ];
+            day += 1;
+            if day > days_of_month[month as usize] {
+                (day, month) = (1, (month + 1) % 12);
+                year += u64::from(month == 0);
+            }
+        }
+    }
+
+    #[track_caller]
+    fn check(head: &ResponseHead<'_>, want: &str) {
+        let mut out = Vec::new();
+        write_head(&mut out, head);
+        assert_eq!(String::from_utf8_lossy(&out), want);
+    }
+}

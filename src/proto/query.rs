@@ -146,3 +146,225 @@ impl QueryError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decodes_components() {
+        for (raw, in_path, in_query) in [
+            ("", Ok(""), Ok("")),
+            ("news", Ok("news"), Ok("news")),
+            ("a+b", Ok("a+b"), Ok("a b")),
+            ("a%2Bb", Ok("a+b"), Ok("a+b")),
+            ("a%20b%2c%2F%25", Ok("a b,/%"), Ok("a b,/%")),
+            ("%c3%A4\u{e4}", Ok("\u{e4}\u{e4}"), Ok("\u{e4}\u{e4}")),
+            ("%00", Ok("\0"), Ok("\0")),
+            ("%2541", Ok("%41"), Ok("%41")),
+            (
+                "%",
+                Err(QueryError::PercentInvalid),
+                Err(QueryError::PercentInvalid),
+            ),
+            (
+                "a%4",
+                Err(QueryError::PercentInvalid),
+                Err(QueryError::PercentInvalid),
+            ),
+            (
+                "%4g",
+                Err(QueryError::PercentInvalid),
+                Err(QueryError::PercentInvalid),
+            ),
+            (
+                "%+4",
+                Err(QueryError::PercentInvalid),
+                Err(QueryError::PercentInvalid),
+            ),
+            (
+                "%u0041",
+                Err(QueryError::PercentInvalid),
+                Err(QueryError::PercentInvalid),
+            ),
+            (
+                "%4\u{e4}",
+                Err(QueryError::PercentInvalid),
+                Err(QueryError::PercentInvalid),
+            ),
+            ("%ff", Err(QueryError::NotUtf8), Err(QueryError::NotUtf8)),
+            ("%c3", Err(QueryError::NotUtf8), Err(QueryError::NotUtf8)),
+            ("%c0%80", Err(QueryError::NotUtf8), Err(QueryError::NotUtf8)),
+            (
+                "%ed%a0%80",
+                Err(QueryError::NotUtf8),
+                Err(QueryError::NotUtf8),
+            ),
+        ] {
+            assert_eq!(
+                decode_component(raw, false).as_deref(),
+                in_path.as_ref().copied(),
+                "{raw} in a path"
+            );
+            assert_eq!(
+                decode_component(raw, true).as_deref(),
+                in_query.as_ref().copied(),
+                "{raw} in a query"
+            );
+        }
+        assert!(matches!(
+            decode_component("a+b", false),
+            Ok(Cow::Borrowed(_))
+        ));
+    }
+
+    #[test]
+    fn every_byte_value_comes_back() {
+        for byte in 0..=255u8 {
+            for raw in [format!("a%{byte:02x}b"), format!("a%{byte:02X}b")] {
+                let want = str::from_utf8(&[b'a', byte, b'b'])
+                    .map(str::to_owned)
+                    .map_err(|_| QueryError::NotUtf8);
+                assert_eq!(
+                    decode_component(&raw, true).map(Cow::into_owned),
+                    want,
+                    "{raw}"
+                );
+            }
+            let is_hex = byte.is_ascii_hexdigit();
+            let raw = format!("%4{}", byte as char);
+            assert_eq!(decode_component(&raw, false).is_ok(), is_hex, "{raw:?}");
+            let raw = format!("%{}1", byte as char);
+            let want = (byte as char).to_digit(16).map(|digit| digit < 8);
+            assert_eq!(
+                decode_component(&raw, false).is_ok(),
+                want == Some(true),
+                "{raw:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn splits_queries_before_decoding() {
+        for (query, want) in [
+            ("", &[][..]),
+            ("&&", &[]),
+            ("a=b", &[("a", "b")]),
+            ("a", &[("a", "")]),
+            ("=b", &[("", "b")]),
+            ("a=b=c&&d=", &[("a", "b=c"), ("d", "")]),
+            ("a%3Db=c%26d&e+f=g+h", &[("a=b", "c&d"), ("e f", "g h")]),
+            ("a=1&a=2", &[("a", "1"), ("a", "2")]),
+        ] {
+            let found: Result<Vec<_>, _> = pairs(query).collect();
+            let found = found.unwrap_or_else(|error| panic!("{query}: {error:?}"));
+            let found: Vec<_> = found
+                .iter()
+                .map(|(name, value)| (name.as_ref(), value.as_ref()))
+                .collect();
+            assert_eq!(found, want, "{query}");
+        }
+        assert_eq!(
+            pairs("a=b&c=%").collect::<Vec<_>>()[1],
+            Err(QueryError::PercentInvalid)
+        );
+        assert_eq!(pairs("%ff=a").next(), Some(Err(QueryError::NotUtf8)));
+    }
+
+    #[test]
+    fn an_encoded_comma_is_no_separator() {
+        let (route, channels) = split_first_segment("/sse/a%2Cb,c");
+        assert_eq!(route, "sse");
+        let channels: Vec<_> = split_list(channels.unwrap_or_default())
+            .map(|item| decode_component(item, false))
+            .collect();
+        assert_eq!(channels, [Ok("a,b".into()), Ok("c".into())]);
+        assert_eq!(split_list("").collect::<Vec<_>>(), [""]);
+        assert_eq!(split_list("a,,b,").collect::<Vec<_>>(), ["a", "", "b", ""]);
+        for (path, want) in [
+            ("/", ("", None)),
+            ("/healthz", ("healthz", None)),
+            ("/pub/", ("pub", Some(""))),
+            ("/a/b/c", ("a", Some("b/c"))),
+            ("//a", ("", Some("a"))),
+            ("*", ("*", None)),
+        ] {
+            assert_eq!(split_first_segment(path), want, "{path}");
+        }
+    }
+
+    #[test]
+    fn parses_values_without_guessing() {
+        for (value, want) in [
+            ("0", Ok(0)),
+            ("007", Ok(7)),
+            ("18446744073709551615", Ok(u64::MAX)),
+            ("18446744073709551616", Err(QueryError::NumberInvalid)),
+            ("", Err(QueryError::NumberInvalid)),
+            ("+1", Err(QueryError::NumberInvalid)),
+            ("-1", Err(QueryError::NumberInvalid)),
+            (" 1", Err(QueryError::NumberInvalid)),
+            ("1.0", Err(QueryError::NumberInvalid)),
+            ("1e3", Err(QueryError::NumberInvalid)),
+            ("\u{661}", Err(QueryError::NumberInvalid)),
+        ] {
+            assert_eq!(parse_number(value), want, "{value}");
+        }
+        for (value, ms) in [
+            ("0", 0),
+            ("0.0", 0),
+            ("30", 30_000),
+            ("1.5", 1_500),
+            ("1.05", 1_050),
+            ("0.001", 1),
+            ("0.0001", 1),
+            ("1.9999", 2_000),
+            ("2.000000000000", 2_000),
+            ("18446744073709551.615", u64::MAX),
+        ] {
+            assert_eq!(parse_seconds_ms(value), Ok(ms), "{value}");
+        }
+        for value in [
+            "",
+            ".",
+            "1.",
+            ".5",
+            "-1",
+            "+1",
+            "1.-5",
+            "1.+5",
+            "1.5.0",
+            "1,5",
+            " 1",
+            "1 ",
+            "1e3",
+            "0x1",
+            "NaN",
+            "nan",
+            "inf",
+            "-inf",
+            "infinity",
+            "1s",
+            "18446744073709551.616",
+            "18446744073709552",
+            "99999999999999999999999",
+        ] {
+            assert_eq!(
+                parse_seconds_ms(value),
+                Err(QueryError::SecondsInvalid),
+                "{value}"
+            );
+        }
+        for (value, want) in [
+            ("true", Ok(true)),
+            ("1", Ok(true)),
+            ("false", Ok(false)),
+            ("0", Ok(false)),
+        ] {
+            assert_eq!(parse_flag(value), want);
+        }
+        for value in ["", "TRUE", "yes", "2", "01"] {
+            assert_eq!(parse_flag(value), Err(QueryError::FlagInvalid));
+        }
+    }
+}
