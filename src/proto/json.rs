@@ -142,6 +142,10 @@ impl<'a> ClientPublish<'a> {
                 serde_json::error::Category::Data => ClientPublishError::FieldsInvalid,
                 _ => ClientPublishError::NotJson,
             })?;
+        // serde takes a list of the values for the object too.
+        if !text.trim_ascii_start().starts_with('{') {
+            return Err(ClientPublishError::FieldsInvalid);
+        }
         let (kind, payload) = match (fields.data, fields.data_base64) {
             (Some(data), None) => decode_data(data)?,
             (None, Some(base64)) => {
@@ -287,3 +291,6 @@ fn write_escape(out: &mut Vec<u8>, byte: u8) {
     };
     out.extend_from_slice(&[b'\\', short]);
 }
+
+#[cfg(test)]
+mod tests;

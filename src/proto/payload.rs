@@ -109,3 +109,110 @@ fn charset(parameters: &str) -> Option<&str> {
             .then(|| value.trim_ascii().trim_matches('"'))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(content_type: &str, payload: &[u8], expected: Result<PayloadKind, PayloadError>) {
+        let decided = PayloadKind::from_content_type(Some(content_type), payload);
+        assert_eq!(decided, expected, "{content_type:?} {payload:?}");
+    }
+
+    const LATIN_1: &[u8] = b"gr\xFC\xDFe";
+
+    #[test]
+    fn json_has_to_be_json() {
+        for content_type in [
+            "application/json",
+            " Application/JSON ; charset=utf-8",
+            "application/json;",
+            "application/problem+json",
+            "application/vnd.a+JSON",
+            "application/json; charset=latin1",
+        ] {
+            check(content_type, b"{\"a\":1}", Ok(PayloadKind::Json));
+            check(content_type, b"{", Err(PayloadError::JsonInvalid));
+            check(content_type, b"", Err(PayloadError::JsonInvalid));
+            check(content_type, b"\"\xFF\"", Err(PayloadError::JsonInvalid));
+        }
+    }
+
+    #[test]
+    fn text_has_to_be_utf8() {
+        for content_type in [
+            "text/plain",
+            "TEXT/html",
+            "text/plain; charset=UTF-8",
+            "text/plain;Charset = \"utf-8\" ; format=flowed",
+            "text/plain; charset=utf8",
+            "text/plain; charset=US-ASCII",
+            "text/plain; x=\";charset=latin1\"",
+            "text/plain; charset=utf-8; charset=latin1",
+            "text/plain;;",
+        ] {
+            check(content_type, "größe".as_bytes(), Ok(PayloadKind::Text));
+            check(content_type, b"", Ok(PayloadKind::Text));
+            check(content_type, LATIN_1, Err(PayloadError::TextNotUtf8));
+        }
+        for content_type in [
+            "text/plain; charset=iso-8859-1",
+            "text/plain; a=b; charset=\"windows-1252\"",
+            "text/plain; charset=",
+            "text/plain; charset=utf-16",
+        ] {
+            check(content_type, b"a", Err(PayloadError::CharsetUnsupported));
+        }
+    }
+
+    #[test]
+    fn anything_else_is_decided_by_its_bytes() {
+        for content_type in [
+            "",
+            ";",
+            "application/x-www-form-urlencoded",
+            "application/xml",
+            "application/jsonp",
+            "json",
+            "image/svg+json",
+            "text",
+        ] {
+            check(content_type, b"{}", Ok(PayloadKind::Text));
+            check(content_type, LATIN_1, Ok(PayloadKind::Binary));
+        }
+        assert_eq!(
+            PayloadKind::from_content_type(None, b""),
+            Ok(PayloadKind::Text)
+        );
+        assert_eq!(
+            PayloadKind::from_content_type(None, b"{}"),
+            Ok(PayloadKind::Text)
+        );
+        assert_eq!(
+            PayloadKind::from_content_type(None, LATIN_1),
+            Ok(PayloadKind::Binary)
+        );
+    }
+
+    #[test]
+    fn octets_are_binary_whatever_they_are() {
+        for content_type in ["application/octet-stream", "APPLICATION/Octet-Stream; x=y"] {
+            check(content_type, b"text", Ok(PayloadKind::Binary));
+            check(content_type, LATIN_1, Ok(PayloadKind::Binary));
+        }
+    }
+
+    #[test]
+    fn refusals_say_what_to_send() {
+        for (error, status) in [
+            (PayloadError::JsonInvalid, 400),
+            (PayloadError::TextNotUtf8, 400),
+            (PayloadError::CharsetUnsupported, 415),
+        ] {
+            assert_eq!(error.status(), status);
+            assert!(error.code().starts_with("payload_"));
+            assert!(error.message().to_lowercase().contains("send"));
+        }
+    }
+}

@@ -226,3 +226,233 @@ pub fn pong_frame(out: &mut Vec<u8>, ping_payload: &[u8]) {
     server_header(out, Opcode::Pong, ping_payload.len());
     out.extend_from_slice(ping_payload);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
+
+    /// A header with the length in the form that `form` names: 7, 16 or 64 bits.
+    fn header(first: u8, form: u32, payload_bytes: u64) -> Vec<u8> {
+        let mut bytes = vec![first];
+        match form {
+            7 => bytes.push(0x80 | payload_bytes as u8),
+            16 => {
+                bytes.push(0x80 | 126);
+                bytes.extend((payload_bytes as u16).to_be_bytes());
+            }
+            _ => {
+                bytes.push(0x80 | 127);
+                bytes.extend(payload_bytes.to_be_bytes());
+            }
+        }
+        bytes.extend(MASK);
+        bytes
+    }
+
+    /// Every prefix is either "more bytes are needed" or, from some length on, the final answer.
+    fn check(bytes: &[u8], expected: Result<(bool, Opcode, u64), FrameError>) {
+        let expected = expected.map(|(fin, opcode, payload_bytes)| {
+            Some((
+                FrameHeader {
+                    fin,
+                    opcode,
+                    payload_bytes,
+                    mask: MASK,
+                },
+                bytes.len(),
+            ))
+        });
+        assert_eq!(decode_header(bytes), expected, "{bytes:02X?}");
+        let mut is_refused = false;
+        for end in 0..bytes.len() {
+            let decoded = decode_header(&bytes[..end]);
+            if decoded == Ok(None) {
+                assert!(!is_refused, "{bytes:02X?} takes a refusal back at {end}");
+            } else {
+                assert_eq!(decoded, expected, "{bytes:02X?} cut at {end}");
+                is_refused = true;
+            }
+        }
+        // What follows a header is not looked at.
+        let followed = [bytes, &[0xFF; 20]].concat();
+        assert_eq!(
+            decode_header(&followed),
+            expected,
+            "{bytes:02X?} with bytes after it"
+        );
+    }
+
+    #[test]
+    fn lengths_use_their_shortest_form() {
+        let longest = u64::MAX >> 1;
+        for (form, payload_bytes) in [
+            (7, 0),
+            (7, 1),
+            (7, 125),
+            (16, 126),
+            (16, 127),
+            (16, 65535),
+            (64, 65536),
+            (64, 1 << 32),
+            (64, longest),
+        ] {
+            check(
+                &header(0x82, form, payload_bytes),
+                Ok((true, Opcode::Binary, payload_bytes)),
+            );
+        }
+        for (form, payload_bytes) in [
+            (16, 0),
+            (16, 125),
+            (64, 0),
+            (64, 125),
+            (64, 126),
+            (64, 65535),
+        ] {
+            check(
+                &header(0x82, form, payload_bytes),
+                Err(FrameError::LengthNotMinimal),
+            );
+        }
+        for payload_bytes in [1 << 63, u64::MAX] {
+            check(
+                &header(0x82, 64, payload_bytes),
+                Err(FrameError::LengthTopBit),
+            );
+        }
+    }
+
+    #[test]
+    fn every_first_byte_has_its_verdict() {
+        for first in 0..=255_u8 {
+            let fin = first & 0x80 != 0;
+            let opcode = match first & 0x0F {
+                0 => Some(Opcode::Continuation),
+                1 => Some(Opcode::Text),
+                2 => Some(Opcode::Binary),
+                8 => Some(Opcode::Close),
+                9 => Some(Opcode::Ping),
+                10 => Some(Opcode::Pong),
+                _ => None,
+            };
+            let expected = match opcode {
+                _ if first & 0x70 != 0 => Err(FrameError::ReservedBit),
+                None => Err(FrameError::ReservedOpcode),
+                Some(_) if first & 0x08 != 0 && !fin => Err(FrameError::ControlFragmented),
+                Some(opcode) => Ok((fin, opcode, 5)),
+            };
+            check(&header(first, 7, 5), expected);
+        }
+    }
+
+    #[test]
+    fn every_second_byte_has_its_verdict() {
+        for second in 0..=255_u8 {
+            let is_masked = second >= 128;
+            let short = second % 128;
+            for (first, opcode) in [(0x81, Opcode::Text), (0x89, Opcode::Ping)] {
+                let mut bytes = match short {
+                    126 => header(first, 16, 1000),
+                    127 => header(first, 64, 100_000),
+                    short => header(first, 7, short.into()),
+                };
+                bytes[1] = second;
+                let payload_bytes = [1000, 100_000].get(usize::from(short.max(126)) - 126);
+                let expected = match payload_bytes {
+                    _ if !is_masked => Err(FrameError::Unmasked),
+                    _ if short < 126 => Ok((true, opcode, short.into())),
+                    Some(_) if opcode == Opcode::Ping => Err(FrameError::ControlTooLong),
+                    Some(&long) => Ok((true, opcode, long)),
+                    None => unreachable!(),
+                };
+                check(&bytes, expected);
+            }
+        }
+    }
+
+    fn unmask_naive(payload: &mut [u8], mask: [u8; 4], offset_in_frame: u64) {
+        for (byte, offset) in payload.iter_mut().zip(offset_in_frame..) {
+            *byte ^= mask[(offset % 4) as usize];
+        }
+    }
+
+    #[test]
+    fn unmasking_by_words_agrees_with_the_naive_twin() {
+        let bytes: Vec<u8> = (0..100).map(|byte: u8| byte.wrapping_mul(37)).collect();
+        for start in 0..9 {
+            for end in start..bytes.len() {
+                for offset in [0, 1, 2, 3, 4, 13, u64::from(u32::MAX), u64::MAX >> 1] {
+                    let (mut fast, mut naive) = (bytes.clone(), bytes.clone());
+                    unmask(&mut fast[start..end], MASK, offset);
+                    unmask_naive(&mut naive[start..end], MASK, offset);
+                    assert_eq!(fast, naive, "{start}..{end} at {offset}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn server_headers_have_the_shortest_form() {
+        for (payload_bytes, expected) in [
+            (0, &[0x82, 0][..]),
+            (125, &[0x82, 125]),
+            (126, &[0x82, 126, 0, 126]),
+            (65535, &[0x82, 126, 0xFF, 0xFF]),
+            (65536, &[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ] {
+            assert_eq!(
+                server_header_array(Opcode::Binary, payload_bytes).as_slice(),
+                expected
+            );
+        }
+    }
+
+    #[test]
+    fn control_frames_of_the_server_are_whole_frames() {
+        let mut out = Vec::new();
+        pong_frame(&mut out, b"");
+        pong_frame(&mut out, b"abc");
+        close_frame(&mut out, 1000, "");
+        close_frame(&mut out, 3001, "bye");
+        assert_eq!(
+            out,
+            b"\x8A\x00\x8A\x03abc\x88\x02\x03\xE8\x88\x05\x0B\xB9bye"
+        );
+        out.clear();
+        server_header(&mut out, Opcode::Ping, 0);
+        server_header(&mut out, Opcode::Close, 0);
+        assert_eq!(out, [PING, CLOSE_WITHOUT_CODE].concat());
+    }
+
+    #[test]
+    fn a_long_close_reason_is_cut_between_characters() {
+        for (reason, kept_bytes) in [
+            ("x".repeat(123), 123),
+            ("x".repeat(124), 123),
+            ("é".repeat(62), 122),
+            ("😀".repeat(31), 120),
+        ] {
+            let mut out = Vec::new();
+            close_frame(&mut out, 1008, &reason);
+            assert_eq!(out[..4], [0x88, 2 + kept_bytes as u8, 0x03, 0xF0]);
+            assert_eq!(str::from_utf8(&out[4..]), Ok(&reason[..kept_bytes]));
+        }
+    }
+
+    #[test]
+    fn every_reason_fits_a_close_frame() {
+        for error in [
+            FrameError::ReservedBit,
+            FrameError::ReservedOpcode,
+            FrameError::ControlFragmented,
+            FrameError::ControlTooLong,
+            FrameError::Unmasked,
+            FrameError::LengthNotMinimal,
+            FrameError::LengthTopBit,
+        ] {
+            assert!(error.reason().len() <= CLOSE_REASON_BYTES_MAX);
+        }
+    }
+}

@@ -102,3 +102,97 @@ pub fn write_101(out: &mut Vec<u8>, accept: &[u8; ACCEPT_BYTES], extra: &[(&str,
     }
     out.extend_from_slice(b"\r\n");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example of §1.3.
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+    const ACCEPT: &[u8; ACCEPT_BYTES] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+    #[track_caller]
+    fn check_key(key: &str, is_key: bool) {
+        assert_eq!(accept_key(key).is_ok(), is_key, "{key:?}");
+    }
+
+    #[test]
+    fn the_example_of_the_rfc_is_accepted() {
+        assert_eq!(accept_key(KEY), Ok(*ACCEPT));
+        assert_eq!(check(Some("13"), Some(KEY)), Ok(*ACCEPT));
+        assert_eq!(
+            check(Some(" 13 "), Some(" dGhlIHNhbXBsZSBub25jZQ==\t")),
+            Ok(*ACCEPT)
+        );
+    }
+
+    #[test]
+    fn a_key_is_sixteen_bytes_in_base64() {
+        check_key("AAAAAAAAAAAAAAAAAAAAAA==", true);
+        check_key("/////////////////////w==", true);
+        // 22 random characters.
+        check_key("abcdefghijklmnopqrstuv==", true);
+        check_key("", false);
+        check_key("=", false);
+        check_key("AAAAAAAAAAAAAAAAAAAAAA", false);
+        check_key("AAAAAAAAAAAAAAAAAAAAAA=", false);
+        check_key("AAAAAAAAAAAAAAAAAAAAA===", false);
+        check_key("AAAAAAAAAAAAAAAAAAAAAAA=", false);
+        check_key("AAAAAAAAAAAAAAAAAAAAAAAA", false);
+        check_key("AAAAAAAAAAAAAAAAAAAAAAAA==", false);
+        check_key("SGVsbG8sIHdvcmxkIQ==", false);
+        check_key(" AAAAAAAAAAAAAAAAAAAAA==", false);
+        check_key("AAAAAAAAAA\r\nAAAAAAAAAA==", false);
+        check_key("ééééééééééé==", false);
+        check_key(&"A".repeat(100_000), false);
+    }
+
+    #[test]
+    fn every_byte_of_a_key_is_base64() {
+        for byte in 0..128_u8 {
+            let key = KEY.replacen('d', &char::from(byte).to_string(), 1);
+            check_key(
+                &key,
+                byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/',
+            );
+        }
+    }
+
+    #[test]
+    fn refusals_say_what_to_send() {
+        let version = HandshakeError::VersionUnsupported;
+        for (sent, key, expected) in [
+            (None, Some(KEY), version),
+            (Some(""), Some(KEY), version),
+            (Some("8"), Some(KEY), version),
+            (Some("013"), Some(KEY), version),
+            (Some("13, 8"), Some(KEY), version),
+            (None, None, version),
+            (Some("13"), None, HandshakeError::KeyMissing),
+            (Some("13"), Some("short"), HandshakeError::KeyInvalid),
+        ] {
+            let error = check(sent, key).unwrap_err();
+            assert_eq!(error, expected, "{sent:?} {key:?}");
+            assert_eq!(error.status(), if error == version { 426 } else { 400 });
+            assert!(error.code().starts_with("websocket_"));
+            assert!(error.message().contains("Sec-WebSocket-"));
+        }
+    }
+
+    #[test]
+    fn the_answer_carries_further_fields() {
+        let mut out = Vec::new();
+        write_101(&mut out, ACCEPT, &[]);
+        let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
+        assert_eq!(str::from_utf8(&out), Ok(&*format!("{head}\r\n")));
+        out.clear();
+        write_101(
+            &mut out,
+            ACCEPT,
+            &[("Pushring-Cursor", "k3-1"), ("Pushring-Recovered", "false")],
+        );
+        let extra = "Pushring-Cursor: k3-1\r\nPushring-Recovered: false\r\n\r\n";
+        assert_eq!(str::from_utf8(&out), Ok(&*format!("{head}{extra}")));
+    }
+}

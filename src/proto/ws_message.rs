@@ -10,7 +10,7 @@ use super::utf8::{Utf8Error, Utf8Validator};
 use super::ws_frame::{self, CLIENT_HEADER_BYTES_MAX, FrameError, FrameHeader, Opcode};
 
 /// What a client sent.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WsEvent<'a> {
     /// A whole message. It is `Owned` if it came in pieces, and can be kept without a copy then.
     /// The payload of `Text` is UTF-8.
@@ -373,3 +373,6 @@ fn decode_close(payload: Cow<'_, [u8]>) -> Result<WsEvent<'_>, WsError> {
 pub fn close_code_is_valid(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
+
+#[cfg(test)]
+mod tests;
