@@ -214,5 +214,7 @@ mod tests {
             assert!(error.code().starts_with("payload_"));
             assert!(error.message().to_lowercase().contains("send"));
         }
+        let json_message = PayloadError::JsonInvalid.message();
+        assert!(json_message.contains(&json::DEPTH_MAX.to_string()));
     }
 }

@@ -106,7 +106,7 @@ impl From<Utf8Error> for WsError {
 #[derive(Debug, Default)]
 pub struct WsAssembler(Option<Box<Partial>>);
 
-const _: () = assert!(size_of::<WsAssembler>() == 8);
+const _: () = assert!(size_of::<WsAssembler>() == size_of::<usize>());
 
 /// Whatever is in the middle. At least one of the three is in use.
 #[derive(Debug, Default)]

@@ -356,6 +356,11 @@ fn a_deep_publish_is_refused() {
         )
     };
     assert!(ClientPublish::decode(publish(DEPTH_MAX).as_bytes()).is_ok());
+    assert!(
+        ClientPublishError::TooDeep
+            .message()
+            .contains(&DEPTH_MAX.to_string())
+    );
     for levels in [DEPTH_MAX + 1, 1_000_000] {
         assert_eq!(
             ClientPublish::decode(publish(levels).as_bytes()),
