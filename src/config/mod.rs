@@ -3,6 +3,13 @@
 //! A [`Config`] is plain data, made once at start and then only read. Durations are milliseconds (`_ms`), sizes are
 //! bytes (`_bytes_`), so that no reader has to ask. Defaults stand in this file and nowhere else.
 
+pub mod check;
+pub mod describe;
+pub mod load;
+pub mod setting;
+pub mod table;
+pub mod value;
+
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
