@@ -21,7 +21,7 @@ impl fmt::Display for OpenModeError {
             f,
             "{setting} = {address} is not a loopback address, and this server asks nobody for a key: \
              whoever reaches it could publish and listen. Bind it to 127.0.0.1 or [::1]; or, if only trusted \
-             peers can reach it (a private network, a proxy in front that authenticates), give --insecure"
+             peers can reach it (a private network, a proxy in front that authenticates), give --insecure (in the file: insecure = true)"
         )
     }
 }
@@ -131,8 +131,9 @@ mod tests {
 
     #[test]
     fn without_keys_only_loopback_is_listened_on_unless_insecure() {
-        let rows: &[(&[&str], Option<&str>, Option<(&str, &str)>)] = &[
-            (&["127.0.0.1:8080"], None, None),
+        // (listen, internal, what is refused)
+        for (listen, internal, want) in [
+            (&["127.0.0.1:8080"][..], None, None),
             (
                 &["127.9.9.9:8080", "[::1]:0", "[::ffff:127.0.0.1]:1"],
                 Some("127.0.0.1:1"),
@@ -149,8 +150,7 @@ mod tests {
                 Some("10.0.0.1:1"),
                 Some(("internal", "10.0.0.1:1")),
             ),
-        ];
-        for (listen, internal, want) in rows {
+        ] {
             let mut config = Config {
                 listen: listen.iter().map(|a| a.parse().unwrap()).collect(),
                 internal: internal.map(|a| a.parse().unwrap()),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::Config;
 use super::load::NAMESPACE;
-use super::setting::{Group, Setting};
+use super::setting::{Group, Kind, Setting};
 use super::table::{NAMESPACE_HELP, NAMESPACE_SETTINGS, SETTINGS};
 
 /// The README's section on settings, Markdown: a table for each group.
@@ -79,8 +79,11 @@ impl Config {
     /// The effective values as a configuration file that [`Config::load`] reads back.
     pub fn to_toml(&self) -> String {
         fn push<T>(out: &mut String, setting: &Setting<T>, target: &T) {
-            // Every value may be written as a string, so nothing has to know which kinds may go bare.
-            let _ = writeln!(out, "{} = \"{}\"", setting.name, setting.show(target));
+            let (name, value) = (setting.name, setting.show(target));
+            let _ = match setting.kind {
+                Kind::Count(..) | Kind::Bool(_) => writeln!(out, "{name} = {value}"),
+                _ => writeln!(out, "{name} = \"{value}\""),
+            };
         }
         let mut out = String::new();
         for setting in SETTINGS {

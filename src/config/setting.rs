@@ -117,9 +117,15 @@ impl<T> Setting<T> {
             Kind::Count(..) => format!("a whole number {}", self.range()),
             Kind::Bool(_) => "true or false".to_owned(),
             Kind::Choice { words, .. } => format!("one of {}", words.join(", ")),
-            Kind::Addresses(_) => "addresses with ports such as 127.0.0.1:8080 or [::]:8080, joined by commas".to_owned(),
-            Kind::OptionalAddress(_) => "an address with a port such as 127.0.0.1:8081, or none".to_owned(),
-            Kind::Origins(_) => "*, or origins such as https://example.com or https://*.example.com, joined by commas".to_owned(),
+            Kind::Addresses(_) => {
+                "addresses with ports such as 127.0.0.1:8080, joined by commas".to_owned()
+            }
+            Kind::OptionalAddress(_) => {
+                "an address with a port such as 127.0.0.1:8081, or none".to_owned()
+            }
+            Kind::Origins(_) => {
+                "*, or origins such as https://*.example.com, joined by commas".to_owned()
+            }
         }
     }
 

@@ -44,18 +44,22 @@ pub static SETTINGS: &[Setting<Config>] = {
         setting(Network, "internal", OptionalAddress(field!(internal)),
             "Where the backend publishes and measures; with none, that is on listen too."),
         setting(Network, "insecure", Bool(field!(insecure)),
-            "Lets a server without keys listen on an address that is not loopback: whoever reaches it may then publish and listen."),
+            "Lets a server without keys listen on an address that is not loopback: whoever reaches it may then \
+             publish and listen."),
         setting(Network, "allowed_origins", Origins(field!(allowed_origins)),
-            "Web pages that may use the server, for CORS and for the Origin of a WebSocket. * is any; https://*.example.com is every subdomain. Others are refused with 403."),
+            "Web pages that may use the server, for CORS and for the Origin of a WebSocket. * is any; \
+             https://*.example.com is every subdomain. Others are refused with 403."),
         setting(Network, "connections_max", Count(field!(limits.connections_max), 0..=100_000_000),
-            "Open connections of the process; 0 is as many as the descriptor limit allows. Beyond, a connection is answered 503 and closed."),
+            "Open connections of the process; 0 is as many as the descriptor limit allows. Beyond, a connection is \
+             answered 503 and closed."),
 
         setting(Requests, "head_timeout", Duration(field!(timing.head_timeout_ms), PATIENCE),
             "From the first byte of a request to the end of its head. Later, it is refused with 408."),
         setting(Requests, "body_timeout", Duration(field!(timing.body_timeout_ms), PATIENCE),
             "From the end of the head to the end of the body. Later, the request is refused with 408."),
         setting(Requests, "idle_timeout", Duration(field!(timing.idle_timeout_ms), 100..=DAY),
-            "How long a kept-alive connection may wait for its next request; then it is closed. Longer than the idle time-out of the load balancer in front."),
+            "How long a kept-alive connection may wait for its next request; then it is closed. Longer than the \
+             idle time-out of the load balancer in front."),
         setting(Requests, "linger_timeout", Duration(field!(timing.linger_timeout_ms), 0..=MINUTE),
             "How long a refused client may go on sending, unread, so that it can read the refusal; then it is cut."),
         setting(Requests, "head_bytes_max", Bytes(field!(limits.head_bytes_max), KIB..=MIB),
@@ -65,10 +69,12 @@ pub static SETTINGS: &[Setting<Config>] = {
         setting(Requests, "headers_max", Count(field!(limits.headers_max), 8..=1_024),
             "Header fields of a request. More are refused with 431."),
         setting(Requests, "input_bytes_max", Bytes(field!(limits.input_bytes_max), KIB..=64 * MIB),
-            "Pipelined bytes kept while an answer is pending. At the limit the connection is not read until the answer is out."),
+            "Pipelined bytes kept while an answer is pending. At the limit the connection is not read until the \
+             answer is out."),
 
         setting(Delivery, "heartbeat", Duration(field!(timing.heartbeat_ms), PATIENCE),
-            "Between two signs of life (ping, or a comment line) on a quiet connection. Shorter than the idle time-out of every proxy on the way."),
+            "Between two signs of life (ping, or a comment line) on a quiet connection. Shorter than the idle \
+             time-out of every proxy on the way."),
         setting(Delivery, "pong_timeout", Duration(field!(timing.pong_timeout_ms), PATIENCE),
             "A WebSocket that was silent for heartbeat + pong_timeout is closed with 3012."),
         setting(Delivery, "poll_wait_max", Duration(field!(timing.poll_wait_max_ms), PATIENCE),
@@ -82,7 +88,8 @@ pub static SETTINGS: &[Setting<Config>] = {
         setting(Delivery, "channels_per_connection_max", Count(field!(limits.channels_per_connection_max), 1..=1_000),
             "Channels of one request. More are refused with 400."),
         setting(Delivery, "outbox_bytes_max", Bytes(field!(limits.outbox_bytes_max), KIB..=GIB),
-            "Bytes that wait for one client to read them. Beyond, the client is too slow and is closed (WebSocket: 3008)."),
+            "Bytes that wait for one client to read them. Beyond, the client is too slow and is closed (WebSocket: \
+             3008)."),
         setting(Delivery, "write_stall_timeout", Duration(field!(timing.write_stall_timeout_ms), PATIENCE),
             "How long a client may leave waiting bytes unread; then it is closed."),
         setting(Delivery, "close_timeout", Duration(field!(timing.close_timeout_ms), 100..=MINUTE),
@@ -93,11 +100,14 @@ pub static SETTINGS: &[Setting<Config>] = {
         setting(Channels, "channels_max", Count(field!(limits.channels_max), 1..=100_000_000),
             "Channels of the process. At the limit a request that needs a new one is refused with 503."),
         setting(Channels, "channel_idle_timeout", Duration(field!(timing.channel_idle_timeout_ms), 0..=30 * DAY),
-            "How long an unused channel keeps its epoch after its history is empty; then it is forgotten, and older cursors are told of a gap."),
+            "How long an unused channel keeps its epoch after its history is empty; then it is forgotten, and older \
+             cursors are told of a gap."),
         setting(Channels, "history_bytes_total_max", Bytes(field!(limits.history_bytes_total_max), 0..=1_024 * GIB),
-            "All histories of the process together. Beyond, the oldest messages go first, and late cursors are told of a gap."),
+            "All histories of the process together. Beyond, the oldest messages go first, and late cursors are told \
+             of a gap."),
         setting(Channels, "idempotency_window", Duration(field!(timing.idempotency_window_ms), 0..=DAY),
-            "How long a repeat of a publish with the same Idempotency-Key is answered with the first result; 0s delivers repeats."),
+            "How long a repeat of a publish with the same Idempotency-Key is answered with the first result; 0s \
+             delivers repeats."),
         setting(Channels, "idempotency_keys_max", Count(field!(limits.idempotency_keys_max), 0..=100_000_000),
             "Remembered publishes of the process. Beyond, the oldest are forgotten before the window is over."),
         setting(Channels, "publishes_in_flight_max", Count(field!(limits.publishes_in_flight_max), 1..=10_000),
@@ -108,9 +118,11 @@ pub static SETTINGS: &[Setting<Config>] = {
         setting(Shards, "pin_threads", Bool(field!(pin_threads)),
             "Ties each shard's thread to one core. For a machine that does nothing else."),
         setting(Shards, "fanout_backlog_bytes_max", Bytes(field!(limits.fanout_backlog_bytes_max), KIB..=64 * GIB),
-            "Encoded messages of one shard that wait to be sent to subscribers. Beyond, a publish is refused with 503."),
+            "Encoded messages of one shard that wait to be sent to subscribers. Beyond, a publish is refused with \
+             503."),
         setting(Shards, "fanout_sends_per_turn", Count(field!(limits.fanout_sends_per_turn), 1..=65_536),
-            "Sends in one turn of a shard before it looks at its sockets again. More is faster for large channels, less is fairer to all others."),
+            "Sends in one turn of a shard before it looks at its sockets again. More is faster for large channels, \
+             less is fairer to all others."),
         setting(Shards, "mailbox_max", Count(field!(limits.mailbox_max), 16..=16_777_216),
             "Mails from other shards that wait for one shard. Beyond, a publish is refused with 503."),
 
@@ -122,10 +134,18 @@ pub static SETTINGS: &[Setting<Config>] = {
             "How long connections have to finish, from the first close on; then they are cut."),
 
         setting(Logs, "log_format",
-            Kind::Choice { words: LogFormat::WORDS, get: |c| c.log_format as usize, set: |c, i| c.log_format = LogFormat::ALL[i] },
+            Kind::Choice {
+                words: LogFormat::WORDS,
+                get: |c| c.log_format as usize,
+                set: |c, i| c.log_format = LogFormat::ALL[i],
+            },
             "One line of text, or one JSON object, for each event on stderr."),
         setting(Logs, "log_level",
-            Kind::Choice { words: LogLevel::WORDS, get: |c| c.log_level as usize, set: |c, i| c.log_level = LogLevel::ALL[i] },
+            Kind::Choice {
+                words: LogLevel::WORDS,
+                get: |c| c.log_level as usize,
+                set: |c, i| c.log_level = LogLevel::ALL[i],
+            },
             "The least urgent event that is logged."),
     ]
 };
@@ -143,7 +163,8 @@ pub static NAMESPACE_SETTINGS: &[Setting<Namespace>] = {
         setting(Namespace, "history_bytes", Bytes(field!(history_bytes), 0..=64 * GIB),
             "Payload bytes kept for each channel. The oldest messages go first."),
         setting(Namespace, "client_publish", Bool(field!(client_publish)),
-            "Whether a WebSocket client may publish to its channel. If not, its data frame is answered with close code 1008."),
+            "Whether a WebSocket client may publish to its channel. If not, its data frame is answered with close \
+             code 1008."),
     ]
 };
 

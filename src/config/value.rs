@@ -125,7 +125,7 @@ pub fn show_bytes(bytes: u64) -> String {
 fn show_in(n: u64, units: &[(&str, u64)]) -> String {
     let (unit, size) = units
         .iter()
-        .find(|(_, size)| n != 0 && n % size == 0)
+        .find(|(_, size)| n != 0 && n.is_multiple_of(*size))
         .unwrap_or(&units[units.len() - 1]);
     format!("{}{unit}", n / size)
 }
