@@ -6,5 +6,6 @@ pub mod close_reason;
 pub mod config;
 pub mod hub;
 pub mod metrics;
+pub mod logging;
 pub mod proto;
 pub mod transport;
