@@ -3,9 +3,11 @@
 
 pub mod api;
 pub mod close_reason;
+pub mod cli;
 pub mod config;
 pub mod hub;
 pub mod metrics;
 pub mod logging;
 pub mod proto;
 pub mod transport;
+pub mod server;
