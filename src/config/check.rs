@@ -21,7 +21,8 @@ impl fmt::Display for OpenModeError {
             f,
             "{setting} = {address} is not a loopback address, and this server asks nobody for a key: \
              whoever reaches it could publish and listen. Bind it to 127.0.0.1 or [::1]; or, if only trusted \
-             peers can reach it (a private network, a proxy in front that authenticates), give --insecure (in the file: insecure = true)"
+             peers can reach it (a private network, a proxy in front that authenticates), \
+             give --insecure (in the file: insecure = true)"
         )
     }
 }

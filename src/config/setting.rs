@@ -170,15 +170,6 @@ impl<T> Setting<T> {
     pub fn flag(&self) -> String {
         self.name.replace('_', "-")
     }
-
-    /// `PUSHRING_MESSAGE_BYTES_MAX`
-    pub fn variable(&self) -> String {
-        format!(
-            "{}{}",
-            super::load::VARIABLE_PREFIX,
-            self.name.to_ascii_uppercase()
-        )
-    }
 }
 
 impl Group {
