@@ -71,7 +71,6 @@ impl Config {
                     ));
                 }
             };
-        let message = ("message_bytes_max", limits.message_bytes_max);
         at_least(
             ("poll_limit_max", limits.poll_limit_max),
             ("poll_limit_default", limits.poll_limit_default),
@@ -84,37 +83,6 @@ impl Config {
             show_bytes,
             "raise it, or lower target_bytes_max, which is a part of the head",
         );
-        at_least(
-            ("outbox_bytes_max", limits.outbox_bytes_max),
-            message,
-            show_bytes,
-            "raise it, or no client could be sent a message of the largest size",
-        );
-        at_least(
-            ("fanout_backlog_bytes_max", limits.fanout_backlog_bytes_max),
-            message,
-            show_bytes,
-            "raise it, or no message of the largest size could be published",
-        );
-        for (name, namespace) in self
-            .namespaces
-            .iter()
-            .filter(|(_, n)| n.history_messages > 0)
-        {
-            let history = format!("namespace \"{name}\" history_bytes");
-            at_least(
-                (&history, namespace.history_bytes),
-                message,
-                show_bytes,
-                "raise it, or set history_messages = 0 to keep none",
-            );
-            at_least(
-                ("history_bytes_total_max", limits.history_bytes_total_max),
-                (&history, namespace.history_bytes),
-                show_bytes,
-                "raise it, or lower the other",
-            );
-        }
         if timing.drain_timeout_ms < timing.drain_period_ms {
             found.push(format!(
                 "drain_timeout ({}) is below drain_period ({}): raise it, or connections are cut before they are told",
@@ -189,18 +157,6 @@ mod tests {
         check(
             |c| c.limits.head_bytes_max = 1024,
             &["head_bytes_max (1KiB) is below target_bytes_max (8KiB)"],
-        );
-        check(
-            |c| c.limits.outbox_bytes_max = 1024,
-            &["outbox_bytes_max (1KiB) is below message_bytes_max (64KiB)"],
-        );
-        check(
-            |c| c.limits.fanout_backlog_bytes_max = 1024,
-            &["fanout_backlog_bytes_max (1KiB) is below"],
-        );
-        check(
-            |c| c.limits.history_bytes_total_max = 0,
-            &["history_bytes_total_max (0) is below namespace \"\""],
         );
         check(
             |c| c.timing.drain_period_ms = 11_000,

@@ -52,6 +52,7 @@ impl Config {
         let mut loader = Loader {
             config: Self::default(),
             errors: Vec::new(),
+            namespace_fields: Vec::new(),
         };
         if let Some(file) = file {
             loader.read_file(file);
@@ -70,10 +71,35 @@ impl Config {
 struct Loader {
     config: Config,
     errors: Vec<String>,
+    /// Kept until every source is read: what a namespace does not say is inherited from `""`, wherever that is said.
+    namespace_fields: Vec<NamespaceField>,
+}
+
+struct NamespaceField {
+    place: String,
+    namespace: String,
+    /// Field and value; `None` for a table that only names the namespace.
+    assignment: Option<(String, String)>,
 }
 
 impl Loader {
     fn finish(mut self) -> Result<Config, ConfigErrors> {
+        let (unnamed, named): (Vec<_>, Vec<_>) = std::mem::take(&mut self.namespace_fields)
+            .into_iter()
+            .partition(|field| field.namespace.is_empty());
+        for NamespaceField {
+            place,
+            namespace,
+            assignment,
+        } in unnamed.into_iter().chain(named)
+        {
+            match assignment {
+                Some((field, value)) => {
+                    self.apply_namespace_field(&place, &namespace, &field, &value);
+                }
+                None => _ = self.namespace_mut(&place, &namespace),
+            }
+        }
         // A relation between values means something only once each value does.
         if self.errors.is_empty() {
             self.errors = self.config.contradictions();
@@ -139,6 +165,14 @@ impl Loader {
     }
 
     fn read_namespace_field(&mut self, place: &str, namespace: &str, field: &str, value: &str) {
+        self.namespace_fields.push(NamespaceField {
+            place: place.to_owned(),
+            namespace: namespace.to_owned(),
+            assignment: Some((field.to_owned(), value.to_owned())),
+        });
+    }
+
+    fn apply_namespace_field(&mut self, place: &str, namespace: &str, field: &str, value: &str) {
         if let Some(setting) = NAMESPACE_SETTINGS.iter().find(|s| s.name == field) {
             if let Some(namespace) = self.namespace_mut(place, namespace) {
                 let result = apply(setting, namespace, place, value);
@@ -165,7 +199,9 @@ impl Loader {
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"_-.@$~=#".contains(&b))
         {
-            return Some(self.config.namespaces.entry(name.to_owned()).or_default());
+            let inherited = self.config.namespaces[""].clone();
+            let entry = self.config.namespaces.entry(name.to_owned());
+            return Some(entry.or_insert(inherited));
         }
         self.errors.push(format!(
             "{place}: \"{name}\" cannot be the first part of a channel's name; use letters, digits and _ - . @ $ ~ = #"
@@ -222,8 +258,12 @@ impl Loader {
                 ));
                 continue;
             };
-            // A table without fields still says that the namespace has its defaults, not those of "".
-            self.namespace_mut(&place(name.span().start, ""), name.get_ref());
+            // A table without fields is checked for its name, too.
+            self.namespace_fields.push(NamespaceField {
+                place: place(name.span().start, ""),
+                namespace: name.get_ref().to_string(),
+                assignment: None,
+            });
             for (field, value) in in_file_order(fields) {
                 let text = scalar_text(value.get_ref())
                     .unwrap_or_else(|| value.get_ref().type_str().to_owned());

@@ -123,7 +123,8 @@ impl Channel {
         self.head()
     }
 
-    /// Keeps `message` within the namespace's count, age and bytes.
+    /// Keeps `message` within the namespace's count, age and bytes. The newest message always has room, whatever its
+    /// size: it was promised to those who come back.
     pub fn store(&mut self, message: Arc<Message>, now_ms: u64) {
         if self.namespace.history_messages == 0 || message.expires_ms <= now_ms {
             return;
@@ -131,7 +132,7 @@ impl Channel {
         self.history_bytes += message.bytes();
         self.history.push_back(message);
         while self.history.len() > self.namespace.history_messages
-            || self.history_bytes > self.namespace.history_bytes
+            || (self.history_bytes > self.namespace.history_bytes && self.history.len() > 1)
         {
             self.drop_oldest();
         }
@@ -446,6 +447,16 @@ mod tests {
         }
         assert_eq!(by_bytes.history_messages(), 3);
         assert_eq!(by_bytes.before_oldest(), at(6));
+        let mut by_few_bytes = channel(100, 1);
+        publish(&mut by_few_bytes, 1000, true);
+        publish(&mut by_few_bytes, 1000, true);
+        assert_eq!(
+            (
+                by_few_bytes.history_messages(),
+                by_few_bytes.before_oldest()
+            ),
+            (1, at(1))
+        );
         let mut none = channel(0, usize::MAX);
         publish(&mut none, 1000, true);
         assert_eq!((none.history_messages(), none.head()), (0, at(1)));

@@ -172,7 +172,8 @@ mod tests {
             let index = rng.u32(0..50);
             match rng.u32(0..10) {
                 0..6 => {
-                    let deadline_ms = now_ms + rng.u64(0..[100, 10_000, 200_000][rng.usize(0..3)]);
+                    let horizon_ms = rng.choice([100, 10_000, 200_000]).unwrap();
+                    let deadline_ms = now_ms + rng.u64(0..horizon_ms);
                     wheel.arm(index, deadline_ms);
                     let entry = naive.entry(index).or_insert(deadline_ms);
                     *entry = deadline_ms.min(*entry);
@@ -182,7 +183,8 @@ mod tests {
                     naive.remove(&index);
                 }
                 _ => {
-                    now_ms += rng.u64(0..[50, 5_000, 100_000][rng.usize(0..3)]);
+                    let horizon_ms = rng.choice([50, 5_000, 100_000]).unwrap();
+                    now_ms += rng.u64(0..horizon_ms);
                     assert!(
                         naive.is_empty()
                             || wheel.next_ms().unwrap() <= naive.values().min().unwrap() + TICK_MS,

@@ -30,12 +30,33 @@ pub struct WebSocket {
     /// Last sign of life, of any kind.
     heard_ms: u64,
     ping_due_ms: u64,
-    /// Publishes that await their home's answer.
-    in_flight: u16,
+    /// Exists once the client has published.
+    own: Option<Box<OwnPublishes>>,
     format: Format,
     /// The peer has sent something other than a pong since the last ping was due: no need to ask.
     has_spoken: bool,
     closing: Closing,
+}
+
+/// What the client has published, and how it ends if it does so behind a publish: a peer that says something and then
+/// leaves, or breaks a rule, still gets its echo first.
+#[derive(Debug, Default)]
+struct OwnPublishes {
+    /// Await their home's answer.
+    in_flight: usize,
+    /// Offset of the newest one while its echo is on its way; 0 for none.
+    echo_due: u64,
+    /// How to end once the echo is there.
+    goodbye: Option<Goodbye>,
+}
+
+/// A closing handshake and its reason.
+#[derive(Clone, Copy, Debug)]
+struct Goodbye {
+    /// `None` answers a close without a code.
+    code: Option<u16>,
+    text: &'static str,
+    reason: CloseReason,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +100,7 @@ impl WebSocket {
             heard_ms: context.now_ms,
             // A random phase spreads the pings of those who came together.
             ping_due_ms: context.now_ms + context.rng.u64(1..=context.config.timing.heartbeat_ms),
-            in_flight: 0,
+            own: None,
             format,
             has_spoken: false,
             closing: Closing::Open,
@@ -91,6 +112,7 @@ impl WebSocket {
         if input.is_empty() {
             return (0, Next::Stay);
         }
+        let input_bytes = input.len();
         self.heard_ms = context.now_ms;
         let message_bytes_max = match self.format {
             Format::Raw => context.config.limits.message_bytes_max,
@@ -104,8 +126,12 @@ impl WebSocket {
         let (consumed, event) = match self.assembler.feed(input, &limits) {
             Ok(fed) => fed,
             Err(error) => {
-                self.close(error.close_code(), error.reason(), context);
-                return (0, Next::End(CloseReason::WebSocketProtocol));
+                let goodbye = Goodbye {
+                    code: Some(error.close_code()),
+                    text: error.reason(),
+                    reason: CloseReason::WebSocketProtocol,
+                };
+                return (input_bytes, self.leave(goodbye, context));
             }
         };
         if !matches!(event, Some(WsEvent::Pong(_))) {
@@ -139,10 +165,17 @@ impl WebSocket {
             return self.violate("clients may not publish to this channel", context);
         }
         if publish.payload.len() > context.config.limits.message_bytes_max {
-            self.close(1009, "message is too big", context);
-            return Next::End(CloseReason::WebSocketProtocol);
+            let text = "message is too big";
+            return self.leave(
+                Goodbye {
+                    code: Some(1009),
+                    text,
+                    reason: CloseReason::WebSocketProtocol,
+                },
+                context,
+            );
         }
-        self.in_flight += 1;
+        self.own.get_or_insert_default().in_flight += 1;
         context
             .effects
             .questions
@@ -199,9 +232,15 @@ impl WebSocket {
     }
 
     pub fn on_answer(&mut self, answer: &Answer, context: &mut Context<'_>) -> Next {
-        self.in_flight -= 1;
+        let own = self.own.get_or_insert_default();
+        own.in_flight -= 1;
         match answer {
-            Answer::Published(Ok(_)) => Next::Stay,
+            Answer::Published(Ok(published)) => {
+                if matches!(self.subscriptions, Subscriptions::One(_)) {
+                    own.echo_due = published.position.offset;
+                }
+                self.leave_if_due(context)
+            }
             _ if self.closing == Closing::Sent => Next::Stay,
             // A frame has no answer that could say "later", and a promise that is not kept must be told.
             _ => {
@@ -217,20 +256,29 @@ impl WebSocket {
 
     pub fn on_delivery(&mut self, delivery: &Delivery, context: &mut Context<'_>) -> Next {
         match delivery {
-            _ if self.closing == Closing::Sent => {}
+            _ if self.closing == Closing::Sent => Next::Stay,
             Delivery::Messages(batch) => {
                 context.metrics.delivered_messages_total += batch.messages().len() as u64;
                 context
                     .effects
                     .out
                     .share(batch.bytes(WireForm::WebSocket(self.format)));
+                let last = batch
+                    .messages()
+                    .last()
+                    .map_or(0, |last| last.position.offset);
+                if let Some(own) = &mut self.own
+                    && last >= own.echo_due
+                {
+                    own.echo_due = 0;
+                }
+                self.leave_if_due(context)
             }
             Delivery::End => {
                 self.close(1000, "the channel was deleted", context);
-                return Next::End(CloseReason::ChannelDeleted);
+                Next::End(CloseReason::ChannelDeleted)
             }
         }
-        Next::Stay
     }
 
     pub fn on_deadline(&mut self, context: &mut Context<'_>) -> Next {
@@ -291,7 +339,10 @@ impl WebSocket {
     }
 
     pub fn wants_input(&self, config: &Config) -> bool {
-        usize::from(self.in_flight) < config.limits.publishes_in_flight_max
+        let in_flight_max = config.limits.publishes_in_flight_max;
+        self.own
+            .as_ref()
+            .is_none_or(|own| own.goodbye.is_none() && own.in_flight < in_flight_max)
     }
 
     pub fn encode(&mut self, waiting: &Waiting, out: &mut Outgoing) {
@@ -341,8 +392,39 @@ impl WebSocket {
                 CloseReason::PeerClosed
             });
         }
-        match code {
-            Some(code) => self.close(code, "", context),
+        self.leave(
+            Goodbye {
+                code,
+                text: "",
+                reason: CloseReason::PeerClosed,
+            },
+            context,
+        )
+    }
+
+    /// Ends as `goodbye` says, now or when the echo of what came before is there.
+    fn leave(&mut self, goodbye: Goodbye, context: &mut Context<'_>) -> Next {
+        match &mut self.own {
+            Some(own) if own.is_due() => {
+                own.goodbye = Some(goodbye);
+                Next::Stay
+            }
+            _ => self.say_goodbye(goodbye, context),
+        }
+    }
+
+    fn leave_if_due(&mut self, context: &mut Context<'_>) -> Next {
+        match &self.own {
+            Some(own) if !own.is_due() => own
+                .goodbye
+                .map_or(Next::Stay, |goodbye| self.say_goodbye(goodbye, context)),
+            _ => Next::Stay,
+        }
+    }
+
+    fn say_goodbye(&mut self, goodbye: Goodbye, context: &mut Context<'_>) -> Next {
+        match goodbye.code {
+            Some(code) => self.close(code, goodbye.text, context),
             None => {
                 self.closing = Closing::Sent;
                 context
@@ -351,12 +433,18 @@ impl WebSocket {
                     .write(|own| own.extend_from_slice(&ws_frame::CLOSE_WITHOUT_CODE));
             }
         }
-        Next::End(CloseReason::PeerClosed)
+        Next::End(goodbye.reason)
     }
 
-    fn violate(&mut self, reason: &str, context: &mut Context<'_>) -> Next {
-        self.close(1008, reason, context);
-        Next::End(CloseReason::Policy)
+    fn violate(&mut self, text: &'static str, context: &mut Context<'_>) -> Next {
+        self.leave(
+            Goodbye {
+                code: Some(1008),
+                text,
+                reason: CloseReason::Policy,
+            },
+            context,
+        )
     }
 
     fn pong(&self, payload: &[u8], context: &mut Context<'_>) {
@@ -387,5 +475,12 @@ fn publish(
         ttl_ms: None,
         store: true,
         idempotency_key: None,
+    }
+}
+
+impl OwnPublishes {
+    /// Something of it has not come back yet.
+    fn is_due(&self) -> bool {
+        self.in_flight > 0 || self.echo_due > 0
     }
 }

@@ -31,18 +31,15 @@ fn a_flag_wins_over_the_environment_which_wins_over_the_file() {
 }
 
 #[test]
-fn an_unlisted_namespace_is_treated_as_the_one_without_a_name() {
+fn a_namespace_inherits_from_the_one_without_a_name() {
     let file = "[namespace.'']\nhistory_messages = 7\nhistory_age = '1m'\n\
         [namespace.echo]\nhistory_messages = 0\n[namespace.bare]\n";
     let config = load(file, &[], &[]).unwrap();
     assert_eq!(config.namespace("").history_messages, 7);
     assert_eq!(config.namespace("unlisted").history_messages, 7);
     assert_eq!(config.namespace("echo").history_messages, 0);
-    assert_eq!(
-        config.namespace("echo").history_age_ms,
-        Namespace::default().history_age_ms
-    );
-    assert_eq!(*config.namespace("bare"), Namespace::default());
+    assert_eq!(config.namespace("echo").history_age_ms, 60_000);
+    assert_eq!(config.namespace("bare"), config.namespace(""));
 }
 
 #[test]
@@ -197,14 +194,13 @@ fn what_is_not_a_setting_is_left_alone() {
 #[test]
 fn contradictions_are_told_together() {
     check(
-        "message_bytes_max = '2MiB'",
+        "poll_limit_max = 9\nhead_bytes_max = '1KiB'",
         &[],
         &[],
         &[
-            "outbox_bytes_max (1MiB) is below message_bytes_max (2MiB): raise it, or no client could be sent a \
-             message of the largest size",
-            "namespace \"\" history_bytes (1MiB) is below message_bytes_max (2MiB): raise it, or set \
-             history_messages = 0 to keep none",
+            "poll_limit_max (9) is below poll_limit_default (100): raise it, or lower poll_limit_default",
+            "head_bytes_max (1KiB) is below target_bytes_max (8KiB): raise it, or lower target_bytes_max, which \
+             is a part of the head",
         ],
     );
 }
