@@ -15,11 +15,15 @@ use super::{Config, Namespace};
 /// Every variable that begins like this is ours, and one that is not known is a mistake.
 pub const VARIABLE_PREFIX: &str = "PUSHRING_";
 
-/// Known variables that are no settings: the file's path, and the server that `pub` and `sub` talk to.
-const OTHER_VARIABLES: &[&str] = &["PUSHRING_CONFIG", "PUSHRING_SERVER"];
+/// Known variables that are no settings: the file's path, the server that `pub` and `sub` talk to, and the program
+/// that the test scripts run.
+const OTHER_VARIABLES: &[&str] = &["PUSHRING_CONFIG", "PUSHRING_SERVER", "PUSHRING_BIN"];
 
 /// Kubernetes gives every container of a namespace such variables for a service that is called `pushring`.
 const KUBERNETES_VARIABLES: &[&str] = &["PUSHRING_SERVICE_", "PUSHRING_PORT_"];
+
+/// What the project's own tests are told by.
+const TEST_VARIABLES: &[&str] = &["PUSHRING_SIM_", "PUSHRING_TEST_", "PUSHRING_BENCH_"];
 
 /// The pseudo-setting of flags and environment that sets one field of one namespace: `echo.client_publish=true`.
 pub const NAMESPACE: &str = "namespace";
@@ -118,8 +122,7 @@ impl Loader {
         };
         let is_foreign = variable == "PUSHRING_PORT"
             || OTHER_VARIABLES.contains(&variable)
-            || KUBERNETES_VARIABLES
-                .iter()
+            || (KUBERNETES_VARIABLES.iter().chain(TEST_VARIABLES))
                 .any(|prefix| variable.starts_with(prefix));
         if !is_foreign && !value.is_empty() {
             self.read_setting(variable, &name.to_ascii_lowercase(), value);
