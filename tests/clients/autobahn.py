@@ -83,7 +83,7 @@ def main() -> None:
     rows = []
     # One shard, so that an echo crosses no thread: the strict verdict wants what came before a protocol error echoed
     # before the connection is failed.
-    with Server(*FLAGS, threads=1) as server:
+    with Server(*FLAGS, threads=2) as server:
         for section in options.sections or CASES:
             began = time.monotonic()
             url = f"{server.ws_url}/ws/echo:autobahn-{section}"
