@@ -137,7 +137,8 @@ pub(crate) struct Probe {
     /// Process of the server, for its memory and CPU. May be repeated, the processes are summed.
     #[arg(long, global = true, value_name = "PID")]
     pub(crate) server_pid: Vec<u32>,
-    /// The server's page of counters; its number of connections must agree with ours.
+    /// The server's page of counters, such as http://127.0.0.1:8080/metrics; its number of connections must agree
+    /// with ours.
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) metrics_url: Option<String>,
     /// Gauge of open connections in that page, summed over its labels.
@@ -148,6 +149,14 @@ pub(crate) struct Probe {
         value_name = "NAME"
     )]
     pub(crate) metrics_connections: String,
+    /// Counter of messages handed to subscribers in that page; must agree with ours.
+    #[arg(
+        long,
+        global = true,
+        default_value = "pushring_messages_delivered_total",
+        value_name = "NAME"
+    )]
+    pub(crate) metrics_deliveries: String,
     /// Write the report for machines.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,

@@ -6,10 +6,10 @@ use crate::options::{Broadcast, Steady};
 use crate::report::{Report, Table};
 
 pub(super) fn broadcast(mut run: Run, broadcast: &Broadcast) -> Result<Report, String> {
-    let mut publisher = run.publisher()?;
     let connections = run.options.connections();
     run.admit(connections)?;
-    let begin = run.begin_stretch()?;
+    let mut publisher = run.publisher()?;
+    let mut begin = run.begin_stretch()?;
     let mut rounds = Rounds::default();
     let bar = progress_bar(u64::from(broadcast.messages), "messages");
     let mut owed = 0;
@@ -26,11 +26,12 @@ pub(super) fn broadcast(mut run: Run, broadcast: &Broadcast) -> Result<Report, S
         }
         bar.inc(1);
         hold(broadcast.pause, "pause");
+        begin.idle_s += broadcast.pause;
     }
     bar.finish_and_clear();
     run.end_stretch("broadcast", &begin, owed, "delivery")?;
     rounds.report(&mut run.report, u64::from(connections));
-    run.check_deliveries(u64::from(broadcast.messages) * u64::from(connections));
+    run.check_deliveries_on_both_sides(u64::from(broadcast.messages) * u64::from(connections))?;
     Ok(run.finish())
 }
 
@@ -92,9 +93,9 @@ impl Rounds {
 }
 
 pub(super) fn steady(mut run: Run, steady: &Steady) -> Result<Report, String> {
-    let mut publisher = run.publisher()?;
     let connections = run.options.connections();
     run.admit(connections)?;
+    let mut publisher = run.publisher()?;
     run.take_tally();
     let begin = run.begin_stretch()?;
     let plan = std::sync::Arc::clone(&run.fleet.plan);
@@ -117,7 +118,7 @@ pub(super) fn steady(mut run: Run, steady: &Steady) -> Result<Report, String> {
         .latency("publisher lateness", &published.lateness_us);
     run.report
         .check("publishes accepted", published.sent, published.accepted);
-    run.check_deliveries(published.deliveries);
+    run.check_deliveries_on_both_sides(published.deliveries)?;
     Ok(run.finish())
 }
 
@@ -140,6 +141,6 @@ pub(super) fn chat(mut run: Run, chat: &Steady) -> Result<Report, String> {
     run.report
         .figure("deliveries", owed as f64 / chat.duration, "1/s");
     run.report.latency("delivery", &latency_us);
-    run.check_deliveries(owed);
+    run.check_deliveries_on_both_sides(owed)?;
     Ok(run.finish())
 }

@@ -18,13 +18,13 @@ use crate::report::Report;
 use crate::tally::Tally;
 
 pub(super) fn run(mut run: Run, fairness: &Fairness) -> Result<Report, String> {
-    let mut publisher = run.publisher()?;
     let connections = run.options.connections();
     run.admit(connections)?;
+    let mut publisher = run.publisher()?;
     let prober = Prober::start(&run, fairness)?;
     hold(1.0, "quiet");
 
-    let begin = run.begin_stretch()?;
+    let mut begin = run.begin_stretch()?;
     let (mut rounds, mut broadcasts, mut owed) = (Rounds::default(), Vec::new(), 0);
     for _ in 0..fairness.broadcast.messages {
         run.take_tally();
@@ -40,6 +40,7 @@ pub(super) fn run(mut run: Run, fairness: &Fairness) -> Result<Report, String> {
             break;
         }
         hold(fairness.broadcast.pause, "pause");
+        begin.idle_s += fairness.broadcast.pause;
     }
     run.end_stretch("broadcast", &begin, owed, "delivery")?;
 
@@ -75,7 +76,9 @@ pub(super) fn run(mut run: Run, fairness: &Fairness) -> Result<Report, String> {
             p99_us,
         );
     }
-    run.check_deliveries(u64::from(fairness.broadcast.messages) * u64::from(connections));
+    run.check_deliveries_on_both_sides(
+        u64::from(fairness.broadcast.messages) * u64::from(connections),
+    )?;
     Ok(run.finish())
 }
 

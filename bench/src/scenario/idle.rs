@@ -27,7 +27,6 @@ pub(super) fn run(mut run: Run, idle: &Idle) -> Result<Report, String> {
     {
         return Err("--steps must rise, and the last one is the number of connections".into());
     }
-    let mut publisher = run.publisher()?;
     let mut steps = vec![measure(&run, 0)?];
     for size in sizes {
         run.admit(size)?;
@@ -51,13 +50,14 @@ pub(super) fn run(mut run: Run, idle: &Idle) -> Result<Report, String> {
     }
     run.check_server_connections(u64::from(run.options.connections()))?;
 
+    let mut publisher = run.publisher()?;
     let channels = run.fleet.plan.channels;
     for channel in 0..channels {
         publisher.publish(channel)?;
     }
     let owed = u64::from(run.options.connections());
     run.fleet.wait_messages(owed);
-    run.check_deliveries(owed);
+    run.check_deliveries_on_both_sides(owed)?;
     Ok(run.finish())
 }
 

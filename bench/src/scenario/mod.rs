@@ -61,12 +61,16 @@ struct Run {
     metrics: Option<MetricsPage>,
     /// The server's gauge of connections before ours.
     connections_before: u64,
+    /// The server's count of deliveries before ours; `None` if it isn't known.
+    deliveries_before: Option<u64>,
 }
 
 /// CPU of both sides at the begin of a stretch of time.
 struct Stretch {
     client: Usage,
     server: Option<Usage>,
+    /// Pauses that belong to no work; CPU is reported per second of the rest.
+    idle_s: f64,
 }
 
 impl Run {
@@ -92,16 +96,24 @@ impl Run {
             total: Tally::default(),
             metrics,
             connections_before: 0,
+            deliveries_before: None,
         };
         run.connections_before = run.server_connections()?.unwrap_or(0);
+        run.deliveries_before = run.server_deliveries()?;
         Ok(run)
     }
 
-    /// A publisher. Its own connection is one of those that the server counts from now on.
+    /// A publisher, made when it is needed, since servers close idle connections. Its own connection is one of those
+    /// that the server counts from now on.
     fn publisher(&mut self) -> Result<Publisher, String> {
         let publisher = Publisher::connect(&self.fleet.plan)?;
         self.connections_before += u64::from(self.metrics.is_some());
         Ok(publisher)
+    }
+
+    fn drop_publisher(&mut self, publisher: Publisher) {
+        drop(publisher);
+        self.connections_before -= u64::from(self.metrics.is_some());
     }
 
     /// Opens the first `connections` and checks that both sides see them. Returns the seconds it took.
@@ -119,12 +131,12 @@ impl Run {
     /// Checks the server's own count, which may be a moment behind.
     fn check_server_connections(&mut self, want: u64) -> Result<(), String> {
         let mut got = None;
-        for _ in 0..20 {
+        for _ in 0..100 {
             got = self.server_connections()?;
             if got.is_none_or(|got| got.saturating_sub(self.connections_before) == want) {
                 break;
             }
-            thread::sleep(std::time::Duration::from_millis(100));
+            thread::sleep(std::time::Duration::from_millis(20));
         }
         if let Some(got) = got {
             let got = got.saturating_sub(self.connections_before);
@@ -138,13 +150,19 @@ impl Run {
     }
 
     fn server_connections(&self) -> Result<Option<u64>, String> {
+        self.server_count(&self.options.probe.metrics_connections)
+    }
+
+    fn server_deliveries(&self) -> Result<Option<u64>, String> {
+        self.server_count(&self.options.probe.metrics_deliveries)
+    }
+
+    fn server_count(&self, name: &str) -> Result<Option<u64>, String> {
         let Some(metrics) = &self.metrics else {
             return Ok(None);
         };
-        let name = &self.options.probe.metrics_connections;
-        let value = metrics
-            .value(name)?
-            .ok_or_else(|| format!("the page of --metrics-url has no {name}"))?;
+        let value = metrics.value(name)?;
+        let value = value.ok_or_else(|| format!("the page of --metrics-url has no {name}"))?;
         Ok(Some(value as u64))
     }
 
@@ -161,6 +179,7 @@ impl Run {
         Ok(Stretch {
             client: usage(&[std::process::id()])?,
             server: self.server_usage()?,
+            idle_s: 0.0,
         })
     }
 
@@ -173,7 +192,7 @@ impl Run {
         unit: &str,
     ) -> Result<(), String> {
         let end = self.begin_stretch()?;
-        let seconds = (end.client.at_ns - begin.client.at_ns) as f64 / 1e9;
+        let seconds = (end.client.at_ns - begin.client.at_ns) as f64 / 1e9 - begin.idle_s;
         let client_cores = (end.client.cpu_s() - begin.client.cpu_s()) / seconds;
         self.report
             .figure(format!("{name} client cpu"), client_cores, "cores");
@@ -228,12 +247,24 @@ impl Run {
         self.report.check("gaps told", 0, total.gaps_told);
     }
 
+    /// The same, and the server's own count; only where every subscriber reads.
+    fn check_deliveries_on_both_sides(&mut self, owed: u64) -> Result<(), String> {
+        self.check_deliveries(owed);
+        if let (Some(before), Some(after)) = (self.deliveries_before, self.server_deliveries()?) {
+            self.report
+                .check("deliveries the server counts", owed, after - before);
+        }
+        Ok(())
+    }
+
     /// The checks and warnings that end every run.
     fn finish(mut self) -> Report {
         self.take_tally();
         let (report, total) = (&mut self.report, &self.total);
         report.check("connections the server ended", 0, total.ended);
-        report.figure("heartbeats", total.heartbeats as f64, "");
+        if total.heartbeats > 0 {
+            report.figure("heartbeats", total.heartbeats as f64, "");
+        }
         report.reasons("not admitted", &total.failures);
         report.reasons("refused with status", &total.refusals);
         report.reasons("closed with code", &total.close_codes);

@@ -11,9 +11,9 @@ use crate::worker::Command;
 const CATCH_UP_S: f64 = 3.0;
 
 pub(super) fn run(mut run: Run, slow: &Slow) -> Result<Report, String> {
-    let mut publisher = run.publisher()?;
     let connections = run.options.connections();
     run.admit(connections)?;
+    let mut publisher = run.publisher()?;
     run.take_tally();
     let plan = std::sync::Arc::clone(&run.fleet.plan);
     let readers_of = |channel: u32| {

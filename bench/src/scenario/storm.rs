@@ -7,7 +7,6 @@ use crate::report::{Report, Table};
 use crate::worker::Command;
 
 pub(super) fn run(mut run: Run, storm: &Storm) -> Result<Report, String> {
-    let mut publisher = run.publisher()?;
     let connections = run.options.connections();
     run.admit(connections)?;
     let begin = run.begin_stretch()?;
@@ -22,11 +21,13 @@ pub(super) fn run(mut run: Run, storm: &Storm) -> Result<Report, String> {
         run.check_server_connections(0)?;
         let leave_s = (now_ns() - left_ns) as f64 / 1e9;
         let return_s = run.admit(connections)?;
+        let mut publisher = run.publisher()?;
         for channel in 0..run.fleet.plan.channels {
             publisher.publish(channel)?;
         }
         owed += u64::from(connections);
         run.fleet.wait_messages(owed);
+        run.drop_publisher(publisher);
         rows.push(vec![
             f64::from(round + 1),
             leave_s,
@@ -50,6 +51,6 @@ pub(super) fn run(mut run: Run, storm: &Storm) -> Result<Report, String> {
     });
     let admission_us = run.take_tally().admission_us;
     run.report.latency("admission", &admission_us);
-    run.check_deliveries(owed);
+    run.check_deliveries_on_both_sides(owed)?;
     Ok(run.finish())
 }
