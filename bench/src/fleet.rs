@@ -89,7 +89,6 @@ impl Fleet {
     /// Opens the first `connections` and waits until each is open or has failed. Returns the seconds it took.
     pub(crate) fn open(&self, connections: u32, rate: f64) -> f64 {
         let begin_ns = now_ns();
-        let before = self.failed();
         let workers = self.plan.workers;
         for (index, worker) in (0..).zip(&self.workers) {
             let share = connections / workers + u32::from(index < connections % workers);
@@ -99,7 +98,7 @@ impl Fleet {
             });
         }
         self.wait("connections", u64::from(connections), || {
-            self.open_now() + self.failed() - before
+            self.sum(|progress| &progress.settled)
         });
         (now_ns() - begin_ns) as f64 / 1e9
     }
@@ -129,10 +128,6 @@ impl Fleet {
 
     pub(crate) fn open_now(&self) -> u64 {
         self.sum(|progress| &progress.open)
-    }
-
-    pub(crate) fn failed(&self) -> u64 {
-        self.sum(|progress| &progress.failed)
     }
 
     /// Deliveries since the start.

@@ -37,8 +37,7 @@ fn main() -> ExitCode {
     };
     print!("{}", report.to_text());
     if let Some(path) = &options.probe.json {
-        let command = std::env::args().collect::<Vec<_>>().join(" ");
-        let json = format!("{:#}\n", report.to_json(&command));
+        let json = format!("{:#}\n", report.to_json(&command_line()));
         if let Err(error) = std::fs::write(path, json) {
             eprintln!("pushring-bench: {}: {error}", path.display());
             return ExitCode::from(2);
@@ -49,4 +48,18 @@ fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// The command for the report, without what belongs to this machine: the path of the program and of the report.
+fn command_line() -> String {
+    let mut words = vec!["pushring-bench".to_owned()];
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        if argument == "--json" {
+            arguments.next();
+        } else if !argument.starts_with("--json=") {
+            words.push(argument);
+        }
+    }
+    words.join(" ")
 }

@@ -197,6 +197,9 @@ pub(crate) struct Idle {
     /// How long to hold all connections after the last step.
     #[arg(long, default_value_t = 0.0, value_name = "SECONDS")]
     pub(crate) hold: f64,
+    /// Fail when the server's user memory per connection (slope of Pss) is above this.
+    #[arg(long, value_name = "N")]
+    pub(crate) server_bytes_max: Option<u64>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -258,8 +261,13 @@ pub(crate) struct Fairness {
     /// Connections that poll; several, so that they land on several of the server's threads.
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) poll_connections: u32,
-    /// Short poll of a channel that nobody else uses.
-    #[arg(long, default_value = "/poll/bench-bystander", value_name = "PATH")]
+    /// Short poll of a channel that nobody else uses; {i} is the number of the polling connection, so that the channels
+    /// have different homes.
+    #[arg(
+        long,
+        default_value = "/poll/bench-bystander-{i}",
+        value_name = "TEMPLATE"
+    )]
     pub(crate) poll_path: String,
     /// Fail when the 99th percentile of the polls during a broadcast is above this.
     #[arg(long, value_name = "MS")]

@@ -79,6 +79,9 @@ impl Plan {
             subscribe_path
         };
         let mut headers = headers(server);
+        if protocol == Protocol::EventStream {
+            headers.push_str("Accept: text/event-stream\r\n");
+        }
         if protocol == Protocol::WebSocket {
             headers.push_str(
                 "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\

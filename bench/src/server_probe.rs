@@ -80,6 +80,39 @@ pub(crate) fn usage(pids: &[u32]) -> Result<Usage, String> {
     Ok(sum)
 }
 
+/// CPU time of the whole host so far, and how much of it the hypervisor gave to others, in ticks (proc_stat(5)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HostTicks {
+    total: u64,
+    steal: u64,
+}
+
+impl HostTicks {
+    pub(crate) fn now() -> Self {
+        Self::parse(&read_to_string("/proc/stat").unwrap_or_default())
+    }
+
+    /// The stolen share of the time since `before`, in percent.
+    pub(crate) fn steal_percent_since(self, before: Self) -> f64 {
+        let total = self.total.saturating_sub(before.total).max(1);
+        self.steal.saturating_sub(before.steal) as f64 * 100.0 / total as f64
+    }
+
+    fn parse(stat: &str) -> Self {
+        let line = stat.lines().next().unwrap_or("");
+        let ticks = line
+            .split_whitespace()
+            .skip(1)
+            .map(|field| field.parse().unwrap_or(0));
+        // user nice system idle iowait irq softirq steal; guest times are in user and nice already.
+        let ticks: Vec<u64> = ticks.take(8).collect();
+        Self {
+            total: ticks.iter().sum(),
+            steal: ticks.get(7).copied().unwrap_or(0),
+        }
+    }
+}
+
 /// Bytes in use per cache, with each object's share of its slab; empty if /proc/slabinfo may not be read.
 pub(crate) fn slab_bytes() -> BTreeMap<String, u64> {
     let text = read_to_string("/proc/slabinfo").unwrap_or_default();
@@ -137,6 +170,20 @@ mod tests {
         let line = "TCP   120   130   2368   13    8 : tunables 0 0 0 : slabdata 10 10 0";
         assert_eq!(slab_line(line), Some(("TCP".into(), 120 * 8 * 4096 / 13)));
         assert_eq!(slab_line("# name            <active_objs>"), None);
+    }
+
+    #[test]
+    fn steal_is_a_share_of_all_time() {
+        let before = HostTicks::parse("cpu  10 0 10 70 0 0 0 10 5 0\ncpu0 1\n");
+        assert_eq!(
+            before,
+            HostTicks {
+                total: 100,
+                steal: 10
+            }
+        );
+        let after = HostTicks::parse("cpu  100 0 10 70 0 0 5 15 95 0\n");
+        assert_eq!(after.steal_percent_since(before), 5.0);
     }
 
     #[test]

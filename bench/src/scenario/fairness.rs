@@ -97,12 +97,12 @@ struct Prober {
 impl Prober {
     fn start(run: &Run, fairness: &Fairness) -> Result<Self, String> {
         let target = run.options.server.target;
-        let request = format!(
-            "GET {} HTTP/1.1\r\nHost: {target}\r\n\r\n",
-            fairness.poll_path
-        );
-        let connections = (0..fairness.poll_connections).map(|_| HttpConnection::connect(target));
-        let mut connections = connections.collect::<Result<Vec<_>, _>>()?;
+        let mut connections = Vec::new();
+        for number in 0..fairness.poll_connections {
+            let path = fairness.poll_path.replace("{i}", &number.to_string());
+            let request = format!("GET {path} HTTP/1.1\r\nHost: {target}\r\n\r\n");
+            connections.push((HttpConnection::connect(target)?, request));
+        }
         let interval_ns = (1e9 / fairness.poll_rate) as u64;
         let is_over = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&is_over);
@@ -116,7 +116,8 @@ impl Prober {
                 intended_ns += interval_ns;
                 thread::sleep(Duration::from_nanos(intended_ns.saturating_sub(now_ns())));
                 let turn = polls.len() % connections.len();
-                let status = connections[turn].exchange(request.as_bytes())?;
+                let (connection, request) = &mut connections[turn];
+                let status = connection.exchange(request.as_bytes())?;
                 polls.push(Poll {
                     intended_ns,
                     answered_ns: now_ns(),

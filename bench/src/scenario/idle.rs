@@ -33,7 +33,7 @@ pub(super) fn run(mut run: Run, idle: &Idle) -> Result<Report, String> {
         hold(idle.settle, "settle");
         steps.push(measure(&run, size)?);
     }
-    report_steps(&mut run, &steps);
+    report_steps(&mut run, &steps, idle.server_bytes_max);
 
     if idle.hold > 0.0 {
         run.take_tally();
@@ -70,7 +70,7 @@ fn measure(run: &Run, connections: u32) -> Result<Step, String> {
     })
 }
 
-fn report_steps(run: &mut Run, steps: &[Step]) {
+fn report_steps(run: &mut Run, steps: &[Step], server_bytes_max: Option<u64>) {
     // The slope is taken over the steps, without the empty server: what a first connection brings into being once is
     // not a price per connection. With a single step there is nothing else to compare with.
     let measured = if steps.len() > 2 { &steps[1..] } else { steps };
@@ -82,16 +82,19 @@ fn report_steps(run: &mut Run, steps: &[Step]) {
         slope(&points).unwrap_or(0.0)
     };
     if !run.options.probe.server_pid.is_empty() {
-        run.report.figure(
-            "server memory per connection (pss)",
-            slope_of(&|step| step.server.pss_bytes),
-            "B",
-        );
-        run.report.figure(
-            "server memory per connection (rss)",
-            slope_of(&|step| step.server.rss_bytes),
-            "B",
-        );
+        let each = slope_of(&|step| step.server.pss_bytes);
+        run.report
+            .figure("server memory per connection (pss)", each, "B");
+        if let Some(limit) = server_bytes_max {
+            let each = each.ceil().max(0.0) as u64;
+            run.report
+                .check_at_most("server bytes per connection", limit, each);
+        }
+        let each = slope_of(&|step| step.server.rss_bytes);
+        run.report
+            .figure("server memory per connection (rss)", each, "B");
+    } else if server_bytes_max.is_some() {
+        run.report.warn("--server-bytes-max needs --server-pid");
     }
     run.report.figure(
         "client memory per connection (pss)",

@@ -16,8 +16,11 @@ use crate::options::{Mode, Options, Scenario};
 use crate::plan::Plan;
 use crate::publisher::Publisher;
 use crate::report::Report;
-use crate::server_probe::{Usage, usage};
+use crate::server_probe::{HostTicks, Usage, usage};
 use crate::tally::Tally;
+
+/// Above this share of stolen time the figures are the neighbours'.
+const STEAL_PERCENT_MAX: f64 = 2.0;
 
 /// Runs the scenario of the options. An error is a run that could not be made; a run whose counts don't agree is a
 /// report that says so.
@@ -63,6 +66,7 @@ struct Run {
     connections_before: u64,
     /// The server's count of deliveries before ours; `None` if it isn't known.
     deliveries_before: Option<u64>,
+    host_before: HostTicks,
 }
 
 /// CPU of both sides at the begin of a stretch of time.
@@ -97,6 +101,7 @@ impl Run {
             metrics,
             connections_before: 0,
             deliveries_before: None,
+            host_before: HostTicks::now(),
         };
         run.connections_before = run.server_connections()?.unwrap_or(0);
         run.deliveries_before = run.server_deliveries()?;
@@ -261,6 +266,11 @@ impl Run {
     fn finish(mut self) -> Report {
         self.take_tally();
         let (report, total) = (&mut self.report, &self.total);
+        let steal_percent = HostTicks::now().steal_percent_since(self.host_before);
+        report.figure("steal", steal_percent, "%");
+        if steal_percent > STEAL_PERCENT_MAX {
+            report.warn("other guests took this host's CPU: repeat the run before believing it");
+        }
         report.check("connections the server ended", 0, total.ended);
         if total.heartbeats > 0 {
             report.figure("heartbeats", total.heartbeats as f64, "");

@@ -55,7 +55,8 @@ pub(crate) enum Command {
 #[repr(align(128))]
 pub(crate) struct Progress {
     pub(crate) open: AtomicU64,
-    pub(crate) failed: AtomicU64,
+    /// Connections that were admitted or failed, since all were closed.
+    pub(crate) settled: AtomicU64,
     pub(crate) messages: AtomicU64,
     pub(crate) answers: AtomicU64,
     pub(crate) said: AtomicU64,

@@ -103,6 +103,7 @@ impl Worker {
             .admission_us
             .saturating_record(elapsed_us(connection.asked_us, now_ns()));
         add(&self.progress.open, 1);
+        add(&self.progress.settled, 1);
     }
 
     /// The connection is over without our doing; `reason` counts if it was never open.
@@ -125,7 +126,7 @@ impl Worker {
 
     pub(super) fn count_failure(&mut self, reason: String) {
         *self.tally.failures.entry(reason).or_default() += 1;
-        add(&self.progress.failed, 1);
+        add(&self.progress.settled, 1);
     }
 
     pub(super) fn close_all(&mut self) {
@@ -135,6 +136,7 @@ impl Worker {
         self.rests.clear();
         self.round += 1;
         (self.to_open, self.begun, self.opening) = (0, 0, 0);
+        self.progress.settled.store(0, Ordering::Release);
         self.progress.open.store(0, Ordering::Release);
     }
 }
