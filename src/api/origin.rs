@@ -1,0 +1,124 @@
+//! Which web pages may use the server: the `Origin` of a request against the configured list.
+
+/// What an answer says to the browser about the page that asked (Fetch, "CORS protocol").
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Cors {
+    /// No `Origin`, or the server's own: nothing to say.
+    #[default]
+    Silent,
+    /// `Access-Control-Allow-Origin: *`
+    AnyOrigin,
+    /// The origin itself, with `Vary: Origin`.
+    Origin(Box<str>),
+}
+
+/// Decides on `origin`, the value of the request's `Origin` field, by the setting `allowed_origins` (entries as
+/// `*`, `https://example.com`, `https://*.example.com`). A page of the server's own host is always allowed. `None`:
+/// denied.
+pub fn decide(
+    origin: Option<&str>,
+    host: Option<&str>,
+    allowed_origins: &[String],
+) -> Option<Cors> {
+    let Some(origin) = origin else {
+        return Some(Cors::Silent);
+    };
+    if allowed_origins.iter().any(|allowed| allowed == "*") {
+        return Some(Cors::AnyOrigin);
+    }
+    if allowed_origins
+        .iter()
+        .any(|allowed| matches(allowed, origin))
+    {
+        return Some(Cors::Origin(origin.into()));
+    }
+    let authority = origin.split_once("://").map(|(_, authority)| authority);
+    let is_own = matches!((authority, host), (Some(authority), Some(host)) if authority.eq_ignore_ascii_case(host));
+    is_own.then_some(Cors::Silent)
+}
+
+/// `https://*.example.com` stands for any name below `example.com`, not for `example.com` itself.
+fn matches(allowed: &str, origin: &str) -> bool {
+    let Some((scheme, domain)) = allowed.split_once('*') else {
+        return allowed.eq_ignore_ascii_case(origin);
+    };
+    let Some(tail_from) = origin.len().checked_sub(domain.len()) else {
+        return false;
+    };
+    let (Some(head), Some(tail), Some(label)) = (
+        origin.get(..scheme.len()),
+        origin.get(tail_from..),
+        origin.get(scheme.len()..tail_from),
+    ) else {
+        return false;
+    };
+    head.eq_ignore_ascii_case(scheme)
+        && tail.eq_ignore_ascii_case(domain)
+        && !label.is_empty()
+        && !label.starts_with('.')
+        && label
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(allowed: &[&str], origin: Option<&str>, want: Option<Cors>) {
+        let allowed: Vec<_> = allowed.iter().map(|&entry| entry.to_owned()).collect();
+        assert_eq!(
+            decide(origin, Some("push.example.com:8080"), &allowed),
+            want,
+            "{origin:?} by {allowed:?}"
+        );
+    }
+
+    #[test]
+    fn the_list_decides() {
+        let echo = |origin: &str| Some(Cors::Origin(origin.into()));
+        check(&[], None, Some(Cors::Silent));
+        check(&["*"], Some("https://anything.net"), Some(Cors::AnyOrigin));
+        check(&["*"], Some("null"), Some(Cors::AnyOrigin));
+        check(&[], Some("https://anything.net"), None);
+        check(&[], Some("null"), None);
+        check(
+            &[],
+            Some("http://push.example.com:8080"),
+            Some(Cors::Silent),
+        );
+        check(&[], Some("http://push.example.com"), None);
+        check(
+            &["https://a.net"],
+            Some("https://a.net"),
+            echo("https://a.net"),
+        );
+        check(
+            &["https://a.net"],
+            Some("HTTPS://A.net"),
+            echo("HTTPS://A.net"),
+        );
+        check(&["https://a.net"], Some("http://a.net"), None);
+        check(&["https://a.net"], Some("https://a.net.evil.org"), None);
+        check(
+            &["https://*.a.net"],
+            Some("https://x.a.net"),
+            echo("https://x.a.net"),
+        );
+        check(
+            &["https://*.a.net"],
+            Some("https://x.y.a.net"),
+            echo("https://x.y.a.net"),
+        );
+        check(&["https://*.a.net"], Some("https://a.net"), None);
+        check(&["https://*.a.net"], Some("https://.a.net"), None);
+        check(&["https://*.a.net"], Some("https://evil.org/.a.net"), None);
+        check(&["https://*.a.net"], Some("https://a.ne"), None);
+        check(
+            &["https://*.a.net:8443"],
+            Some("https://x.a.net:8443"),
+            echo("https://x.a.net:8443"),
+        );
+    }
+}

@@ -1,0 +1,131 @@
+//! A publish by HTTP: the head says where to and how, the body is the payload.
+
+use std::sync::Arc;
+
+use crate::api::listen::parse_channels;
+use crate::api::refusal::Refusal;
+use crate::config::Config;
+use crate::hub::message::ChannelName;
+use crate::hub::{Publish, Published};
+use crate::proto::http_request::RequestHead;
+use crate::proto::payload::PayloadKind;
+use crate::proto::{json, query, sse_event};
+
+/// Bytes of an `Idempotency-Key`.
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 64;
+
+/// A publish that waits for its body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishRequest {
+    pub channels: Vec<ChannelName>,
+    content_type: Option<Box<str>>,
+    event: Option<Box<str>>,
+    ttl_ms: Option<u64>,
+    store: bool,
+    idempotency_key: Option<Box<str>>,
+}
+
+impl PublishRequest {
+    /// `channels` is the last part of the path, still percent-encoded.
+    pub fn parse(channels: &str, head: &RequestHead<'_>, config: &Config) -> Result<Self, Refusal> {
+        let mut request = Self {
+            channels: parse_channels(channels, config)?,
+            content_type: head.content_type.map(Into::into),
+            event: None,
+            ttl_ms: None,
+            store: true,
+            idempotency_key: None,
+        };
+        if let Some(key) = head.idempotency_key {
+            if !(1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len()) {
+                return Err(Refusal::IDEMPOTENCY_KEY_INVALID);
+            }
+            request.idempotency_key = Some(key.into());
+        }
+        for pair in query::pairs(head.query) {
+            let (key, value) = pair?;
+            match (&*key, &*value) {
+                ("event", name) if event_name_is_free(name) => request.event = Some(name.into()),
+                ("event", _) => return Err(Refusal::EVENT_NAME_INVALID),
+                ("ttl", seconds) => {
+                    request.ttl_ms = Some(
+                        query::parse_seconds_ms(seconds).map_err(|_| Refusal::PARAMETER_INVALID)?,
+                    );
+                }
+                ("store", "true") => request.store = true,
+                ("store", "false") => request.store = false,
+                ("store", _) => return Err(Refusal::PARAMETER_INVALID),
+                _ => {}
+            }
+        }
+        Ok(request)
+    }
+
+    /// The publishes that `body` makes of it, one for each channel in order; all share the payload.
+    pub fn complete(self, body: &[u8]) -> Result<impl Iterator<Item = Publish>, Refusal> {
+        let kind = PayloadKind::from_content_type(self.content_type.as_deref(), body)?;
+        let payload: Arc<[u8]> = body.into();
+        Ok(self.channels.into_iter().map(move |channel| Publish {
+            channel,
+            kind,
+            event: self.event.clone(),
+            payload: payload.clone(),
+            ttl_ms: self.ttl_ms,
+            store: self.store,
+            idempotency_key: self.idempotency_key.clone(),
+        }))
+    }
+}
+
+/// Names that begin with `pushring.` are the server's own: nobody may fake a notice of loss.
+pub fn event_name_is_free(name: &str) -> bool {
+    sse_event::event_name_is_valid(name) && !name.starts_with("pushring.")
+}
+
+/// What one channel made of a publish.
+pub type PublishResult = (ChannelName, Result<Published, Refusal>);
+
+/// The status and body that answer a publish: an object for one channel, an array in order for several. 2xx only if
+/// every channel took it; otherwise the first refusal's status, and the body tells which ones did.
+pub fn answer(results: &[PublishResult], out: &mut Vec<u8>) -> u16 {
+    if results.len() > 1 {
+        out.push(b'[');
+    }
+    for (index, (channel, result)) in results.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(br#"{"channel":"#);
+        json::write_string(out, channel.as_str());
+        match result {
+            Ok(published) => {
+                let Published {
+                    position,
+                    receivers,
+                } = published;
+                use std::io::Write;
+                write!(out, r#","id":"{position}","receivers":{receivers}}}"#)
+                    .expect("writing to a Vec");
+            }
+            Err(refusal) => {
+                out.extend_from_slice(br#","error":{"code":"#);
+                json::write_string(out, refusal.code);
+                out.extend_from_slice(br#","message":"#);
+                json::write_string(out, refusal.message);
+                out.extend_from_slice(b"}}");
+            }
+        }
+    }
+    if results.len() > 1 {
+        out.push(b']');
+    }
+    let refused = results.iter().find_map(|(_, result)| result.err());
+    let received = results
+        .iter()
+        .any(|(_, result)| result.is_ok_and(|published| published.receivers > 0));
+    match refused {
+        Some(refusal) => refusal.status,
+        None if received => 201,
+        None => 202,
+    }
+}

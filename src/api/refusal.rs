@@ -1,0 +1,208 @@
+//! Why a request is turned down: what its sender reads, and under which name it is counted.
+
+use crate::hub::HubFull;
+use crate::proto::http_body::BodyError;
+use crate::proto::http_request::HeadError;
+use crate::proto::payload::PayloadError;
+use crate::proto::query::QueryError;
+use crate::proto::ws_handshake::HandshakeError;
+
+/// A refusal. All texts are constant: nothing of what a peer sent is sent back, and nothing of the server's inside
+/// is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub status: u16,
+    /// Machine-readable, in `snake_case`; also the label of the counter.
+    pub code: &'static str,
+    /// What to do.
+    pub message: &'static str,
+    /// The header field that belongs to this status, if one does.
+    pub extra: Extra,
+}
+
+/// A header field that some statuses need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extra {
+    Nothing,
+    /// 405: the methods that this path knows.
+    Allow(&'static str),
+    /// 426 (RFC 6455 §4.4).
+    WebSocketVersion,
+    /// 429 and 503: jittered, so that those who are turned away together do not come back together.
+    RetryAfter,
+}
+
+impl Refusal {
+    const fn new(status: u16, code: &'static str, message: &'static str) -> Self {
+        Self {
+            status,
+            code,
+            message,
+            extra: Extra::Nothing,
+        }
+    }
+
+    const fn unavailable(code: &'static str, message: &'static str) -> Self {
+        Self {
+            status: 503,
+            code,
+            message,
+            extra: Extra::RetryAfter,
+        }
+    }
+
+    /// 405, with the methods that would do.
+    pub const fn method(allow: &'static str) -> Self {
+        let message = "This path does not know this method. See Allow.";
+        Self {
+            status: 405,
+            code: "method_not_allowed",
+            message,
+            extra: Extra::Allow(allow),
+        }
+    }
+
+    pub const NOT_FOUND: Self = Self::new(
+        404,
+        "path_unknown",
+        "There is nothing at this path. See /poll, /sse, /ws and /pub.",
+    );
+    pub const INTERNAL_ONLY: Self = Self::new(
+        404,
+        "path_internal",
+        "This path is on the internal listener only (setting internal).",
+    );
+    pub const CHANNEL_UNKNOWN: Self =
+        Self::new(404, "channel_unknown", "Nobody uses this channel.");
+    pub const CHANNEL_NAME_INVALID: Self = Self::new(
+        400,
+        "channel_name_invalid",
+        "A channel name has 1 to 255 bytes out of A-Z a-z 0-9 _ - . : @ $ ~ = # (percent-encode what a URL reserves).",
+    );
+    pub const CHANNEL_REPEATED: Self = Self::new(
+        400,
+        "channel_repeated",
+        "Name each channel of a request once.",
+    );
+    pub const CHANNELS_TOO_MANY: Self = Self::new(
+        400,
+        "channels_too_many",
+        "Name fewer channels in one request (setting channels_per_connection_max).",
+    );
+    pub const CURSOR_INVALID: Self = Self::new(
+        400,
+        "cursor_invalid",
+        "since is now, earliest, or a cursor: one position for each channel, in the same order, joined by commas.",
+    );
+    pub const PARAMETER_INVALID: Self = Self::new(
+        400,
+        "parameter_invalid",
+        "A query parameter has a value that it cannot have.",
+    );
+    pub const EVENT_NAME_INVALID: Self = Self::new(
+        400,
+        "event_name_invalid",
+        "An event name has 1 to 128 bytes, no line end, and not the prefix pushring.",
+    );
+    pub const IDEMPOTENCY_KEY_INVALID: Self = Self::new(
+        400,
+        "idempotency_key_invalid",
+        "An Idempotency-Key has 1 to 64 bytes.",
+    );
+    pub const LENGTH_REQUIRED: Self = Self::new(
+        411,
+        "length_required",
+        "Send the payload as the body, with Content-Length or chunked (Content-Length: 0 for an empty message).",
+    );
+    pub const ORIGIN_DENIED: Self = Self::new(
+        403,
+        "origin_denied",
+        "Pages of this origin may not use this server (setting allowed_origins).",
+    );
+    pub const UPGRADE_REQUIRED: Self = Self {
+        status: 426,
+        code: "upgrade_required",
+        message: "Send a WebSocket handshake (RFC 6455), version 13.",
+        extra: Extra::WebSocketVersion,
+    };
+    pub const HEAD_TIMEOUT: Self = Self::new(
+        408,
+        "head_timeout",
+        "The request head took too long (setting head_timeout).",
+    );
+    pub const BODY_TIMEOUT: Self = Self::new(
+        408,
+        "body_timeout",
+        "The request body took too long (setting body_timeout).",
+    );
+    pub const NOT_READY: Self = Self::unavailable(
+        "not_ready",
+        "This server is shutting down. Use another one.",
+    );
+    pub const CONNECTIONS_FULL: Self = Self::unavailable(
+        "connections_full",
+        "Too many connections (setting connections_max). Come back later.",
+    );
+}
+
+impl From<HeadError> for Refusal {
+    fn from(error: HeadError) -> Self {
+        Self::new(error.status(), error.code(), error.message())
+    }
+}
+
+impl From<BodyError> for Refusal {
+    fn from(error: BodyError) -> Self {
+        Self::new(error.status(), error.code(), error.message())
+    }
+}
+
+impl From<PayloadError> for Refusal {
+    fn from(error: PayloadError) -> Self {
+        Self::new(error.status(), error.code(), error.message())
+    }
+}
+
+impl From<QueryError> for Refusal {
+    fn from(_: QueryError) -> Self {
+        Self::new(
+            400,
+            "target_invalid",
+            "The request target has a bad percent-encoding, or is not UTF-8.",
+        )
+    }
+}
+
+impl From<HandshakeError> for Refusal {
+    fn from(error: HandshakeError) -> Self {
+        let extra = if error.status() == 426 {
+            Extra::WebSocketVersion
+        } else {
+            Extra::Nothing
+        };
+        Self {
+            extra,
+            ..Self::new(error.status(), error.code(), error.message())
+        }
+    }
+}
+
+impl From<HubFull> for Refusal {
+    fn from(full: HubFull) -> Self {
+        match full {
+            HubFull::Channels => Self::unavailable(
+                "channels_full",
+                "Too many channels (setting channels_max). Come back later.",
+            ),
+            HubFull::History => Self::unavailable(
+                "history_full",
+                "The histories have used up their memory (setting history_bytes_total_max). Come back later.",
+            ),
+            HubFull::Backlog => Self::unavailable(
+                "backlog_full",
+                "Messages are published faster than they can be delivered (settings fanout_backlog_bytes_max, \
+                 mailbox_max). Come back later.",
+            ),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Why a connection ended. Each has exactly one reason; it gives the metric label, the level of the log line and,
+//! where the peer is told, the WebSocket close code.
+
+/// The last stop of every error that ends a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The answer was sent and the connection was not to be kept.
+    Answered,
+    /// The peer closed, in order.
+    PeerClosed,
+    /// The peer reset the connection, or the network failed.
+    PeerReset,
+    /// A WebSocket gave no sign of life for `heartbeat` + `pong_timeout`.
+    NoPong,
+    /// A kept-alive connection had no request for `idle_timeout`.
+    Idle,
+    /// A head or body was not complete in time; told as 408.
+    RequestTimeout,
+    /// A request was refused in a way that leaves the framing in doubt, or with a body unread.
+    Refused,
+    /// RFC 6455 was violated: 1002, 1007 or 1009 has been sent.
+    WebSocketProtocol,
+    /// The peer did what it may not (1008).
+    Policy,
+    /// More than `outbox_bytes_max` waited for the peer (3008).
+    SlowReader,
+    /// The peer took nothing for `write_stall_timeout`.
+    WriteStalled,
+    /// The channel was deleted.
+    ChannelDeleted,
+    /// The hub could not take the listener (503, or 1013 on an open WebSocket).
+    Unavailable,
+    /// The server is shutting down (3001).
+    Shutdown,
+    /// `connections_max`, or no free descriptor.
+    TooManyConnections,
+    /// A bug: this connection's step panicked, the others go on.
+    Panicked,
+}
+
+impl CloseReason {
+    pub const ALL: [Self; 16] = [
+        Self::Answered,
+        Self::PeerClosed,
+        Self::PeerReset,
+        Self::NoPong,
+        Self::Idle,
+        Self::RequestTimeout,
+        Self::Refused,
+        Self::WebSocketProtocol,
+        Self::Policy,
+        Self::SlowReader,
+        Self::WriteStalled,
+        Self::ChannelDeleted,
+        Self::Unavailable,
+        Self::Shutdown,
+        Self::TooManyConnections,
+        Self::Panicked,
+    ];
+
+    /// The metric's label and the log's word.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::PeerClosed => "peer_closed",
+            Self::PeerReset => "peer_reset",
+            Self::NoPong => "no_pong",
+            Self::Idle => "idle",
+            Self::RequestTimeout => "request_timeout",
+            Self::Refused => "refused",
+            Self::WebSocketProtocol => "websocket_protocol",
+            Self::Policy => "policy",
+            Self::SlowReader => "slow_reader",
+            Self::WriteStalled => "write_stalled",
+            Self::ChannelDeleted => "channel_deleted",
+            Self::Unavailable => "unavailable",
+            Self::Shutdown => "shutdown",
+            Self::TooManyConnections => "too_many_connections",
+            Self::Panicked => "panicked",
+        }
+    }
+
+    /// Ends that an operator may have to do something about; the others are everyday life and are counted only.
+    pub fn is_noteworthy(self) -> bool {
+        matches!(
+            self,
+            Self::SlowReader | Self::WriteStalled | Self::TooManyConnections | Self::Panicked
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_listed_at_its_own_place() {
+        for (index, reason) in CloseReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index, "{reason:?}");
+        }
+    }
+}

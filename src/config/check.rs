@@ -1,0 +1,227 @@
+//! Rules between settings, once each value is in range.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use super::Config;
+use super::value::{show_bytes, show_duration_ms};
+
+/// A server without keys was told to listen where strangers can reach it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenModeError {
+    pub address: SocketAddr,
+    /// The setting that holds the address.
+    pub setting: &'static str,
+}
+
+impl fmt::Display for OpenModeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, setting } = self;
+        write!(
+            f,
+            "{setting} = {address} is not a loopback address, and this server asks nobody for a key: \
+             whoever reaches it could publish and listen. Bind it to 127.0.0.1 or [::1]; or, if only trusted \
+             peers can reach it (a private network, a proxy in front that authenticates), \
+             give --insecure (in the file: insecure = true)"
+        )
+    }
+}
+
+impl Config {
+    /// Without keys only loopback addresses may be listened on, unless the operator says `insecure`.
+    pub fn check_open_mode(&self) -> Result<(), OpenModeError> {
+        let is_exposed = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
+        let mut addresses = self
+            .listen
+            .iter()
+            .map(|a| ("listen", *a))
+            .chain(self.internal.map(|a| ("internal", a)));
+        match addresses.find(|(_, address)| is_exposed(address)) {
+            Some((setting, address)) if !self.insecure => Err(OpenModeError { address, setting }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Values that are fine alone and not together; each sentence says which to change.
+    pub(super) fn contradictions(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let (limits, timing) = (&self.limits, &self.timing);
+
+        let mut addresses: Vec<_> = self
+            .listen
+            .iter()
+            .chain(&self.internal)
+            .filter(|a| a.port() != 0)
+            .collect();
+        addresses.sort();
+        for pair in addresses.windows(2).filter(|pair| pair[0] == pair[1]) {
+            found.push(format!(
+                "{} is to be listened on twice: change listen or internal",
+                pair[0]
+            ));
+        }
+
+        let mut at_least =
+            |high: (&str, usize), low: (&str, usize), show: fn(u64) -> String, otherwise: &str| {
+                if high.1 < low.1 {
+                    let (high_shown, low_shown) = (show(high.1 as u64), show(low.1 as u64));
+                    found.push(format!(
+                        "{} ({high_shown}) is below {} ({low_shown}): {otherwise}",
+                        high.0, low.0
+                    ));
+                }
+            };
+        let message = ("message_bytes_max", limits.message_bytes_max);
+        at_least(
+            ("poll_limit_max", limits.poll_limit_max),
+            ("poll_limit_default", limits.poll_limit_default),
+            |n| n.to_string(),
+            "raise it, or lower poll_limit_default",
+        );
+        at_least(
+            ("head_bytes_max", limits.head_bytes_max),
+            ("target_bytes_max", limits.target_bytes_max),
+            show_bytes,
+            "raise it, or lower target_bytes_max, which is a part of the head",
+        );
+        at_least(
+            ("outbox_bytes_max", limits.outbox_bytes_max),
+            message,
+            show_bytes,
+            "raise it, or no client could be sent a message of the largest size",
+        );
+        at_least(
+            ("fanout_backlog_bytes_max", limits.fanout_backlog_bytes_max),
+            message,
+            show_bytes,
+            "raise it, or no message of the largest size could be published",
+        );
+        for (name, namespace) in self
+            .namespaces
+            .iter()
+            .filter(|(_, n)| n.history_messages > 0)
+        {
+            let history = format!("namespace \"{name}\" history_bytes");
+            at_least(
+                (&history, namespace.history_bytes),
+                message,
+                show_bytes,
+                "raise it, or set history_messages = 0 to keep none",
+            );
+            at_least(
+                ("history_bytes_total_max", limits.history_bytes_total_max),
+                (&history, namespace.history_bytes),
+                show_bytes,
+                "raise it, or lower the other",
+            );
+        }
+        if timing.drain_timeout_ms < timing.drain_period_ms {
+            found.push(format!(
+                "drain_timeout ({}) is below drain_period ({}): raise it, or connections are cut before they are told",
+                show_duration_ms(timing.drain_timeout_ms),
+                show_duration_ms(timing.drain_period_ms),
+            ));
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_keys_only_loopback_is_listened_on_unless_insecure() {
+        // (listen, internal, what is refused)
+        for (listen, internal, want) in [
+            (&["127.0.0.1:8080"][..], None, None),
+            (
+                &["127.9.9.9:8080", "[::1]:0", "[::ffff:127.0.0.1]:1"],
+                Some("127.0.0.1:1"),
+                None,
+            ),
+            (&["0.0.0.0:8080"], None, Some(("listen", "0.0.0.0:8080"))),
+            (
+                &["127.0.0.1:8080", "[::]:8080"],
+                None,
+                Some(("listen", "[::]:8080")),
+            ),
+            (
+                &["127.0.0.1:8080"],
+                Some("10.0.0.1:1"),
+                Some(("internal", "10.0.0.1:1")),
+            ),
+        ] {
+            let mut config = Config {
+                listen: listen.iter().map(|a| a.parse().unwrap()).collect(),
+                internal: internal.map(|a| a.parse().unwrap()),
+                ..Config::default()
+            };
+            let want = want.map(|(setting, a)| OpenModeError {
+                setting,
+                address: a.parse().unwrap(),
+            });
+            assert_eq!(
+                config.check_open_mode(),
+                want.map_or(Ok(()), Err),
+                "{listen:?} {internal:?}"
+            );
+            config.insecure = true;
+            assert_eq!(config.check_open_mode(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn the_defaults_do_not_contradict_each_other() {
+        check(|_| {}, &[]);
+    }
+
+    #[test]
+    fn contradictions_name_both_settings() {
+        check(
+            |c| c.internal = Some(c.listen[0]),
+            &["127.0.0.1:8080 is to be listened on twice"],
+        );
+        check(
+            |c| c.limits.poll_limit_max = 99,
+            &["poll_limit_max (99) is below poll_limit_default (100)"],
+        );
+        check(
+            |c| c.limits.head_bytes_max = 1024,
+            &["head_bytes_max (1KiB) is below target_bytes_max (8KiB)"],
+        );
+        check(
+            |c| c.limits.outbox_bytes_max = 1024,
+            &["outbox_bytes_max (1KiB) is below message_bytes_max (64KiB)"],
+        );
+        check(
+            |c| c.limits.fanout_backlog_bytes_max = 1024,
+            &["fanout_backlog_bytes_max (1KiB) is below"],
+        );
+        check(
+            |c| c.limits.history_bytes_total_max = 0,
+            &["history_bytes_total_max (0) is below namespace \"\""],
+        );
+        check(
+            |c| c.timing.drain_period_ms = 11_000,
+            &["drain_timeout (10s) is below drain_period (11s)"],
+        );
+        let no_history = |c: &mut Config| {
+            let namespace = c.namespaces.get_mut("").unwrap();
+            (namespace.history_bytes, namespace.history_messages) = (0, 0);
+        };
+        check(no_history, &[]);
+        check(|c| c.listen = vec!["127.0.0.1:0".parse().unwrap(); 2], &[]);
+    }
+
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut Config), want: &[&str]) {
+        let mut config = Config::default();
+        change(&mut config);
+        let found = config.contradictions();
+        assert_eq!(found.len(), want.len(), "{found:?}");
+        for (found, want) in found.iter().zip(want) {
+            assert!(found.starts_with(want), "{found}");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Every number that an operator may change: its name, its unit, its default and its reason.
+//!
+//! A [`Config`] is plain data, made once at start and then only read. Durations are milliseconds (`_ms`), sizes are
+//! bytes (`_bytes_`), so that no reader has to ask. Defaults stand in this file and nowhere else.
+
+pub mod check;
+pub mod describe;
+pub mod load;
+pub mod setting;
+pub mod table;
+pub mod value;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// What one server process runs with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where clients connect. Port 0 lets the kernel choose. Never empty.
+    pub listen: Vec<SocketAddr>,
+    /// Where the backend publishes and measures. `None`: on `listen` too.
+    pub internal: Option<SocketAddr>,
+    /// Shards, one thread each. 0 means one for each core; see [`Config::shards`].
+    pub threads: usize,
+    /// Ties each shard's thread to one core.
+    pub pin_threads: bool,
+    /// Lets a server without keys listen on an address that strangers can reach.
+    pub insecure: bool,
+    /// Who may use the server from a browser page: `*`, `https://example.com`, `https://*.example.com`.
+    pub allowed_origins: Vec<String>,
+    pub log_format: LogFormat,
+    pub log_level: LogLevel,
+    pub timing: Timing,
+    pub limits: Limits,
+    /// By name; always holds `""`. Ask [`Config::namespace`], which knows what an unlisted name means.
+    pub namespaces: BTreeMap<String, Namespace>,
+}
+
+/// When something is due, or given up. All in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Between two signs of life on a quiet event stream or WebSocket. 25 s stays below the 60 s (and the rarer
+    /// 30 s) after which proxies cut a silent connection.
+    pub heartbeat_ms: u64,
+    /// How long after a missed heartbeat a WebSocket without a sign of life is ended.
+    pub pong_timeout_ms: u64,
+    /// The longest `wait=` of a long poll.
+    pub poll_wait_max_ms: u64,
+    /// What an event stream tells its client to wait before it reconnects; jittered per connection.
+    pub sse_retry_ms: u64,
+    /// From the first byte of a request until its head is complete.
+    pub head_timeout_ms: u64,
+    /// From the end of the head until the body is complete.
+    pub body_timeout_ms: u64,
+    /// How long a kept-alive connection may wait for its next request. 75 s outlives the 60 s after which common
+    /// balancers drop theirs, so that the side that reuses a connection is the side that closes it.
+    pub idle_timeout_ms: u64,
+    /// How long a refused client may go on sending before the close: closing on unread bytes resets the connection
+    /// and loses the answer.
+    pub linger_timeout_ms: u64,
+    /// How long a WebSocket's closing handshake may take.
+    pub close_timeout_ms: u64,
+    /// How long a non-empty outbox may go without the peer taking a byte.
+    pub write_stall_timeout_ms: u64,
+    /// How long an unused channel keeps its epoch after its history is empty.
+    pub channel_idle_timeout_ms: u64,
+    /// How long the result of a publish is remembered under its `Idempotency-Key`.
+    pub idempotency_window_ms: u64,
+    /// Between "not ready" and the first close at shutdown: the time a load balancer needs to notice.
+    pub drain_delay_ms: u64,
+    /// Over how long the closes at shutdown are spread.
+    pub drain_period_ms: u64,
+    /// How long connections have to finish once told; then they are cut.
+    pub drain_timeout_ms: u64,
+}
+
+/// What a peer, a channel or a burst may grow to. Counts are plain numbers, sizes are bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Sockets of the whole process. 0: as many as the descriptor limit allows.
+    pub connections_max: usize,
+    /// Channels of the whole process.
+    pub channels_max: usize,
+    pub channels_per_connection_max: usize,
+    /// Payload of one message.
+    pub message_bytes_max: usize,
+    /// Request line and header fields together.
+    pub head_bytes_max: usize,
+    /// Path and query.
+    pub target_bytes_max: usize,
+    pub headers_max: usize,
+    /// Messages in one poll answer when the request does not say.
+    pub poll_limit_default: usize,
+    /// Messages in one poll answer at most.
+    pub poll_limit_max: usize,
+    /// Bytes that wait for one client to read them.
+    pub outbox_bytes_max: usize,
+    /// Pipelined bytes kept while an answer is pending; beyond, the connection is not read.
+    pub input_bytes_max: usize,
+    /// Publishes of one WebSocket that await another shard; beyond, the connection is not read.
+    pub publishes_in_flight_max: usize,
+    /// All histories of the process together.
+    pub history_bytes_total_max: usize,
+    /// Remembered publishes of the process.
+    pub idempotency_keys_max: usize,
+    /// Encoded messages that wait to be sent to subscribers, per shard.
+    pub fanout_backlog_bytes_max: usize,
+    /// Sends of one turn before the shard looks at its ring again.
+    pub fanout_sends_per_turn: usize,
+    /// Mails that wait for one shard.
+    pub mailbox_max: usize,
+}
+
+/// How the channels of one namespace behave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    /// Messages kept per channel; 0 keeps none.
+    pub history_messages: usize,
+    /// How long a message is kept.
+    pub history_age_ms: u64,
+    /// Payload bytes kept per channel.
+    pub history_bytes: usize,
+    /// Whether a WebSocket client may publish to the channel it listens on.
+    pub client_publish: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// The least urgent line that is still written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl Config {
+    /// The settings of namespace `name`: its own table, or that of `""` where it has none.
+    pub fn namespace(&self, name: &str) -> &Namespace {
+        self.namespaces
+            .get(name)
+            .unwrap_or_else(|| &self.namespaces[""])
+    }
+
+    /// How many shards to start: `threads`, or one for each core this process may use.
+    pub fn shards(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism()
+                .map_or(1, usize::from)
+                .min(THREADS_MAX),
+            n => n,
+        }
+    }
+}
+
+/// A shard's number fits a byte.
+pub const THREADS_MAX: usize = 256;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+const GIB: usize = 1024 * MIB;
+const SECOND_MS: u64 = 1_000;
+const MINUTE_MS: u64 = 60 * SECOND_MS;
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
+            internal: None,
+            threads: 0,
+            pin_threads: false,
+            insecure: false,
+            allowed_origins: vec!["*".to_owned()],
+            log_format: LogFormat::Text,
+            log_level: LogLevel::Info,
+            timing: Timing::default(),
+            limits: Limits::default(),
+            namespaces: BTreeMap::from([(String::new(), Namespace::default())]),
+        }
+    }
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 25 * SECOND_MS,
+            pong_timeout_ms: 10 * SECOND_MS,
+            poll_wait_max_ms: 60 * SECOND_MS,
+            sse_retry_ms: 3 * SECOND_MS,
+            head_timeout_ms: 10 * SECOND_MS,
+            body_timeout_ms: 30 * SECOND_MS,
+            idle_timeout_ms: 75 * SECOND_MS,
+            linger_timeout_ms: 2 * SECOND_MS,
+            close_timeout_ms: 5 * SECOND_MS,
+            write_stall_timeout_ms: 30 * SECOND_MS,
+            channel_idle_timeout_ms: 10 * MINUTE_MS,
+            idempotency_window_ms: 5 * MINUTE_MS,
+            drain_delay_ms: 0,
+            drain_period_ms: SECOND_MS,
+            drain_timeout_ms: 10 * SECOND_MS,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 0,
+            channels_max: 1_000_000,
+            channels_per_connection_max: 64,
+            message_bytes_max: 64 * KIB,
+            head_bytes_max: 16 * KIB,
+            target_bytes_max: 8 * KIB,
+            headers_max: 64,
+            poll_limit_default: 100,
+            poll_limit_max: 1_000,
+            outbox_bytes_max: MIB,
+            input_bytes_max: 64 * KIB,
+            publishes_in_flight_max: 32,
+            history_bytes_total_max: GIB,
+            idempotency_keys_max: 100_000,
+            fanout_backlog_bytes_max: 64 * MIB,
+            fanout_sends_per_turn: 256,
+            mailbox_max: 65_536,
+        }
+    }
+}
+
+impl Default for Namespace {
+    fn default() -> Self {
+        Self {
+            history_messages: 100,
+            history_age_ms: 10 * MINUTE_MS,
+            history_bytes: MIB,
+            client_publish: false,
+        }
+    }
+}

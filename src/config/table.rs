@@ -1,0 +1,304 @@
+//! The table of all settings. A new setting is a field in `mod.rs` and a line here.
+
+use super::setting::{Field, Group, Kind, Setting};
+use super::{Config, LogFormat, LogLevel, Namespace, THREADS_MAX};
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GIB: usize = 1 << 30;
+const SECOND: u64 = 1_000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// Durations that a peer is held to: short enough for a test, long enough for the slowest link.
+const PATIENCE: std::ops::RangeInclusive<u64> = 100..=HOUR;
+
+macro_rules! field {
+    ($($path:tt)+) => {
+        Field { get: |t| &t.$($path)+, get_mut: |t| &mut t.$($path)+ }
+    };
+}
+
+const fn setting<T>(
+    group: Group,
+    name: &'static str,
+    kind: Kind<T>,
+    help: &'static str,
+) -> Setting<T> {
+    Setting {
+        name,
+        group,
+        kind,
+        help,
+    }
+}
+
+#[rustfmt::skip]
+pub static SETTINGS: &[Setting<Config>] = {
+    use Group::{Channels, Delivery, Logs, Network, Requests, Shards, Shutdown};
+    use Kind::{Addresses, Bool, Bytes, Count, Duration, OptionalAddress, Origins};
+    &[
+        setting(Network, "listen", Addresses(field!(listen)),
+            "Where clients connect. Port 0 lets the kernel choose; the log says which port it got."),
+        setting(Network, "internal", OptionalAddress(field!(internal)),
+            "Where the backend publishes and measures; with none, that is on listen too."),
+        setting(Network, "insecure", Bool(field!(insecure)),
+            "Lets a server without keys listen on an address that is not loopback: whoever reaches it may then \
+             publish and listen."),
+        setting(Network, "allowed_origins", Origins(field!(allowed_origins)),
+            "Web pages that may use the server, for CORS and for the Origin of a WebSocket. * is any; \
+             https://*.example.com is every subdomain. Others are refused with 403."),
+        setting(Network, "connections_max", Count(field!(limits.connections_max), 0..=100_000_000),
+            "Open connections of the process; 0 is as many as the descriptor limit allows. Beyond, a connection is \
+             answered 503 and closed."),
+
+        setting(Requests, "head_timeout", Duration(field!(timing.head_timeout_ms), PATIENCE),
+            "From the first byte of a request to the end of its head. Later, it is refused with 408."),
+        setting(Requests, "body_timeout", Duration(field!(timing.body_timeout_ms), PATIENCE),
+            "From the end of the head to the end of the body. Later, the request is refused with 408."),
+        setting(Requests, "idle_timeout", Duration(field!(timing.idle_timeout_ms), 100..=DAY),
+            "How long a kept-alive connection may wait for its next request; then it is closed. Longer than the \
+             idle time-out of the load balancer in front."),
+        setting(Requests, "linger_timeout", Duration(field!(timing.linger_timeout_ms), 0..=MINUTE),
+            "How long a refused client may go on sending, unread, so that it can read the refusal; then it is cut."),
+        setting(Requests, "head_bytes_max", Bytes(field!(limits.head_bytes_max), KIB..=MIB),
+            "Request line and header fields together. A longer head is refused with 431."),
+        setting(Requests, "target_bytes_max", Bytes(field!(limits.target_bytes_max), 256..=64 * KIB),
+            "Path and query of a request. A longer target is refused with 414."),
+        setting(Requests, "headers_max", Count(field!(limits.headers_max), 8..=1_024),
+            "Header fields of a request. More are refused with 431."),
+        setting(Requests, "input_bytes_max", Bytes(field!(limits.input_bytes_max), KIB..=64 * MIB),
+            "Pipelined bytes kept while an answer is pending. At the limit the connection is not read until the \
+             answer is out."),
+
+        setting(Delivery, "heartbeat", Duration(field!(timing.heartbeat_ms), PATIENCE),
+            "Between two signs of life (ping, or a comment line) on a quiet connection. Shorter than the idle \
+             time-out of every proxy on the way."),
+        setting(Delivery, "pong_timeout", Duration(field!(timing.pong_timeout_ms), PATIENCE),
+            "A WebSocket that was silent for heartbeat + pong_timeout is closed with 3012."),
+        setting(Delivery, "poll_wait_max", Duration(field!(timing.poll_wait_max_ms), PATIENCE),
+            "The longest wait= of a long poll. A longer wait is shortened to this."),
+        setting(Delivery, "poll_limit_default", Count(field!(limits.poll_limit_default), 1..=100_000),
+            "Messages in one poll answer when the request has no limit=."),
+        setting(Delivery, "poll_limit_max", Count(field!(limits.poll_limit_max), 1..=100_000),
+            "Messages in one poll answer at most. The next poll gets the rest."),
+        setting(Delivery, "sse_retry", Duration(field!(timing.sse_retry_ms), 100..=10 * MINUTE),
+            "What an event stream tells its client to wait before it reconnects; jittered for each connection."),
+        setting(Delivery, "channels_per_connection_max", Count(field!(limits.channels_per_connection_max), 1..=1_000),
+            "Channels of one request. More are refused with 400."),
+        setting(Delivery, "outbox_bytes_max", Bytes(field!(limits.outbox_bytes_max), KIB..=GIB),
+            "Bytes that wait for one client to read them. Beyond, the client is too slow and is closed (WebSocket: \
+             3008)."),
+        setting(Delivery, "write_stall_timeout", Duration(field!(timing.write_stall_timeout_ms), PATIENCE),
+            "How long a client may leave waiting bytes unread; then it is closed."),
+        setting(Delivery, "close_timeout", Duration(field!(timing.close_timeout_ms), 100..=MINUTE),
+            "How long the closing handshake of a WebSocket may take; then the connection is cut."),
+
+        setting(Channels, "message_bytes_max", Bytes(field!(limits.message_bytes_max), 1..=64 * MIB),
+            "Payload of one message. A larger publish is refused with 413, on a WebSocket with close code 1009."),
+        setting(Channels, "channels_max", Count(field!(limits.channels_max), 1..=100_000_000),
+            "Channels of the process. At the limit a request that needs a new one is refused with 503."),
+        setting(Channels, "channel_idle_timeout", Duration(field!(timing.channel_idle_timeout_ms), 0..=30 * DAY),
+            "How long an unused channel keeps its epoch after its history is empty; then it is forgotten, and older \
+             cursors are told of a gap."),
+        setting(Channels, "history_bytes_total_max", Bytes(field!(limits.history_bytes_total_max), 0..=1_024 * GIB),
+            "All histories of the process together. Beyond, the oldest messages go first, and late cursors are told \
+             of a gap."),
+        setting(Channels, "idempotency_window", Duration(field!(timing.idempotency_window_ms), 0..=DAY),
+            "How long a repeat of a publish with the same Idempotency-Key is answered with the first result; 0s \
+             delivers repeats."),
+        setting(Channels, "idempotency_keys_max", Count(field!(limits.idempotency_keys_max), 0..=100_000_000),
+            "Remembered publishes of the process. Beyond, the oldest are forgotten before the window is over."),
+        setting(Channels, "publishes_in_flight_max", Count(field!(limits.publishes_in_flight_max), 1..=10_000),
+            "Publishes of one WebSocket that await another shard. At the limit the connection is not read."),
+
+        setting(Shards, "threads", Count(field!(threads), 0..=THREADS_MAX),
+            "Shards, one thread each; 0 is one for each core."),
+        setting(Shards, "pin_threads", Bool(field!(pin_threads)),
+            "Ties each shard's thread to one core. For a machine that does nothing else."),
+        setting(Shards, "fanout_backlog_bytes_max", Bytes(field!(limits.fanout_backlog_bytes_max), KIB..=64 * GIB),
+            "Encoded messages of one shard that wait to be sent to subscribers. Beyond, a publish is refused with \
+             503."),
+        setting(Shards, "fanout_sends_per_turn", Count(field!(limits.fanout_sends_per_turn), 1..=65_536),
+            "Sends in one turn of a shard before it looks at its sockets again. More is faster for large channels, \
+             less is fairer to all others."),
+        setting(Shards, "mailbox_max", Count(field!(limits.mailbox_max), 16..=16_777_216),
+            "Mails from other shards that wait for one shard. Beyond, a publish is refused with 503."),
+
+        setting(Shutdown, "drain_delay", Duration(field!(timing.drain_delay_ms), 0..=10 * MINUTE),
+            "Between /readyz saying 503 and the first close: the time that the load balancer needs to notice."),
+        setting(Shutdown, "drain_period", Duration(field!(timing.drain_period_ms), 0..=HOUR),
+            "Over how long the closes are spread, so that clients do not all come back at once."),
+        setting(Shutdown, "drain_timeout", Duration(field!(timing.drain_timeout_ms), 0..=HOUR),
+            "How long connections have to finish, from the first close on; then they are cut."),
+
+        setting(Logs, "log_format",
+            Kind::Choice {
+                words: LogFormat::WORDS,
+                get: |c| c.log_format as usize,
+                set: |c, i| c.log_format = LogFormat::ALL[i],
+            },
+            "One line of text, or one JSON object, for each event on stderr."),
+        setting(Logs, "log_level",
+            Kind::Choice {
+                words: LogLevel::WORDS,
+                get: |c| c.log_level as usize,
+                set: |c, i| c.log_level = LogLevel::ALL[i],
+            },
+            "The least urgent event that is logged."),
+    ]
+};
+
+/// The fields of `[namespace.NAME]`.
+#[rustfmt::skip]
+pub static NAMESPACE_SETTINGS: &[Setting<Namespace>] = {
+    use Group::Namespace;
+    use Kind::{Bool, Bytes, Count, Duration};
+    &[
+        setting(Namespace, "history_messages", Count(field!(history_messages), 0..=100_000),
+            "Messages kept for each channel; 0 keeps none. The oldest go first, and late cursors are told of a gap."),
+        setting(Namespace, "history_age", Duration(field!(history_age_ms), 0..=30 * DAY),
+            "How long a message is kept."),
+        setting(Namespace, "history_bytes", Bytes(field!(history_bytes), 0..=64 * GIB),
+            "Payload bytes kept for each channel. The oldest messages go first."),
+        setting(Namespace, "client_publish", Bool(field!(client_publish)),
+            "Whether a WebSocket client may publish to its channel. If not, its data frame is answered with close \
+             code 1008."),
+    ]
+};
+
+/// What a namespace is, for `--help` and the README.
+pub const NAMESPACE_HELP: &str = "The part of a channel's name before its first colon is its namespace; \
+    a channel without a colon is in the namespace \"\". \
+    A namespace without a table of its own is treated as \"\" is; a field that a table leaves out has its default.";
+
+/// In the order of the enum, so that the discriminant is the index.
+impl LogFormat {
+    const ALL: &[Self] = &[Self::Text, Self::Json];
+    const WORDS: &[&str] = &["text", "json"];
+}
+
+/// In the order of the enum, so that the discriminant is the index.
+impl LogLevel {
+    const ALL: &[Self] = &[
+        Self::Error,
+        Self::Warn,
+        Self::Info,
+        Self::Debug,
+        Self::Trace,
+    ];
+    const WORDS: &[&str] = &["error", "warn", "info", "debug", "trace"];
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::value::ValueError;
+    use super::*;
+
+    #[test]
+    fn a_default_is_in_range_and_what_is_shown_reads_back() {
+        check(SETTINGS, &Config::default());
+        check(NAMESPACE_SETTINGS, &Namespace::default());
+    }
+
+    /// Names are unique, sorted by group, and none begins like the variables that Kubernetes sets for a service
+    /// called `pushring`.
+    #[test]
+    fn names_are_unambiguous() {
+        let names: BTreeSet<_> = SETTINGS.iter().map(|s| s.name).collect();
+        assert_eq!(names.len(), SETTINGS.len());
+        assert!(SETTINGS.is_sorted_by_key(|s| s.group as usize));
+        for name in names {
+            assert!(
+                !name.starts_with("port") && !name.starts_with("service"),
+                "{name}"
+            );
+            assert!(name != "namespace" && name != "config", "{name}");
+        }
+    }
+
+    #[test]
+    fn the_bounds_hold_and_one_beyond_is_refused() {
+        let find = |name: &str| SETTINGS.iter().find(|s| s.name == name).unwrap();
+        let mut config = Config::default();
+        for (name, text, want) in [
+            ("message_bytes_max", "64MiB", Ok(())),
+            ("message_bytes_max", "67108865", Err(ValueError::TooBig)),
+            ("message_bytes_max", "0", Err(ValueError::TooSmall)),
+            ("threads", "256", Ok(())),
+            ("threads", "257", Err(ValueError::TooBig)),
+            ("heartbeat", "100ms", Ok(())),
+            ("heartbeat", "99ms", Err(ValueError::TooSmall)),
+            ("log_format", "json", Ok(())),
+            ("log_format", "xml", Err(ValueError::Malformed)),
+            ("internal", "127.0.0.1:8081", Ok(())),
+            ("internal", "none", Ok(())),
+            ("listen", "127.0.0.1:0, [::1]:0", Ok(())),
+            ("listen", "", Err(ValueError::Malformed)),
+        ] {
+            let before = config.clone();
+            assert_eq!(find(name).apply(&mut config, text), want, "{name} = {text}");
+            assert!(
+                want.is_ok() || config == before,
+                "{name} = {text} changed something"
+            );
+        }
+        assert_eq!(find("listen").show(&config), "127.0.0.1:0,[::1]:0");
+    }
+
+    #[test]
+    fn every_setting_has_a_place_of_its_own() {
+        check_places(SETTINGS, &Config::default());
+        check_places(NAMESPACE_SETTINGS, &Namespace::default());
+    }
+
+    #[track_caller]
+    fn check_places<T: Clone>(settings: &[Setting<T>], default: &T) {
+        const OTHER_VALUES: &[&str] = &[
+            "777ms",
+            "7KiB",
+            "77",
+            "true",
+            "json",
+            "debug",
+            "127.0.0.1:7",
+            "https://a",
+        ];
+        for setting in settings {
+            let mut target = default.clone();
+            let applied = OTHER_VALUES
+                .iter()
+                .any(|text| setting.apply(&mut target, text).is_ok());
+            assert!(applied, "{}", setting.name);
+            let changed: Vec<_> = settings
+                .iter()
+                .filter(|s| s.show(&target) != s.show(default))
+                .map(|s| s.name)
+                .collect();
+            assert_eq!(changed, [setting.name]);
+        }
+    }
+
+    #[track_caller]
+    fn check<T: Default + PartialEq + Clone>(settings: &[Setting<T>], default: &T) {
+        for setting in settings {
+            let shown = setting.show(default);
+            let mut target = default.clone();
+            assert_eq!(
+                setting.apply(&mut target, &shown),
+                Ok(()),
+                "{} = {shown}",
+                setting.name
+            );
+            assert!(
+                target == *default,
+                "{} = {shown} reads back as something else",
+                setting.name
+            );
+            assert!(setting.help.ends_with('.'), "{}", setting.name);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Results of publishes that came with an `Idempotency-Key`, remembered for a while.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::hub::Published;
+use crate::hub::message::ChannelName;
+
+/// A key counts on its channel only.
+type Key = (ChannelName, Box<str>);
+
+/// First results by key. Bounded in time and in count; over the count the oldest goes first.
+#[derive(Debug)]
+pub struct Idempotency {
+    window_ms: u64,
+    keys_max: usize,
+    results: HashMap<Key, Published>,
+    /// In the order of their end, which is the order of their arrival.
+    ends: VecDeque<(u64, Key)>,
+}
+
+impl Idempotency {
+    pub fn new(window_ms: u64, keys_max: usize) -> Self {
+        Self {
+            window_ms,
+            keys_max,
+            results: HashMap::new(),
+            ends: VecDeque::new(),
+        }
+    }
+
+    /// The first result under `key`, if it is not too long ago.
+    pub fn result(&mut self, channel: &ChannelName, key: &str, now_ms: u64) -> Option<Published> {
+        self.expire(now_ms);
+        self.results.get(&(channel.clone(), key.into())).copied()
+    }
+
+    /// Remembers `published`. The key must not be there yet.
+    pub fn remember(
+        &mut self,
+        channel: &ChannelName,
+        key: &str,
+        published: Published,
+        now_ms: u64,
+    ) {
+        if self.ends.len() >= self.keys_max {
+            self.forget_oldest();
+        }
+        let key: Key = (channel.clone(), key.into());
+        self.results.insert(key.clone(), published);
+        self.ends.push_back((now_ms + self.window_ms, key));
+    }
+
+    /// Forgets what is too old; called often enough that each call has little to do.
+    pub fn expire(&mut self, now_ms: u64) {
+        while self
+            .ends
+            .front()
+            .is_some_and(|&(end_ms, _)| end_ms <= now_ms)
+        {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((_, key)) = self.ends.pop_front() {
+            self.results.remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::position::{Epoch, Position};
+
+    fn published(offset: u64) -> Published {
+        Published {
+            position: Position {
+                epoch: Epoch::from_random(1),
+                offset,
+            },
+            receivers: 1,
+        }
+    }
+
+    #[test]
+    fn a_result_is_remembered_for_its_channel_and_its_time() {
+        let (a, b) = (
+            ChannelName::parse("a").unwrap(),
+            ChannelName::parse("b").unwrap(),
+        );
+        let mut idempotency = Idempotency::new(100, 10);
+        idempotency.remember(&a, "k", published(1), 0);
+        assert_eq!(idempotency.result(&a, "k", 99), Some(published(1)));
+        assert_eq!(idempotency.result(&b, "k", 99), None);
+        assert_eq!(idempotency.result(&a, "other", 99), None);
+        assert_eq!(idempotency.result(&a, "k", 100), None);
+        assert!(idempotency.results.is_empty() && idempotency.ends.is_empty());
+    }
+
+    #[test]
+    fn over_the_count_the_oldest_goes() {
+        let a = ChannelName::parse("a").unwrap();
+        let mut idempotency = Idempotency::new(100, 2);
+        for (n, key) in ["x", "y", "z"].into_iter().enumerate() {
+            idempotency.remember(&a, key, published(n as u64), 0);
+        }
+        assert_eq!(idempotency.result(&a, "x", 1), None);
+        assert_eq!(idempotency.result(&a, "y", 1), Some(published(1)));
+        assert_eq!(idempotency.result(&a, "z", 1), Some(published(2)));
+    }
+}

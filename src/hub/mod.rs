@@ -1,0 +1,372 @@
+//! Channels, histories, positions. Pure: time is an argument, and nothing here writes to a connection.
+//!
+//! [`Hub`] is the home of some channels of the node: it alone numbers their messages and keeps their histories.
+//! [`fanout::Fanout`] knows which connections of this shard listen, on whichever home's channels.
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod channel;
+pub mod fanout;
+pub mod idempotency;
+pub mod message;
+pub mod position;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use slab::Slab;
+
+use crate::config::{Config, Namespace};
+use crate::proto::payload::PayloadKind;
+
+use channel::{Channel, Replay};
+use idempotency::Idempotency;
+use message::{ChannelName, Message};
+use position::{Epoch, Position, Since};
+
+/// Names one shard of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ShardId(pub u16);
+
+/// A publish after every check that needs no channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    pub channel: ChannelName,
+    pub kind: PayloadKind,
+    pub event: Option<Box<str>>,
+    pub payload: Arc<[u8]>,
+    /// Shorter than the namespace's age, or without effect.
+    pub ttl_ms: Option<u64>,
+    /// Keep it in the history; otherwise only those who listen now get it.
+    pub store: bool,
+    pub idempotency_key: Option<Box<str>>,
+}
+
+/// The promise of a publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    pub position: Position,
+    /// Listeners of the whole node at that moment.
+    pub receivers: u32,
+}
+
+/// Where a listener wants to start and how it listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub channel: ChannelName,
+    pub since: Since,
+    pub mode: ListenMode,
+    pub messages_max: usize,
+    pub bytes_max: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenMode {
+    /// Tell what is there and forget the listener: a short poll.
+    Once,
+    /// Listen from now on only if there is nothing to tell: a long poll.
+    UntilFirst,
+    /// Listen from now on: a stream.
+    Stream,
+}
+
+/// Why the hub takes nothing more. Each names the setting that was hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HubFull {
+    /// `channels_max`
+    Channels,
+    /// `history_bytes_total_max`
+    History,
+    /// `fanout_backlog_bytes_max` or `mailbox_max`: messages are published faster than they can be delivered.
+    Backlog,
+}
+
+/// What is told of a channel to whoever asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChannelInfo {
+    pub name: ChannelName,
+    pub position: Position,
+    /// Position of the oldest message that can still be had, or `position` if there is none.
+    pub oldest: Position,
+    pub messages: usize,
+    pub bytes: usize,
+    pub subscribers: u32,
+}
+
+/// The channels whose home is one shard.
+#[derive(Debug)]
+pub struct Hub {
+    config: Arc<Config>,
+    namespaces: HashMap<String, Arc<Namespace>>,
+    channels: Slab<Channel>,
+    /// In the order of names, for paging; and nobody who chooses names can make a look-up slow.
+    by_name: BTreeMap<ChannelName, u32>,
+    history_bytes: usize,
+    channels_max: usize,
+    history_bytes_max: usize,
+    idempotency: Idempotency,
+    /// The next slab index that [`sweep`](Self::sweep) looks at.
+    sweep_next: usize,
+    epochs: fastrand::Rng,
+}
+
+impl Hub {
+    /// A hub that holds its share, one of `n_shards`, of the process's limits. `seed` draws the epochs: it must
+    /// differ from start to start and from shard to shard.
+    pub fn new(config: Arc<Config>, n_shards: usize, seed: u64) -> Self {
+        let share = |total: usize| total.div_ceil(n_shards);
+        let namespaces = config
+            .namespaces
+            .iter()
+            .map(|(name, namespace)| (name.clone(), Arc::new(namespace.clone())));
+        Self {
+            namespaces: namespaces.collect(),
+            channels: Slab::new(),
+            by_name: BTreeMap::new(),
+            history_bytes: 0,
+            channels_max: share(config.limits.channels_max),
+            history_bytes_max: share(config.limits.history_bytes_total_max),
+            idempotency: Idempotency::new(
+                config.timing.idempotency_window_ms,
+                share(config.limits.idempotency_keys_max),
+            ),
+            sweep_next: 0,
+            epochs: fastrand::Rng::with_seed(seed),
+            config,
+        }
+    }
+
+    /// Numbers and stores a message. The message and the shards that listen come back for the delivery; a repeat
+    /// under a known `Idempotency-Key` gives the first result and nothing to deliver.
+    pub fn publish(
+        &mut self,
+        publish: Publish,
+        now_ms: u64,
+        listening: &mut Vec<ShardId>,
+    ) -> Result<(Published, Option<Arc<Message>>), HubFull> {
+        listening.clear();
+        let name = publish.channel;
+        if let Some(key) = &publish.idempotency_key
+            && let Some(first) = self.idempotency.result(&name, key, now_ms)
+        {
+            return Ok((first, None));
+        }
+        let index = self.channel_or_new(&name, now_ms)?;
+        let channel = &mut self.channels[index];
+        let age_ms = publish
+            .ttl_ms
+            .map_or(channel.namespace.history_age_ms, |ttl| {
+                ttl.min(channel.namespace.history_age_ms)
+            });
+        let mut message = Message {
+            channel: channel.name.clone(),
+            position: channel.head(),
+            kind: publish.kind,
+            event: publish.event,
+            payload: publish.payload,
+            published_ms: now_ms,
+            expires_ms: now_ms.saturating_add(age_ms),
+        };
+        let bytes_before = channel.history_bytes();
+        if publish.store && channel.namespace.history_messages > 0 {
+            // Over the total a channel makes room out of its own past only.
+            while self.history_bytes - bytes_before + channel.history_bytes() + message.bytes()
+                > self.history_bytes_max
+            {
+                if !channel.drop_oldest() {
+                    self.history_bytes -= bytes_before;
+                    return Err(HubFull::History);
+                }
+            }
+        }
+        message.position = channel.take_position(now_ms);
+        let message = Arc::new(message);
+        if publish.store {
+            channel.store(message.clone(), now_ms);
+        }
+        self.history_bytes = self.history_bytes - bytes_before + channel.history_bytes();
+        listening.extend(channel.listening_shards());
+        let published = Published {
+            position: message.position,
+            receivers: channel.listeners(),
+        };
+        if let Some(key) = &publish.idempotency_key {
+            self.idempotency.remember(&name, key, published, now_ms);
+        }
+        Ok((published, Some(message)))
+    }
+
+    /// What a listener on `shard` gets first. `true`: it is counted as listening from now on, until
+    /// [`unlisten`](Self::unlisten).
+    pub fn listen(
+        &mut self,
+        listen: &Listen,
+        shard: ShardId,
+        now_ms: u64,
+    ) -> Result<(Replay, bool), HubFull> {
+        let index = self.channel_or_new(&listen.channel, now_ms)?;
+        self.expire_channel(index, now_ms);
+        let channel = &mut self.channels[index];
+        let replay = channel.replay(listen.since, listen.messages_max, listen.bytes_max);
+        let stays = match listen.mode {
+            ListenMode::Once => false,
+            ListenMode::UntilFirst => replay.messages.is_empty() && !replay.lost,
+            ListenMode::Stream => true,
+        };
+        if stays {
+            channel.listen(shard, now_ms);
+        }
+        channel.touch(now_ms);
+        Ok((replay, stays))
+    }
+
+    /// One listener on `shard` less.
+    pub fn unlisten(&mut self, name: &ChannelName, shard: ShardId, now_ms: u64) {
+        if let Some(&index) = self.by_name.get(name) {
+            self.channels[index as usize].unlisten(shard, now_ms);
+            if self.channels[index as usize].is_deleted() {
+                self.forget_if_unneeded(index as usize, now_ms);
+            }
+        }
+    }
+
+    /// `None` for a channel that nobody used, or that is forgotten.
+    pub fn info(&mut self, name: &ChannelName, now_ms: u64) -> Option<ChannelInfo> {
+        let index = *self.by_name.get(name)? as usize;
+        self.expire_channel(index, now_ms);
+        (!self.channels[index].is_deleted()).then(|| self.channel_info(index))
+    }
+
+    /// Up to `limit` channels with `prefix` in the order of their names, after `after`.
+    pub fn list(
+        &mut self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        now_ms: u64,
+    ) -> Vec<ChannelInfo> {
+        let start = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let indices: Vec<_> = (self.by_name.range::<str, _>((start, Bound::Unbounded)))
+            .take_while(|(name, _)| name.as_str().starts_with(prefix))
+            .map(|(_, &index)| index as usize)
+            .filter(|&index| !self.channels[index].is_deleted())
+            .take(limit)
+            .collect();
+        let info = |index| {
+            self.expire_channel(index, now_ms);
+            self.channel_info(index)
+        };
+        indices.into_iter().map(info).collect()
+    }
+
+    /// Drops a channel's history and its epoch. The shards that listen come back, since their listeners are to be
+    /// ended; `false` when there is no such channel.
+    pub fn delete(
+        &mut self,
+        name: &ChannelName,
+        now_ms: u64,
+        listening: &mut Vec<ShardId>,
+    ) -> bool {
+        listening.clear();
+        let Some(&index) = self.by_name.get(name) else {
+            return false;
+        };
+        let channel = &mut self.channels[index as usize];
+        if channel.is_deleted() {
+            return false;
+        }
+        listening.extend(channel.listening_shards());
+        self.history_bytes -= channel.history_bytes();
+        channel.delete(Epoch::from_random(self.epochs.u64(..)));
+        self.forget_if_unneeded(index as usize, now_ms);
+        true
+    }
+
+    /// Expires and forgets among the next `channels_max` channels: called often with a small number, it goes round
+    /// all of them without ever stalling a turn.
+    pub fn sweep(&mut self, channels_max: usize, now_ms: u64) {
+        self.idempotency.expire(now_ms);
+        for _ in 0..channels_max.min(self.channels.capacity()) {
+            let index = self.sweep_next;
+            self.sweep_next = if index + 1 < self.channels.capacity() {
+                index + 1
+            } else {
+                0
+            };
+            if !self.channels.contains(index) {
+                continue;
+            }
+            self.expire_channel(index, now_ms);
+            self.forget_if_unneeded(index, now_ms);
+        }
+    }
+
+    /// Channels that this shard is the home of.
+    pub fn channels(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Bytes of all histories.
+    pub fn history_bytes(&self) -> usize {
+        self.history_bytes
+    }
+
+    fn channel_or_new(&mut self, name: &ChannelName, now_ms: u64) -> Result<usize, HubFull> {
+        if let Some(&index) = self.by_name.get(name) {
+            return Ok(index as usize);
+        }
+        if self.channels.len() >= self.channels_max {
+            return Err(HubFull::Channels);
+        }
+        let namespace = self
+            .namespaces
+            .get(name.namespace())
+            .or_else(|| self.namespaces.get(""));
+        let namespace = namespace
+            .expect("a configuration has the namespace \"\"")
+            .clone();
+        let epoch = Epoch::from_random(self.epochs.u64(..));
+        let index = self
+            .channels
+            .insert(Channel::new(name.clone(), namespace, epoch, now_ms));
+        self.by_name.insert(name.clone(), index as u32);
+        Ok(index)
+    }
+
+    fn expire_channel(&mut self, index: usize, now_ms: u64) {
+        let channel = &mut self.channels[index];
+        let bytes_before = channel.history_bytes();
+        channel.expire(now_ms);
+        self.history_bytes -= bytes_before - channel.history_bytes();
+    }
+
+    fn channel_info(&self, index: usize) -> ChannelInfo {
+        let channel = &self.channels[index];
+        let oldest = channel.before_oldest();
+        ChannelInfo {
+            name: channel.name.clone(),
+            position: channel.head(),
+            oldest: Position {
+                offset: (oldest.offset + 1).min(channel.head().offset),
+                ..oldest
+            },
+            messages: channel.history_messages(),
+            bytes: channel.history_bytes(),
+            subscribers: channel.listeners(),
+        }
+    }
+
+    fn forget_if_unneeded(&mut self, index: usize, now_ms: u64) {
+        if self.channels[index].is_forgettable(now_ms, self.config.timing.channel_idle_timeout_ms) {
+            let channel = self.channels.remove(index);
+            self.by_name.remove(&channel.name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,56 @@
+//! Log lines go to stderr through a bounded queue and a thread of its own.
+//!
+//! A shard must never wait for whoever reads stderr: when the queue is full, lines are dropped and counted.
+
+use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
+
+use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+
+use crate::config::{LogFormat, LogLevel};
+
+/// Lines that wait for stderr. At some 200 bytes a line this bounds the queue at about 3 MB.
+const QUEUED_LINES_MAX: usize = 16 * 1024;
+
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Makes `tracing` write to stderr until the process ends. Queued lines are written when the guard is dropped.
+///
+/// Once per process: later calls change nothing.
+pub fn start(format: LogFormat, level: LogLevel) -> WorkerGuard {
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(QUEUED_LINES_MAX)
+        .thread_name("log")
+        .finish(io::stderr());
+    let dropped = writer.error_counter();
+    let lines = tracing_subscriber::fmt()
+        .with_writer(writer)
+        .with_max_level(level_filter(level))
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false);
+    let is_first = match format {
+        LogFormat::Text => lines.try_init().is_ok(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init().is_ok(),
+    };
+    if is_first {
+        let _ = DROPPED.set(dropped);
+    }
+    guard
+}
+
+/// Lines lost because stderr was too slow, for the metrics.
+pub fn dropped_lines() -> usize {
+    DROPPED.get().map_or(0, ErrorCounter::dropped_lines)
+}
+
+fn level_filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
+}

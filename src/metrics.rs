@@ -1,0 +1,358 @@
+//! What a shard counts, and how all shards' counts read in the Prometheus text format.
+//!
+//! The counters are plain numbers of one shard. Whoever answers `/metrics` asks every shard for a copy.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::close_reason::CloseReason;
+
+/// Upper bounds of the time histograms, in microseconds.
+const TIME_BOUNDS_US: [u64; 12] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000,
+];
+
+/// How a connection is used at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportKind {
+    /// Between requests, in one, or being ended.
+    Http,
+    LongPoll,
+    EventStream,
+    WebSocket,
+}
+
+const TRANSPORTS: [&str; 4] = ["http", "long_poll", "sse", "websocket"];
+
+/// Times in buckets.
+#[derive(Clone, Debug, Default)]
+pub struct TimeHistogram {
+    buckets: [u64; TIME_BOUNDS_US.len() + 1],
+    sum_us: u64,
+}
+
+impl TimeHistogram {
+    pub fn record_us(&mut self, us: u64) {
+        self.buckets[TIME_BOUNDS_US.partition_point(|&bound| bound < us)] += 1;
+        self.sum_us += us;
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (bucket, more) in self.buckets.iter_mut().zip(other.buckets) {
+            *bucket += more;
+        }
+        self.sum_us += other.sum_us;
+    }
+}
+
+/// The counts of one shard. Names say what is counted; totals only grow, the others are states.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    pub accepted_total: u64,
+    /// Newcomers turned away at the door.
+    pub rejected_total: u64,
+    pub accept_errors_total: u64,
+    pub closed_total: [u64; CloseReason::ALL.len()],
+    pub connections: [u64; TRANSPORTS.len()],
+    pub requests_total: u64,
+    /// By code and status.
+    pub refusals_total: BTreeMap<(&'static str, u16), u64>,
+    pub published_messages_total: u64,
+    pub published_bytes_total: u64,
+    pub delivered_messages_total: u64,
+    pub socket_bytes_in_total: u64,
+    pub socket_bytes_out_total: u64,
+    /// Messages that a slow reader lost with its connection.
+    pub dropped_messages_total: u64,
+    pub gaps_told_total: u64,
+    pub heartbeats_sent_total: u64,
+    pub heartbeat_lateness: TimeHistogram,
+    pub turn_time: TimeHistogram,
+    pub ring_overflows_total: u64,
+    pub mails_total: u64,
+    pub panics_total: u64,
+    pub channels: u64,
+    pub channels_listened: u64,
+    pub history_bytes: u64,
+    pub fanout_backlog_bytes: u64,
+}
+
+impl Metrics {
+    pub fn on_closed(&mut self, reason: CloseReason) {
+        self.closed_total[reason as usize] += 1;
+    }
+
+    pub fn on_refusal(&mut self, code: &'static str, status: u16) {
+        *self.refusals_total.entry((code, status)).or_default() += 1;
+    }
+
+    /// A connection is used differently from now on. `None`: it did not exist, or no longer does.
+    pub fn on_transport(&mut self, from: Option<TransportKind>, to: Option<TransportKind>) {
+        if let Some(from) = from {
+            self.connections[from as usize] -= 1;
+        }
+        if let Some(to) = to {
+            self.connections[to as usize] += 1;
+        }
+    }
+}
+
+/// All shards' counts in the Prometheus text format, version 0.0.4. Per shard where a skew matters, summed elsewhere.
+pub fn write_exposition(out: &mut String, shards: &[Metrics]) {
+    let mut exposition = Exposition { out, shards };
+    exposition.per_shard(
+        "connections_accepted_total",
+        "counter",
+        "Connections accepted.",
+        |m| m.accepted_total,
+    );
+    exposition.family("connections", "gauge", "Open connections by use.");
+    for (shard, metrics) in shards.iter().enumerate() {
+        for (transport, count) in TRANSPORTS.iter().zip(metrics.connections) {
+            exposition.line(
+                "connections",
+                &format!("shard=\"{shard}\",transport=\"{transport}\""),
+                count,
+            );
+        }
+    }
+    exposition.family(
+        "connections_closed_total",
+        "counter",
+        "Connections ended, by the one reason of each.",
+    );
+    for reason in CloseReason::ALL {
+        let count = shards
+            .iter()
+            .map(|metrics| metrics.closed_total[reason as usize])
+            .sum();
+        exposition.line(
+            "connections_closed_total",
+            &format!("reason=\"{}\"", reason.label()),
+            count,
+        );
+    }
+    exposition.family(
+        "refusals_total",
+        "counter",
+        "Requests refused, by code and status.",
+    );
+    let mut refusals = BTreeMap::new();
+    for (key, count) in shards.iter().flat_map(|metrics| &metrics.refusals_total) {
+        *refusals.entry(key).or_insert(0) += count;
+    }
+    for ((code, status), count) in refusals {
+        exposition.line(
+            "refusals_total",
+            &format!("code=\"{code}\",status=\"{status}\""),
+            count,
+        );
+    }
+    exposition.sum(
+        "connections_rejected_total",
+        "counter",
+        "Newcomers turned away at the door.",
+        |m| m.rejected_total,
+    );
+    exposition.sum(
+        "accept_errors_total",
+        "counter",
+        "Failed accepts, mostly for lack of descriptors.",
+        |m| m.accept_errors_total,
+    );
+    exposition.sum("requests_total", "counter", "HTTP requests.", |m| {
+        m.requests_total
+    });
+    exposition.sum(
+        "messages_published_total",
+        "counter",
+        "Messages taken.",
+        |m| m.published_messages_total,
+    );
+    exposition.sum(
+        "messages_published_bytes_total",
+        "counter",
+        "Payload bytes taken.",
+        |m| m.published_bytes_total,
+    );
+    exposition.sum(
+        "messages_delivered_total",
+        "counter",
+        "Messages handed to connections.",
+        |m| m.delivered_messages_total,
+    );
+    exposition.sum(
+        "messages_dropped_total",
+        "counter",
+        "Messages lost with a slow reader's connection.",
+        |m| m.dropped_messages_total,
+    );
+    exposition.sum(
+        "gaps_told_total",
+        "counter",
+        "Losses of history that a client was told of.",
+        |m| m.gaps_told_total,
+    );
+    exposition.sum("socket_in_bytes_total", "counter", "Bytes received.", |m| {
+        m.socket_bytes_in_total
+    });
+    exposition.sum("socket_out_bytes_total", "counter", "Bytes sent.", |m| {
+        m.socket_bytes_out_total
+    });
+    exposition.sum(
+        "heartbeats_sent_total",
+        "counter",
+        "Pings and keep-alive comments.",
+        |m| m.heartbeats_sent_total,
+    );
+    exposition.per_shard(
+        "ring_overflows_total",
+        "counter",
+        "Times the completion queue was full.",
+        |m| m.ring_overflows_total,
+    );
+    exposition.per_shard("mails_total", "counter", "Mails from other shards.", |m| {
+        m.mails_total
+    });
+    exposition.sum(
+        "panics_total",
+        "counter",
+        "Connections ended by a bug.",
+        |m| m.panics_total,
+    );
+    exposition.per_shard(
+        "channels",
+        "gauge",
+        "Channels that the shard is the home of.",
+        |m| m.channels,
+    );
+    exposition.per_shard(
+        "channels_listened",
+        "gauge",
+        "Channels with a listener on the shard.",
+        |m| m.channels_listened,
+    );
+    exposition.per_shard("history_bytes", "gauge", "Bytes of the histories.", |m| {
+        m.history_bytes
+    });
+    exposition.per_shard(
+        "fanout_backlog_bytes",
+        "gauge",
+        "Bytes of messages on their way to listeners.",
+        |m| m.fanout_backlog_bytes,
+    );
+    exposition.histogram(
+        "heartbeat_lateness_seconds",
+        "How late heartbeats went out.",
+        |m| &m.heartbeat_lateness,
+    );
+    exposition.histogram("turn_seconds", "Time of one turn of a shard.", |m| {
+        &m.turn_time
+    });
+}
+
+struct Exposition<'a> {
+    out: &'a mut String,
+    shards: &'a [Metrics],
+}
+
+impl Exposition<'_> {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        writeln!(
+            self.out,
+            "# HELP pushring_{name} {help}\n# TYPE pushring_{name} {kind}"
+        )
+        .expect("writing to a String");
+    }
+
+    fn line(&mut self, name: &str, labels: &str, value: u64) {
+        let result = match labels {
+            "" => writeln!(self.out, "pushring_{name} {value}"),
+            _ => writeln!(self.out, "pushring_{name}{{{labels}}} {value}"),
+        };
+        result.expect("writing to a String");
+    }
+
+    fn sum(&mut self, name: &str, kind: &str, help: &str, value: impl Fn(&Metrics) -> u64) {
+        self.family(name, kind, help);
+        let sum = self.shards.iter().map(value).sum();
+        self.line(name, "", sum);
+    }
+
+    fn per_shard(&mut self, name: &str, kind: &str, help: &str, value: impl Fn(&Metrics) -> u64) {
+        self.family(name, kind, help);
+        for (shard, metrics) in self.shards.iter().enumerate() {
+            self.line(name, &format!("shard=\"{shard}\""), value(metrics));
+        }
+    }
+
+    fn histogram(
+        &mut self,
+        name: &str,
+        help: &str,
+        histogram: impl Fn(&Metrics) -> &TimeHistogram,
+    ) {
+        self.family(name, "histogram", help);
+        let mut sum = TimeHistogram::default();
+        for metrics in self.shards {
+            sum.add(histogram(metrics));
+        }
+        let mut count = 0;
+        for (bound_us, bucket) in TIME_BOUNDS_US.iter().zip(sum.buckets) {
+            count += bucket;
+            self.line(
+                &format!("{name}_bucket"),
+                &format!("le=\"{}\"", *bound_us as f64 / 1e6),
+                count,
+            );
+        }
+        count += sum.buckets[TIME_BOUNDS_US.len()];
+        self.line(&format!("{name}_bucket"), "le=\"+Inf\"", count);
+        writeln!(self.out, "pushring_{name}_sum {}", sum.sum_us as f64 / 1e6)
+            .expect("writing to a String");
+        self.line(&format!("{name}_count"), "", count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exposition_adds_up() {
+        let mut one = Metrics {
+            accepted_total: 2,
+            published_messages_total: 3,
+            ..Metrics::default()
+        };
+        one.on_closed(CloseReason::SlowReader);
+        one.on_refusal("path_unknown", 404);
+        one.on_transport(None, Some(TransportKind::WebSocket));
+        for us in [100, 101, 2_000_000] {
+            one.turn_time.record_us(us);
+        }
+        let mut two = one.clone();
+        two.on_transport(Some(TransportKind::WebSocket), None);
+        let mut text = String::new();
+        write_exposition(&mut text, &[one, two]);
+        for line in [
+            "pushring_connections_accepted_total{shard=\"1\"} 2",
+            "pushring_connections{shard=\"0\",transport=\"websocket\"} 1",
+            "pushring_connections{shard=\"1\",transport=\"websocket\"} 0",
+            "pushring_connections_closed_total{reason=\"slow_reader\"} 2",
+            "pushring_refusals_total{code=\"path_unknown\",status=\"404\"} 2",
+            "pushring_messages_published_total 6",
+            "pushring_turn_seconds_bucket{le=\"0.0001\"} 2",
+            "pushring_turn_seconds_bucket{le=\"0.00025\"} 4",
+            "pushring_turn_seconds_bucket{le=\"1\"} 4",
+            "pushring_turn_seconds_bucket{le=\"+Inf\"} 6",
+            "pushring_turn_seconds_sum 4.000402",
+            "pushring_turn_seconds_count 6",
+        ] {
+            assert!(
+                text.lines().any(|got| got == line),
+                "no line {line:?} in\n{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! A stream of Server-Sent Events (WHATWG HTML, "Server-sent events").
+
+use crate::close_reason::CloseReason;
+use crate::hub::batch::{Format, SharedBytes, WireForm, write_event_body};
+use crate::hub::fanout::{Delivery, Subscription};
+use crate::hub::position::{Position, write_cursor};
+use crate::proto::http_request::Version;
+use crate::proto::http_response::{self, ResponseBody, ResponseHead};
+use crate::proto::{json, sse_event};
+use crate::transport::outbox::Waiting;
+use crate::transport::outgoing::Outgoing;
+use crate::transport::response::{Fields, Meta};
+use crate::transport::{Context, Effects, Next, Subscriptions, jittered_down};
+
+/// One open stream.
+#[derive(Debug)]
+pub struct EventStream {
+    subscriptions: Subscriptions,
+    keep_alive_due_ms: u64,
+    format: Format,
+    /// HTTP/1.1; an older client gets a body that ends with the connection.
+    is_chunked: bool,
+}
+
+impl EventStream {
+    /// Answers with the head and what makes the browser's `open` fire, and listens. `positions`: where each
+    /// subscription, in the request's order, starts.
+    pub fn begin(
+        meta: &Meta,
+        format: Format,
+        positions: Vec<(Subscription, Position)>,
+        context: &mut Context<'_>,
+    ) -> Self {
+        let mut cursor = String::new();
+        write_cursor(&mut cursor, positions.iter().map(|&(_, position)| position));
+        write_head(meta, Some(&cursor), context);
+        let heartbeat_ms = context.config.timing.heartbeat_ms;
+        let stream = Self {
+            subscriptions: Subscriptions::new(positions),
+            // A random phase spreads the keep-alives of those who came together.
+            keep_alive_due_ms: context.now_ms + context.rng.u64(1..=heartbeat_ms),
+            format,
+            is_chunked: meta.version == Version::Http11,
+        };
+        let retry_ms = jittered_retry_ms(context);
+        stream.write(&mut context.effects.out, |own| {
+            sse_event::write_opening(own, retry_ms)
+        });
+        stream
+    }
+
+    /// The answer to HEAD: what a stream would begin with, and no stream.
+    pub fn head_only(meta: &Meta, context: &mut Context<'_>) -> Next {
+        write_head(meta, None, context);
+        Next::End(CloseReason::Answered)
+    }
+
+    pub fn keep_alive_due_ms(&self) -> u64 {
+        self.keep_alive_due_ms
+    }
+
+    pub fn on_delivery(
+        &mut self,
+        channel: u32,
+        delivery: &Delivery,
+        context: &mut Context<'_>,
+    ) -> Next {
+        let batch = match delivery {
+            Delivery::Messages(batch) => batch,
+            Delivery::End => return self.end(CloseReason::ChannelDeleted, context),
+        };
+        context.metrics.delivered_messages_total += batch.messages().len() as u64;
+        let Subscriptions::Several(_) = self.subscriptions else {
+            let form = WireForm::EventStream {
+                format: self.format,
+                chunked: self.is_chunked,
+            };
+            context.effects.out.share(batch.bytes(form));
+            return Next::Stay;
+        };
+        let place = self.subscriptions.place(channel);
+        if context.has_backlog {
+            let waiting = |message: &_| Waiting::Message {
+                channel: place,
+                message: std::sync::Arc::clone(message),
+            };
+            context
+                .effects
+                .behind
+                .extend(batch.messages().iter().map(waiting));
+            return Next::Stay;
+        }
+        for (message, body) in batch.messages().iter().zip(batch.event_bodies(self.format)) {
+            let id = self.advance(place, message.position);
+            self.write_with_id(&mut context.effects.out, &id, body);
+        }
+        Next::Stay
+    }
+
+    pub fn on_deadline(&mut self, context: &mut Context<'_>) -> Next {
+        if context.now_ms >= self.keep_alive_due_ms {
+            context
+                .metrics
+                .heartbeat_lateness
+                .record_us((context.now_ms - self.keep_alive_due_ms) * 1000);
+            // A client that does not even read its messages gains nothing from a comment behind them.
+            if !context.has_backlog {
+                context.metrics.heartbeats_sent_total += 1;
+                self.write(&mut context.effects.out, |own| {
+                    own.extend_from_slice(sse_event::KEEP_ALIVE)
+                });
+            }
+            self.keep_alive_due_ms = context.now_ms + context.config.timing.heartbeat_ms;
+        }
+        Next::Stay
+    }
+
+    /// Tells the browser when to come back, and ends.
+    pub fn on_drain(&mut self, context: &mut Context<'_>) -> Next {
+        let retry_ms = jittered_retry_ms(context);
+        // Not followed by an empty line, as at the start: `retry` counts as soon as its line is read.
+        self.write(&mut context.effects.out, |own| {
+            own.extend_from_slice(format!("retry: {retry_ms}\n").as_bytes())
+        });
+        self.end(CloseReason::Shutdown, context)
+    }
+
+    /// Writes what waited: messages of the replay, and notices of loss.
+    pub fn encode(&mut self, waiting: &Waiting, out: &mut Outgoing) {
+        let mut body = Vec::new();
+        let id = match waiting {
+            Waiting::Message { channel, message } => {
+                write_event_body(&mut body, message, self.format);
+                self.advance_or_only(*channel, message.position)
+            }
+            Waiting::Gap {
+                channel,
+                channel_name,
+                position,
+            } => {
+                let id = self.advance_or_only(*channel, *position);
+                let mut object = Vec::new();
+                json::write_gap(&mut object, channel_name.as_str(), &position.to_string());
+                sse_event::write_event_body(&mut body, Some(sse_event::GAP_EVENT), &object);
+                id
+            }
+            Waiting::Bytes { .. } => unreachable!("encoded already"),
+        };
+        self.write(out, |own| {
+            sse_event::write_id_line(own, &id);
+            own.extend_from_slice(&body);
+        });
+    }
+
+    pub fn release(&mut self, effects: &mut Effects) {
+        self.subscriptions.release(effects);
+    }
+
+    fn end(&mut self, reason: CloseReason, context: &mut Context<'_>) -> Next {
+        if self.is_chunked {
+            context
+                .effects
+                .out
+                .write(|own| own.extend_from_slice(http_response::LAST_CHUNK));
+        }
+        Next::End(reason)
+    }
+
+    /// The id of the event at `position`: the whole cursor of this connection.
+    fn advance_or_only(&mut self, place: u16, position: Position) -> String {
+        match self.subscriptions {
+            Subscriptions::Several(_) => self.advance(place, position),
+            _ => position.to_string(),
+        }
+    }
+
+    fn advance(&mut self, place: u16, position: Position) -> String {
+        let mut cursor = String::new();
+        if let Subscriptions::Several(several) = &mut self.subscriptions {
+            several[usize::from(place)].1 = position;
+            write_cursor(&mut cursor, several.iter().map(|&(_, position)| position));
+        }
+        cursor
+    }
+
+    /// An event whose body other connections share: only the id line is this one's own.
+    fn write_with_id(&self, out: &mut Outgoing, id: &str, body: &SharedBytes) {
+        let mut id_line = Vec::with_capacity(id.len() + 8);
+        sse_event::write_id_line(&mut id_line, id);
+        out.write(|own| {
+            if self.is_chunked {
+                own.extend_from_slice(
+                    http_response::chunk_prefix(id_line.len() + body.len()).as_bytes(),
+                );
+            }
+            own.extend_from_slice(&id_line);
+        });
+        out.share(body);
+        if self.is_chunked {
+            out.write(|own| own.extend_from_slice(http_response::CHUNK_END));
+        }
+    }
+
+    /// Own bytes, in the body's framing.
+    fn write(&self, out: &mut Outgoing, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = Vec::new();
+        write(&mut bytes);
+        out.write(|own| match self.is_chunked {
+            true => http_response::write_chunk(own, &bytes),
+            false => own.extend_from_slice(&bytes),
+        });
+    }
+}
+
+fn write_head(meta: &Meta, cursor: Option<&str>, context: &mut Context<'_>) {
+    let mut fields = Fields::new(&meta.cors);
+    fields.push("Cache-Control", "no-store");
+    // Proxies that follow nginx's convention would otherwise hold the stream back.
+    fields.push("X-Accel-Buffering", "no");
+    if let Some(cursor) = cursor {
+        fields.push("Pushring-Cursor", cursor);
+    }
+    let (body, keep_alive) = match meta.version {
+        Version::Http11 => (ResponseBody::Chunked, true),
+        Version::Http10 => (ResponseBody::UntilClose, false),
+    };
+    let head = ResponseHead {
+        status: 200,
+        version: meta.version,
+        keep_alive: keep_alive && cursor.is_some(),
+        body,
+        content_type: Some("text/event-stream"),
+        date: Some(context.date),
+        extra: fields.as_slice(),
+    };
+    context
+        .effects
+        .out
+        .write(|own| http_response::write_head(own, &head));
+}
+
+/// Jittered both ways by a fifth: those whom one restart cut off come back spread out.
+fn jittered_retry_ms(context: &mut Context<'_>) -> u64 {
+    let retry_ms = context.config.timing.sse_retry_ms;
+    jittered_down(retry_ms + retry_ms / 10, context.rng)
+}

@@ -1,0 +1,268 @@
+//! What one connection speaks. Pure: bytes, answers, deliveries and the time come in; bytes, questions and the end
+//! come out through [`Effects`].
+#![forbid(unsafe_code)]
+
+pub mod event_stream;
+pub mod exchange;
+pub mod http;
+pub mod outbox;
+pub mod outgoing;
+pub mod poll;
+pub mod response;
+pub mod websocket;
+
+use crate::api::Audience;
+use crate::api::question::{Answer, Question};
+use crate::close_reason::CloseReason;
+use crate::config::Config;
+use crate::hub::fanout::{Delivery, Fanout, Subscription};
+use crate::hub::position::Position;
+use crate::metrics::{Metrics, TransportKind};
+
+use event_stream::EventStream;
+use http::Http;
+use outbox::Waiting;
+use outgoing::Outgoing;
+use poll::LongPoll;
+use websocket::WebSocket;
+
+/// What a connection speaks now. Idle, it is a few words: what is needed only while something happens is boxed.
+#[derive(Debug)]
+pub enum Transport {
+    /// Between requests, or in one.
+    Http(Http),
+    LongPoll(Box<LongPoll>),
+    EventStream(EventStream),
+    WebSocket(WebSocket),
+}
+
+/// What a step may look at.
+#[derive(Debug)]
+pub struct Context<'a> {
+    pub config: &'a Config,
+    pub audience: Audience,
+    /// Milliseconds of the process's monotonic clock.
+    pub now_ms: u64,
+    /// The value of `Date`.
+    pub date: &'a [u8],
+    /// The server wants no new work.
+    pub is_draining: bool,
+    /// Something waits for this connection already: what must keep its order goes behind it.
+    pub has_backlog: bool,
+    pub n_shards: usize,
+    /// Knows the names of subscriptions.
+    pub fanout: &'a Fanout,
+    pub rng: &'a mut fastrand::Rng,
+    pub metrics: &'a mut Metrics,
+    pub effects: &'a mut Effects,
+}
+
+/// What a step wants done. One value serves all connections of a shard in turn.
+#[derive(Debug, Default)]
+pub struct Effects {
+    pub out: Outgoing,
+    /// To be asked, each with its place among the questions of the request.
+    pub questions: Vec<(u16, Question)>,
+    /// Subscriptions that the connection gives up.
+    pub released: Vec<Subscription>,
+    /// The replay of a stream that begins; goes behind `out`, exempt from the limit of the outbox.
+    pub replay: Vec<Waiting>,
+    /// Deliveries that have to wait their turn behind a replay.
+    pub behind: Vec<Waiting>,
+    /// A pong for a peer that does not read fast enough; see [`outbox::Outbox::set_pong`].
+    pub pong: Option<Vec<u8>>,
+}
+
+/// How the connection goes on after a step.
+#[derive(Debug)]
+pub enum Next {
+    Stay,
+    Become(Transport),
+    /// Send what there is to send, then end.
+    End(CloseReason),
+}
+
+impl Transport {
+    /// A connection that was just accepted.
+    pub fn new(now_ms: u64) -> Self {
+        Self::Http(Http::new(now_ms))
+    }
+
+    /// The peer sent bytes. Takes whole units from the front and says how many bytes they had; what it leaves is
+    /// handed in again with more behind it, or when [`wants_input`](Self::wants_input) says so.
+    pub fn on_bytes(&mut self, input: &mut [u8], context: &mut Context<'_>) -> (usize, Next) {
+        match self {
+            Self::Http(http) => http.on_bytes(input, context),
+            // The next request waits until this one is answered.
+            Self::LongPoll(_) => (0, Next::Stay),
+            // A stream has one direction; what a client sends into it is nobody's.
+            Self::EventStream(_) => (input.len(), Next::Stay),
+            Self::WebSocket(websocket) => websocket.on_bytes(input, context),
+        }
+    }
+
+    /// A question of this connection has its answer; `subscription` is the connection's if it listens now.
+    pub fn on_answer(
+        &mut self,
+        place: u16,
+        answer: Answer,
+        subscription: Option<Subscription>,
+        context: &mut Context<'_>,
+    ) -> Next {
+        match self {
+            Self::Http(http) => http.on_answer(place, answer, subscription, context),
+            Self::WebSocket(websocket) => websocket.on_answer(&answer, context),
+            Self::LongPoll(_) | Self::EventStream(_) => unreachable!("asks nothing"),
+        }
+    }
+
+    /// Something arrives on one of this connection's subscriptions.
+    pub fn on_delivery(
+        &mut self,
+        channel: u32,
+        delivery: &Delivery,
+        context: &mut Context<'_>,
+    ) -> Next {
+        match self {
+            Self::Http(http) => http.on_delivery(channel, delivery, context),
+            Self::LongPoll(poll) => poll.on_delivery(channel, delivery, context),
+            Self::EventStream(stream) => stream.on_delivery(channel, delivery, context),
+            Self::WebSocket(websocket) => websocket.on_delivery(delivery, context),
+        }
+    }
+
+    /// The time of [`next_deadline_ms`](Self::next_deadline_ms) has come.
+    pub fn on_deadline(&mut self, context: &mut Context<'_>) -> Next {
+        match self {
+            Self::Http(http) => http.on_deadline(context),
+            Self::LongPoll(poll) => poll.on_deadline(context),
+            Self::EventStream(stream) => stream.on_deadline(context),
+            Self::WebSocket(websocket) => websocket.on_deadline(context),
+        }
+    }
+
+    /// When to call [`on_deadline`](Self::on_deadline) next. Asked again after every step.
+    pub fn next_deadline_ms(&self, config: &Config) -> Option<u64> {
+        match self {
+            Self::Http(http) => http.next_deadline_ms(config),
+            Self::LongPoll(poll) => Some(poll.deadline_ms()),
+            Self::EventStream(stream) => Some(stream.keep_alive_due_ms()),
+            Self::WebSocket(websocket) => Some(websocket.next_deadline_ms(config)),
+        }
+    }
+
+    /// The server shuts down: say goodbye in the way of the transport, or finish what is being answered.
+    pub fn on_drain(&mut self, context: &mut Context<'_>) -> Next {
+        match self {
+            Self::Http(http) => http.on_drain(),
+            Self::LongPoll(poll) => poll.on_drain(context),
+            Self::EventStream(stream) => stream.on_drain(context),
+            Self::WebSocket(websocket) => websocket.on_drain(context),
+        }
+    }
+
+    /// The peer will send no more. `true`: it may still read the answer that is being made.
+    pub fn survives_end_of_input(&self) -> bool {
+        matches!(self, Self::Http(http) if http.is_asking())
+    }
+
+    /// The slow reader's goodbye, after which nothing else is sent.
+    pub fn on_slow_reader(&mut self, context: &mut Context<'_>) {
+        if let Self::WebSocket(websocket) = self {
+            websocket.close(3008, "slow reader", context);
+        }
+    }
+
+    /// May be given bytes now.
+    pub fn wants_input(&self, config: &Config) -> bool {
+        match self {
+            Self::Http(http) => !http.is_asking(),
+            Self::LongPoll(_) => false,
+            Self::EventStream(_) => true,
+            Self::WebSocket(websocket) => websocket.wants_input(config),
+        }
+    }
+
+    /// Writes one thing from the outbox, whose turn has come.
+    pub fn encode(&mut self, waiting: Waiting, out: &mut Outgoing) {
+        match (self, waiting) {
+            (_, Waiting::Bytes { bytes, sent: 0 }) => out.share(&bytes),
+            (_, Waiting::Bytes { bytes, sent }) => {
+                out.write(|own| own.extend_from_slice(&bytes[sent..]))
+            }
+            (Self::EventStream(stream), waiting) => stream.encode(&waiting, out),
+            (Self::WebSocket(websocket), waiting) => websocket.encode(&waiting, out),
+            (Self::Http(_) | Self::LongPoll(_), _) => unreachable!("only a stream has a replay"),
+        }
+    }
+
+    /// Gives up every subscription.
+    pub fn release(&mut self, effects: &mut Effects) {
+        match self {
+            Self::Http(http) => http.release(effects),
+            Self::LongPoll(poll) => poll.release(effects),
+            Self::EventStream(stream) => stream.release(effects),
+            Self::WebSocket(websocket) => websocket.release(effects),
+        }
+    }
+
+    /// As which of the kinds it is counted.
+    pub fn kind(&self) -> TransportKind {
+        match self {
+            Self::Http(_) => TransportKind::Http,
+            Self::LongPoll(_) => TransportKind::LongPoll,
+            Self::EventStream(_) => TransportKind::EventStream,
+            Self::WebSocket(_) => TransportKind::WebSocket,
+        }
+    }
+}
+
+/// The subscriptions of one connection, in the order of its request. One is the rule and costs no allocation.
+#[derive(Debug)]
+pub enum Subscriptions {
+    None,
+    One(Subscription),
+    /// Each with the position up to which the connection has everything.
+    Several(Box<[(Subscription, Position)]>),
+}
+
+impl Subscriptions {
+    /// `positions` are where the connection stands; they are kept only where a cursor needs them.
+    pub fn new(subscriptions: Vec<(Subscription, Position)>) -> Self {
+        match *subscriptions {
+            [] => Self::None,
+            [(only, _)] => Self::One(only),
+            _ => Self::Several(subscriptions.into()),
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = Subscription> + '_ {
+        let (one, several) = match self {
+            Self::None => (None, &[][..]),
+            Self::One(one) => (Some(*one), &[][..]),
+            Self::Several(several) => (None, &several[..]),
+        };
+        one.into_iter()
+            .chain(several.iter().map(|&(subscription, _)| subscription))
+    }
+
+    /// Place in the request's order of the subscription on the fan-out's `channel`.
+    pub fn place(&self, channel: u32) -> u16 {
+        self.iter()
+            .position(|subscription| subscription.channel() == channel)
+            .unwrap_or(0) as u16
+    }
+
+    pub fn release(&mut self, effects: &mut Effects) {
+        effects.released.extend(self.iter());
+        *self = Self::None;
+    }
+}
+
+/// A wait of `ms` jittered down by up to a tenth, so that a herd spreads out.
+pub fn jittered_down(ms: u64, rng: &mut fastrand::Rng) -> u64 {
+    ms - rng.u64(0..=ms / 10)
+}
+
+#[cfg(test)]
+mod tests;

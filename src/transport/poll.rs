@@ -1,0 +1,172 @@
+//! Polling: the answer of a poll, and the long poll that waits for one.
+
+use crate::close_reason::CloseReason;
+use crate::hub::batch::{WireForm, write_poll_body};
+use crate::hub::fanout::{Delivery, Subscription};
+use crate::hub::message::Message;
+use crate::hub::position::{Position, write_cursor};
+use crate::transport::http::Http;
+use crate::transport::response::{Body, Fields, Meta, respond};
+use crate::transport::{Context, Effects, Next, Transport};
+
+const JSON: Option<&str> = Some("application/json");
+
+/// A request that waits for the first message, or for its time to be over.
+#[derive(Debug)]
+pub struct LongPoll {
+    meta: Meta,
+    subscriptions: Vec<(Subscription, Position)>,
+    limit: usize,
+    deadline_ms: u64,
+}
+
+impl LongPoll {
+    /// `positions` in the request's order: what the client will have if nothing comes.
+    pub fn new(
+        meta: Meta,
+        positions: Vec<(Subscription, Position)>,
+        limit: usize,
+        deadline_ms: u64,
+    ) -> Self {
+        Self {
+            meta,
+            subscriptions: positions,
+            limit,
+            deadline_ms,
+        }
+    }
+
+    pub fn deadline_ms(&self) -> u64 {
+        self.deadline_ms
+    }
+
+    pub fn on_delivery(
+        &mut self,
+        channel: u32,
+        delivery: &Delivery,
+        context: &mut Context<'_>,
+    ) -> Next {
+        let batch = match delivery {
+            Delivery::Messages(batch) => batch,
+            Delivery::End => return self.end_early(CloseReason::ChannelDeleted, context),
+        };
+        let messages = &batch.messages()[..self.limit.min(batch.messages().len())];
+        let Some(last) = messages.last() else {
+            return Next::Stay;
+        };
+        for (subscription, position) in &mut self.subscriptions {
+            if subscription.channel() == channel {
+                *position = last.position;
+            }
+        }
+        let cursor = self.cursor();
+        context.metrics.delivered_messages_total += messages.len() as u64;
+        let next = if self.subscriptions.len() == 1 && messages.len() == batch.messages().len() {
+            let fields = fields(&self.meta, &cursor);
+            respond(
+                context,
+                &self.meta,
+                200,
+                JSON,
+                &fields,
+                Body::Shared(batch.bytes(WireForm::PollBody)),
+            )
+        } else {
+            let mut body = Vec::new();
+            write_poll_body(
+                &mut body,
+                &cursor,
+                true,
+                messages.iter().map(|message| &**message),
+            );
+            respond(
+                context,
+                &self.meta,
+                200,
+                JSON,
+                &fields(&self.meta, &cursor),
+                Body::Own(&body),
+            )
+        };
+        self.leave(next, context)
+    }
+
+    pub fn on_deadline(&mut self, context: &mut Context<'_>) -> Next {
+        let next = answer(context, &self.meta, &self.cursor(), true, []);
+        self.leave(next, context)
+    }
+
+    /// Answers at once with the same cursor, so that the client goes elsewhere.
+    pub fn on_drain(&mut self, context: &mut Context<'_>) -> Next {
+        self.end_early(CloseReason::Shutdown, context)
+    }
+
+    pub fn release(&mut self, effects: &mut Effects) {
+        effects.released.extend(
+            self.subscriptions
+                .drain(..)
+                .map(|(subscription, _)| subscription),
+        );
+    }
+
+    fn end_early(&mut self, reason: CloseReason, context: &mut Context<'_>) -> Next {
+        let meta = Meta {
+            keep_alive: false,
+            ..self.meta.clone()
+        };
+        answer(context, &meta, &self.cursor(), true, []);
+        self.release(context.effects);
+        Next::End(reason)
+    }
+
+    /// Back to plain HTTP.
+    fn leave(&mut self, next: Next, context: &mut Context<'_>) -> Next {
+        self.release(context.effects);
+        match next {
+            Next::Stay => Next::Become(Transport::Http(Http::new(context.now_ms))),
+            next => next,
+        }
+    }
+
+    fn cursor(&self) -> String {
+        let mut cursor = String::new();
+        write_cursor(
+            &mut cursor,
+            self.subscriptions.iter().map(|&(_, position)| position),
+        );
+        cursor
+    }
+}
+
+/// Answers a poll: 200 with what there is, or 204 when there is nothing to tell.
+pub fn answer<'a>(
+    context: &mut Context<'_>,
+    meta: &Meta,
+    cursor: &str,
+    is_recovered: bool,
+    messages: impl IntoIterator<Item = &'a Message>,
+) -> Next {
+    let mut messages = messages.into_iter().peekable();
+    let fields = fields(meta, cursor);
+    if messages.peek().is_none() && is_recovered {
+        return respond(context, meta, 204, None, &fields, Body::Nothing);
+    }
+    let mut body = Vec::new();
+    let mut n_messages = 0;
+    write_poll_body(
+        &mut body,
+        cursor,
+        is_recovered,
+        messages.inspect(|_| n_messages += 1),
+    );
+    context.metrics.delivered_messages_total += n_messages;
+    context.metrics.gaps_told_total += u64::from(!is_recovered);
+    respond(context, meta, 200, JSON, &fields, Body::Own(&body))
+}
+
+fn fields<'a>(meta: &'a Meta, cursor: &'a str) -> Fields<'a> {
+    let mut fields = Fields::new(&meta.cors);
+    fields.push("Cache-Control", "no-store");
+    fields.push("Pushring-Cursor", cursor);
+    fields
+}

@@ -1,0 +1,158 @@
+//! Answers to HTTP requests.
+
+use crate::api::origin::Cors;
+use crate::api::refusal::{Extra, Refusal};
+use crate::close_reason::CloseReason;
+use crate::hub::batch::SharedBytes;
+use crate::proto::http_request::Version;
+use crate::proto::http_response::{self, ResponseBody, ResponseHead};
+use crate::transport::{Context, Next};
+
+/// Seconds of `Retry-After`: drawn from here, so that those who were turned away together come back spread out.
+const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u32> = 1..=5;
+
+/// Header fields of one answer beside the framing.
+const FIELDS_MAX: usize = 8;
+
+/// What an answer needs to know of its request.
+#[derive(Clone, Debug)]
+pub struct Meta {
+    pub version: Version,
+    pub keep_alive: bool,
+    /// HEAD: the head of the answer that GET would get.
+    pub head_only: bool,
+    pub cors: Cors,
+}
+
+impl Meta {
+    /// For answers to what could not be understood.
+    pub const UNKNOWN: Self = Self {
+        version: Version::Http11,
+        keep_alive: false,
+        head_only: false,
+        cors: Cors::Silent,
+    };
+}
+
+/// The body of an answer.
+#[derive(Clone, Copy, Debug)]
+pub enum Body<'a> {
+    Nothing,
+    Own(&'a [u8]),
+    Shared(&'a SharedBytes),
+}
+
+/// Names and values of header fields, without an allocation.
+#[derive(Clone, Copy)]
+pub struct Fields<'a> {
+    fields: [(&'a str, &'a str); FIELDS_MAX],
+    len: usize,
+}
+
+impl<'a> Fields<'a> {
+    /// Starts with what the browser has to be told of its page's origin.
+    pub fn new(cors: &'a Cors) -> Self {
+        let mut fields = Self {
+            fields: [("", ""); FIELDS_MAX],
+            len: 0,
+        };
+        match cors {
+            Cors::Silent => return fields,
+            Cors::AnyOrigin => fields.push("Access-Control-Allow-Origin", "*"),
+            Cors::Origin(origin) => {
+                fields.push("Access-Control-Allow-Origin", origin);
+                fields.push("Vary", "Origin");
+            }
+        }
+        fields.push(
+            "Access-Control-Expose-Headers",
+            "Pushring-Cursor, Pushring-Recovered, Retry-After",
+        );
+        fields
+    }
+
+    pub fn push(&mut self, name: &'a str, value: &'a str) {
+        self.fields[self.len] = (name, value);
+        self.len += 1;
+    }
+
+    pub fn as_slice(&self) -> &[(&'a str, &'a str)] {
+        &self.fields[..self.len]
+    }
+}
+
+/// Answers, and says whether the connection is kept.
+pub fn respond(
+    context: &mut Context<'_>,
+    meta: &Meta,
+    status: u16,
+    content_type: Option<&str>,
+    fields: &Fields<'_>,
+    body: Body<'_>,
+) -> Next {
+    let keep_alive = meta.keep_alive && !context.is_draining;
+    let bytes = match body {
+        Body::Nothing => 0,
+        Body::Own(bytes) => bytes.len(),
+        Body::Shared(bytes) => bytes.len(),
+    };
+    let head = ResponseHead {
+        status,
+        version: meta.version,
+        keep_alive,
+        body: ResponseBody::Length(bytes),
+        content_type,
+        date: Some(context.date),
+        extra: fields.as_slice(),
+    };
+    let out = &mut context.effects.out;
+    out.write(|own| http_response::write_head(own, &head));
+    match body {
+        _ if meta.head_only => {}
+        Body::Nothing => {}
+        Body::Own(bytes) => out.write(|own| own.extend_from_slice(bytes)),
+        Body::Shared(bytes) => out.share(bytes),
+    }
+    after(keep_alive)
+}
+
+/// Refuses, counts it, and says whether the connection is kept.
+pub fn refuse(context: &mut Context<'_>, meta: &Meta, refusal: &Refusal) -> Next {
+    context.metrics.on_refusal(refusal.code, refusal.status);
+    let keep_alive = meta.keep_alive && !context.is_draining;
+    let seconds = context.rng.u32(RETRY_AFTER_SECONDS).to_string();
+    let mut fields = Fields::new(&meta.cors);
+    match refusal.extra {
+        Extra::Nothing => {}
+        Extra::Allow(methods) => fields.push("Allow", methods),
+        Extra::WebSocketVersion => {
+            fields.push("Sec-WebSocket-Version", "13");
+            fields.push("Upgrade", "websocket");
+        }
+        Extra::RetryAfter => fields.push("Retry-After", &seconds),
+    }
+    context.effects.out.write(|own| {
+        http_response::write_error(
+            own,
+            meta.version,
+            keep_alive,
+            refusal.status,
+            refusal.code,
+            refusal.message,
+            fields.as_slice(),
+            meta.head_only,
+        );
+    });
+    match after(keep_alive) {
+        Next::End(_) => Next::End(CloseReason::Refused),
+        next => next,
+    }
+}
+
+fn after(keep_alive: bool) -> Next {
+    if keep_alive {
+        Next::Stay
+    } else {
+        Next::End(CloseReason::Answered)
+    }
+}

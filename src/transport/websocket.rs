@@ -1,0 +1,391 @@
+//! An open WebSocket (RFC 6455): messages out, publishes in, heartbeats, the closing handshake.
+
+use std::sync::Arc;
+
+use crate::api::publish::event_name_is_free;
+use crate::api::question::{Answer, Question};
+use crate::close_reason::CloseReason;
+use crate::config::Config;
+use crate::hub::Publish;
+use crate::hub::batch::{Format, WireForm, write_websocket};
+use crate::hub::fanout::{Delivery, Subscription};
+use crate::hub::message::ChannelName;
+use crate::hub::position::{Position, write_cursor};
+use crate::proto::payload::PayloadKind;
+use crate::proto::ws_message::{MessageKind, WsAssembler, WsEvent, WsLimits};
+use crate::proto::{json, ws_frame, ws_handshake};
+use crate::transport::outbox::Waiting;
+use crate::transport::outgoing::Outgoing;
+use crate::transport::response::{Fields, Meta};
+use crate::transport::{Context, Effects, Next, Subscriptions};
+
+/// Empty fragments in a row: they cost work and bring nothing forward.
+const EMPTY_FRAGMENTS_MAX: u32 = 65_536;
+
+/// One connection after its handshake.
+#[derive(Debug)]
+pub struct WebSocket {
+    assembler: WsAssembler,
+    subscriptions: Subscriptions,
+    /// Last sign of life, of any kind.
+    heard_ms: u64,
+    ping_due_ms: u64,
+    /// Publishes that await their home's answer.
+    in_flight: u16,
+    format: Format,
+    /// The peer has sent something other than a pong since the last ping was due: no need to ask.
+    has_spoken: bool,
+    closing: Closing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    Open,
+    /// Our close frame is out; nothing else is sent, and the peer's is awaited since `heard_ms`.
+    Sent,
+}
+
+impl WebSocket {
+    /// Answers 101 and listens. `positions`: where each subscription, in the request's order, starts.
+    pub fn begin(
+        meta: &Meta,
+        accept: &[u8; ws_handshake::ACCEPT_BYTES],
+        format: Format,
+        positions: Vec<(Subscription, Position)>,
+        is_recovered: bool,
+        context: &mut Context<'_>,
+    ) -> Self {
+        let mut cursor = String::new();
+        write_cursor(&mut cursor, positions.iter().map(|&(_, position)| position));
+        let mut fields = Fields::new(&meta.cors);
+        fields.push("Pushring-Cursor", &cursor);
+        if !is_recovered {
+            fields.push("Pushring-Recovered", "false");
+        }
+        context
+            .effects
+            .out
+            .write(|own| ws_handshake::write_101(own, accept, fields.as_slice()));
+        if format == Format::Raw {
+            // A frame that is only a payload has no room for a notice; the head has told of the loss.
+            context
+                .effects
+                .replay
+                .retain(|waiting| !matches!(waiting, Waiting::Gap { .. }));
+        }
+        Self {
+            assembler: WsAssembler::default(),
+            subscriptions: Subscriptions::new(positions),
+            heard_ms: context.now_ms,
+            // A random phase spreads the pings of those who came together.
+            ping_due_ms: context.now_ms + context.rng.u64(1..=context.config.timing.heartbeat_ms),
+            in_flight: 0,
+            format,
+            has_spoken: false,
+            closing: Closing::Open,
+        }
+    }
+
+    /// Takes at most one frame.
+    pub fn on_bytes(&mut self, input: &mut [u8], context: &mut Context<'_>) -> (usize, Next) {
+        if input.is_empty() {
+            return (0, Next::Stay);
+        }
+        self.heard_ms = context.now_ms;
+        let message_bytes_max = match self.format {
+            Format::Raw => context.config.limits.message_bytes_max,
+            // The object around the payload, its escapes or its base64.
+            Format::Json => 2 * context.config.limits.message_bytes_max + 1024,
+        };
+        let limits = WsLimits {
+            message_bytes_max,
+            empty_fragments_max: EMPTY_FRAGMENTS_MAX,
+        };
+        let (consumed, event) = match self.assembler.feed(input, &limits) {
+            Ok(fed) => fed,
+            Err(error) => {
+                self.close(error.close_code(), error.reason(), context);
+                return (0, Next::End(CloseReason::WebSocketProtocol));
+            }
+        };
+        if !matches!(event, Some(WsEvent::Pong(_))) {
+            self.has_spoken = true;
+        }
+        let next = match event {
+            None | Some(WsEvent::Pong(_)) => Next::Stay,
+            Some(WsEvent::Close { code, .. }) => self.on_close(code, context),
+            Some(_) if self.closing == Closing::Sent => Next::Stay,
+            Some(WsEvent::Ping(payload)) => {
+                self.pong(&payload, context);
+                Next::Stay
+            }
+            Some(WsEvent::Message { kind, payload }) => self.on_message(kind, &payload, context),
+        };
+        (consumed, next)
+    }
+
+    /// A data frame is a publish, where the namespace allows it.
+    fn on_message(&mut self, kind: MessageKind, payload: &[u8], context: &mut Context<'_>) -> Next {
+        let publish = match self.format {
+            Format::Raw => self.publish_raw(kind, payload, context),
+            Format::Json => self.publish_json(payload, context),
+        };
+        let publish = match publish {
+            Ok(publish) => publish,
+            Err(reason) => return self.violate(reason, context),
+        };
+        let namespace = context.config.namespace(publish.channel.namespace());
+        if !namespace.client_publish {
+            return self.violate("clients may not publish to this channel", context);
+        }
+        if publish.payload.len() > context.config.limits.message_bytes_max {
+            self.close(1009, "message is too big", context);
+            return Next::End(CloseReason::WebSocketProtocol);
+        }
+        self.in_flight += 1;
+        context
+            .effects
+            .questions
+            .push((0, Question::Publish(publish)));
+        Next::Stay
+    }
+
+    fn publish_raw(
+        &self,
+        kind: MessageKind,
+        payload: &[u8],
+        context: &Context<'_>,
+    ) -> Result<Publish, &'static str> {
+        let Subscriptions::One(subscription) = self.subscriptions else {
+            return Err("name the channel: publish with format=json");
+        };
+        let kind = match kind {
+            MessageKind::Text => PayloadKind::Text,
+            MessageKind::Binary => PayloadKind::Binary,
+        };
+        Ok(publish(
+            context.fanout.name(subscription).clone(),
+            kind,
+            None,
+            payload.into(),
+        ))
+    }
+
+    fn publish_json(&self, payload: &[u8], context: &Context<'_>) -> Result<Publish, &'static str> {
+        let client =
+            json::ClientPublish::decode(payload).map_err(json::ClientPublishError::message)?;
+        let mut own = self
+            .subscriptions
+            .iter()
+            .map(|subscription| context.fanout.name(subscription));
+        let Some(channel) = own.find(|name| name.as_str() == client.channel) else {
+            return Err("publish to a channel of this connection");
+        };
+        if client
+            .event
+            .as_deref()
+            .is_some_and(|event| !event_name_is_free(event))
+        {
+            return Err(
+                "an event name has 1 to 128 bytes, no line end, and not the prefix pushring.",
+            );
+        }
+        Ok(publish(
+            channel.clone(),
+            client.kind,
+            client.event.as_deref().map(Into::into),
+            client.payload[..].into(),
+        ))
+    }
+
+    pub fn on_answer(&mut self, answer: &Answer, context: &mut Context<'_>) -> Next {
+        self.in_flight -= 1;
+        match answer {
+            Answer::Published(Ok(_)) => Next::Stay,
+            _ if self.closing == Closing::Sent => Next::Stay,
+            // A frame has no answer that could say "later", and a promise that is not kept must be told.
+            _ => {
+                self.close(
+                    1011,
+                    "the message could not be taken, come back later",
+                    context,
+                );
+                Next::End(CloseReason::Unavailable)
+            }
+        }
+    }
+
+    pub fn on_delivery(&mut self, delivery: &Delivery, context: &mut Context<'_>) -> Next {
+        match delivery {
+            _ if self.closing == Closing::Sent => {}
+            Delivery::Messages(batch) => {
+                context.metrics.delivered_messages_total += batch.messages().len() as u64;
+                context
+                    .effects
+                    .out
+                    .share(batch.bytes(WireForm::WebSocket(self.format)));
+            }
+            Delivery::End => {
+                self.close(1000, "the channel was deleted", context);
+                return Next::End(CloseReason::ChannelDeleted);
+            }
+        }
+        Next::Stay
+    }
+
+    pub fn on_deadline(&mut self, context: &mut Context<'_>) -> Next {
+        let timing = &context.config.timing;
+        if self.closing == Closing::Sent {
+            let is_over = context.now_ms >= self.heard_ms + timing.close_timeout_ms;
+            return if is_over {
+                Next::End(CloseReason::Shutdown)
+            } else {
+                Next::Stay
+            };
+        }
+        if context.now_ms >= self.heard_ms + timing.heartbeat_ms + timing.pong_timeout_ms {
+            self.close(3012, "no pong", context);
+            return Next::End(CloseReason::NoPong);
+        }
+        if context.now_ms >= self.ping_due_ms {
+            context
+                .metrics
+                .heartbeat_lateness
+                .record_us((context.now_ms - self.ping_due_ms) * 1000);
+            // A peer that does not read has its own deadline; a ping behind the backlog would not reach it.
+            if !self.has_spoken && !context.has_backlog {
+                context.metrics.heartbeats_sent_total += 1;
+                context
+                    .effects
+                    .out
+                    .write(|own| own.extend_from_slice(&ws_frame::PING));
+            }
+            self.has_spoken = false;
+            self.ping_due_ms = context.now_ms + timing.heartbeat_ms;
+        }
+        Next::Stay
+    }
+
+    pub fn next_deadline_ms(&self, config: &Config) -> u64 {
+        let timing = &config.timing;
+        match self.closing {
+            Closing::Sent => self.heard_ms + timing.close_timeout_ms,
+            Closing::Open => self
+                .ping_due_ms
+                .min(self.heard_ms + timing.heartbeat_ms + timing.pong_timeout_ms),
+        }
+    }
+
+    /// Says when to come back, and waits for the peer's own goodbye.
+    pub fn on_drain(&mut self, context: &mut Context<'_>) -> Next {
+        if self.closing == Closing::Open {
+            let retry_ms = context.config.timing.sse_retry_ms;
+            let delay_ms = context.rng.u64(retry_ms / 2..=retry_ms + retry_ms / 2);
+            self.close(
+                3001,
+                &format!("shutdown, reconnect after {delay_ms} ms"),
+                context,
+            );
+        }
+        Next::Stay
+    }
+
+    pub fn wants_input(&self, config: &Config) -> bool {
+        usize::from(self.in_flight) < config.limits.publishes_in_flight_max
+    }
+
+    pub fn encode(&mut self, waiting: &Waiting, out: &mut Outgoing) {
+        match waiting {
+            Waiting::Message { message, .. } => {
+                out.write(|own| write_websocket(own, message, self.format))
+            }
+            Waiting::Gap {
+                channel_name,
+                position,
+                ..
+            } => {
+                let mut object = br#"{"gap":"#.to_vec();
+                json::write_gap(&mut object, channel_name.as_str(), &position.to_string());
+                object.push(b'}');
+                out.write(|own| {
+                    ws_frame::server_header(own, ws_frame::Opcode::Text, object.len());
+                    own.extend_from_slice(&object);
+                });
+            }
+            Waiting::Bytes { .. } => unreachable!("encoded already"),
+        }
+    }
+
+    pub fn release(&mut self, effects: &mut Effects) {
+        self.subscriptions.release(effects);
+    }
+
+    /// Sends the close frame; nothing is sent after it.
+    pub fn close(&mut self, code: u16, reason: &str, context: &mut Context<'_>) {
+        if self.closing == Closing::Open {
+            self.closing = Closing::Sent;
+            self.heard_ms = context.now_ms;
+            context
+                .effects
+                .out
+                .write(|own| ws_frame::close_frame(own, code, reason));
+        }
+    }
+
+    /// The peer said goodbye: answer in kind, with its own code (RFC 6455 §5.5.1).
+    fn on_close(&mut self, code: Option<u16>, context: &mut Context<'_>) -> Next {
+        if self.closing == Closing::Sent {
+            return Next::End(if context.is_draining {
+                CloseReason::Shutdown
+            } else {
+                CloseReason::PeerClosed
+            });
+        }
+        match code {
+            Some(code) => self.close(code, "", context),
+            None => {
+                self.closing = Closing::Sent;
+                context
+                    .effects
+                    .out
+                    .write(|own| own.extend_from_slice(&ws_frame::CLOSE_WITHOUT_CODE));
+            }
+        }
+        Next::End(CloseReason::PeerClosed)
+    }
+
+    fn violate(&mut self, reason: &str, context: &mut Context<'_>) -> Next {
+        self.close(1008, reason, context);
+        Next::End(CloseReason::Policy)
+    }
+
+    fn pong(&self, payload: &[u8], context: &mut Context<'_>) {
+        if context.has_backlog {
+            let mut frame = Vec::new();
+            ws_frame::pong_frame(&mut frame, payload);
+            context.effects.pong = Some(frame);
+        } else {
+            context
+                .effects
+                .out
+                .write(|own| ws_frame::pong_frame(own, payload));
+        }
+    }
+}
+
+fn publish(
+    channel: ChannelName,
+    kind: PayloadKind,
+    event: Option<Box<str>>,
+    payload: Arc<[u8]>,
+) -> Publish {
+    Publish {
+        channel,
+        kind,
+        event,
+        payload,
+        ttl_ms: None,
+        store: true,
+        idempotency_key: None,
+    }
+}
