@@ -4,8 +4,9 @@
 //! buffer, histograms) is per worker. The set is edge-triggered, so a connection is added once and never changed.
 
 mod connection;
+mod incoming;
 mod opening;
-mod traffic;
+mod outgoing;
 
 use std::collections::HashMap;
 use std::io;
