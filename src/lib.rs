@@ -2,12 +2,13 @@
 //! polling, Server-Sent Events or WebSocket, on one cursor.
 
 pub mod api;
-pub mod close_reason;
 pub mod cli;
+pub mod close_reason;
 pub mod config;
 pub mod hub;
-pub mod metrics;
 pub mod logging;
+pub mod metrics;
 pub mod proto;
-pub mod transport;
 pub mod server;
+pub mod shard;
+pub mod transport;

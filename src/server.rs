@@ -1,7 +1,425 @@
-//! Placeholder.
+//! The process: a self-test of what the kernel gives, one shard per core, signals, and the way to the exit.
 
+use std::fmt;
+use std::hash::RandomState;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use monoio::{IoUringDriver, RuntimeBuilder};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::api::Audience;
 use crate::config::Config;
+use crate::hub::ShardId;
+use crate::shard::mailbox::{Mail, Mailbox, Post};
+use crate::shard::ring::{self, Ring};
+use crate::shard::{Listener, Shard, Shared};
 
-pub fn run(_: Config) -> Result<(), String> {
-    Err("the server is not built yet".to_owned())
+/// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 65_535;
+/// Bytes that the kernel takes beyond what the peer has room for. More would wait there unseen and uncounted.
+const NOTSENT_BYTES_MAX: u32 = 128 * 1024;
+/// Descriptors of each thread that are not client sockets: listeners, rings, wake-ups, standard streams, refusals.
+const DESCRIPTORS_RESERVED: usize = 96;
+/// Entries of monoio's own ring, which has little to do.
+const PARKING_RING_ENTRIES: u32 = 256;
+/// How long connections have to notice that they were cut, before the process goes.
+const CUT_MS: u64 = 500;
+
+/// Why the server does not run. The text says what to change.
+#[derive(Debug)]
+pub enum ServeError {
+    /// io_uring is not to be had, or not enough of it.
+    Ring(io::Error),
+    Descriptors {
+        limit: u64,
+    },
+    Listen {
+        address: SocketAddr,
+        error: io::Error,
+    },
+    Start(io::Error),
+    Shard(io::Error),
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ring(error) => {
+                let advice = match error.raw_os_error().map(Errno::from_raw_os_error) {
+                    Some(Errno::PERM | Errno::ACCESS) => {
+                        "it is forbidden: allow io_uring_setup, io_uring_enter and io_uring_register in the container's \
+                         seccomp profile, and check sysctl kernel.io_uring_disabled"
+                    }
+                    Some(Errno::NOSYS) => {
+                        "this kernel has none: pushring needs Linux 6.1 or newer with CONFIG_IO_URING"
+                    }
+                    Some(Errno::INVAL) => {
+                        "this kernel's is too old: pushring needs Linux 6.1 or newer"
+                    }
+                    Some(Errno::NOMEM) => {
+                        "there is no memory for it: raise the memory limit, or ulimit -l (LimitMEMLOCK)"
+                    }
+                    Some(Errno::MFILE | Errno::NFILE) => {
+                        "there are no descriptors left: raise ulimit -n (LimitNOFILE)"
+                    }
+                    _ => "see io_uring_setup(2)",
+                };
+                write!(f, "io_uring cannot be used ({error}): {advice}")
+            }
+            Self::Descriptors { limit } => write!(
+                f,
+                "the descriptor limit is {limit}, and {DESCRIPTORS_RESERVED} are needed beside the connections: raise \
+                 ulimit -n (LimitNOFILE)"
+            ),
+            Self::Listen { address, error } => {
+                let advice = match error.kind() {
+                    io::ErrorKind::AddrInUse => {
+                        "another program has this port: choose another one with --listen"
+                    }
+                    io::ErrorKind::AddrNotAvailable => {
+                        "this host does not have that address: check --listen"
+                    }
+                    io::ErrorKind::PermissionDenied => {
+                        "ports below 1024 need a privilege: choose a higher one"
+                    }
+                    _ => "check --listen and --internal",
+                };
+                write!(f, "cannot listen on {address} ({error}): {advice}")
+            }
+            Self::Start(error) => write!(f, "cannot start: {error}"),
+            Self::Shard(error) => write!(f, "a shard has failed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+/// What happens to the process.
+enum Event {
+    Signal,
+    Ready,
+    Ended(io::Result<()>),
+}
+
+/// Serves until a signal has ended it in order.
+pub fn run(config: Config) -> Result<(), ServeError> {
+    self_test()?;
+    let shards = config.shards();
+    let connections_max = connections_max(&config, shards)?;
+    let config = Arc::new(config);
+
+    // The order matters: what another thread writes to must be open before the descriptor tables part, and a signal
+    // handler runs on any thread.
+    let boxes: Arc<[Mailbox]> = (0..shards)
+        .map(|_| Mailbox::new())
+        .collect::<Result<_, _>>()
+        .map_err(|error| ServeError::Start(error.into()))?;
+    let (events, inbox) = mpsc::channel();
+    watch_signals(events.clone()).map_err(ServeError::Start)?;
+    let addresses = addresses(&config)?;
+
+    let shared = Arc::new(Shared {
+        config: config.clone(),
+        started: Instant::now(),
+        hasher: RandomState::new(),
+        n_connections: AtomicUsize::new(0),
+        connections_max,
+    });
+    let parted = Arc::new(Barrier::new(shards + 1));
+    for shard in 0..shards {
+        let start = Start {
+            id: ShardId(shard as u16),
+            shared: shared.clone(),
+            boxes: boxes.clone(),
+            addresses: addresses
+                .iter()
+                .map(|&(address, audience, _)| (address, audience))
+                .collect(),
+            parted: parted.clone(),
+            events: events.clone(),
+        };
+        let name = format!("shard-{shard}");
+        thread::Builder::new()
+            .name(name)
+            .spawn(move || start.run())
+            .map_err(ServeError::Start)?;
+    }
+    parted.wait();
+    await_start(&inbox, shards)?;
+    for (address, audience, _) in &addresses {
+        let audience = if *audience == Audience::Public {
+            "public"
+        } else {
+            "all"
+        };
+        tracing::info!(%address, audience, shards, connections_max, "listening");
+    }
+    supervise(&config, &boxes, &inbox)
+}
+
+/// Finds out before the first client does.
+fn self_test() -> Result<(), ServeError> {
+    let wake = Mailbox::new().map_err(|error| ServeError::Start(error.into()))?;
+    Ring::new(wake.wake()).map(drop).map_err(ServeError::Ring)
+}
+
+/// How many connections there may be. Each thread has a descriptor table of its own, so the limit counts for each.
+fn connections_max(config: &Config, shards: usize) -> Result<usize, ServeError> {
+    let limit = raise_descriptor_limit();
+    let per_table = usize::try_from(limit)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(DESCRIPTORS_RESERVED);
+    if per_table == 0 {
+        return Err(ServeError::Descriptors { limit });
+    }
+    let possible = per_table.saturating_mul(shards);
+    match config.limits.connections_max {
+        0 => Ok(possible),
+        wanted if wanted > possible => {
+            tracing::warn!(
+                connections_max = wanted,
+                possible,
+                "the descriptor limit allows fewer connections: raise ulimit -n (LimitNOFILE), or threads"
+            );
+            Ok(possible)
+        }
+        wanted => Ok(wanted),
+    }
+}
+
+/// Takes all the descriptors that the process may have.
+fn raise_descriptor_limit() -> u64 {
+    let limits = getrlimit(Resource::Nofile);
+    let wanted = Rlimit {
+        current: limits.maximum,
+        maximum: limits.maximum,
+    };
+    let granted = if setrlimit(Resource::Nofile, wanted).is_ok() {
+        limits.maximum
+    } else {
+        limits.current
+    };
+    granted.unwrap_or(u64::MAX)
+}
+
+fn watch_signals(events: Sender<Event>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let forward = move || {
+        for _ in signals.forever() {
+            if events.send(Event::Signal).is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(forward)?;
+    Ok(())
+}
+
+/// The addresses with the ports they got. Each comes with a bound socket that does not listen: it holds the port for
+/// the listeners of the shards.
+fn addresses(config: &Config) -> Result<Vec<(SocketAddr, Audience, Socket)>, ServeError> {
+    let public = if config.internal.is_some() {
+        Audience::Public
+    } else {
+        Audience::Internal
+    };
+    let public = config.listen.iter().map(|&address| (address, public));
+    let internal = config
+        .internal
+        .iter()
+        .map(|&address| (address, Audience::Internal));
+    let reserve = |(address, audience): (SocketAddr, Audience)| {
+        let reserve = || -> io::Result<_> {
+            if address.port() != 0 && bind(address, false).is_err() && bind(address, true).is_ok() {
+                tracing::warn!(%address, "another process listens here, too: the kernel shares the connections out");
+            }
+            let socket = bind(address, true)?;
+            let address = socket.local_addr()?.as_socket().unwrap_or(address);
+            Ok((address, audience, socket))
+        };
+        reserve().map_err(|error| ServeError::Listen { address, error })
+    };
+    public.chain(internal).map(reserve).collect()
+}
+
+fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// A shard's own listener. What is set here, the accepted sockets inherit.
+fn listen(address: SocketAddr, config: &Config) -> io::Result<OwnedFd> {
+    let socket = bind(address, true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)?;
+    // A peer that acknowledges nothing for as long as a silent WebSocket may live is gone, whatever it listens by.
+    let timeout_ms = config.timing.heartbeat_ms + config.timing.pong_timeout_ms;
+    socket.set_tcp_user_timeout(Some(Duration::from_millis(timeout_ms)))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// What a shard's thread begins with.
+struct Start {
+    id: ShardId,
+    shared: Arc<Shared>,
+    boxes: Arc<[Mailbox]>,
+    addresses: Vec<(SocketAddr, Audience)>,
+    parted: Arc<Barrier>,
+    events: Sender<Event>,
+}
+
+impl Start {
+    fn run(self) {
+        let events = self.events.clone();
+        // A panic outside a connection's step leaves a shard in doubt, and with it everybody on it: the supervisor's
+        // restart is better than that.
+        let Ok(result) = catch_unwind(AssertUnwindSafe(|| self.serve())) else {
+            std::process::abort()
+        };
+        let _ = events.send(Event::Ended(result));
+    }
+
+    fn serve(self) -> io::Result<()> {
+        let unshared = ring::unshare_descriptor_table();
+        self.parted.wait();
+        unshared?;
+        if self.shared.config.pin_threads {
+            pin(self.id);
+        }
+        let listener = |&(address, audience)| {
+            Ok(Listener {
+                socket: listen(address, &self.shared.config)?,
+                audience,
+            })
+        };
+        let listeners = self
+            .addresses
+            .iter()
+            .map(listener)
+            .collect::<io::Result<_>>()?;
+        let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
+            .with_entries(PARKING_RING_ENTRIES)
+            .enable_timer()
+            .build()?;
+        runtime.block_on(async {
+            let shard = Shard::new(self.id, self.shared, Post::new(self.boxes), listeners)?;
+            let _ = self.events.send(Event::Ready);
+            shard.run().await
+        })
+    }
+}
+
+/// Ties this thread to one of the cores that the process may use.
+fn pin(shard: ShardId) {
+    let Ok(allowed) = sched_getaffinity(None) else {
+        return;
+    };
+    let cores: Vec<_> = (0..CpuSet::MAX_CPU)
+        .filter(|&core| allowed.is_set(core))
+        .collect();
+    let Some(&core) = cores.get(usize::from(shard.0) % cores.len().max(1)) else {
+        return;
+    };
+    let mut one = CpuSet::new();
+    one.set(core);
+    if let Err(error) = sched_setaffinity(None, &one) {
+        tracing::warn!(shard = shard.0, core, %error, "not pinned");
+    }
+}
+
+fn await_start(inbox: &Receiver<Event>, shards: usize) -> Result<(), ServeError> {
+    let mut ready = 0;
+    while ready < shards {
+        match inbox.recv() {
+            Ok(Event::Ready) => ready += 1,
+            Ok(Event::Signal) => return Ok(()),
+            Ok(Event::Ended(Err(error))) => return Err(ServeError::Shard(error)),
+            Ok(Event::Ended(Ok(()))) | Err(_) => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the signal, then brings the shards to their end: not ready, drain, cut. A second signal skips the waits.
+fn supervise(
+    config: &Config,
+    boxes: &[Mailbox],
+    inbox: &Receiver<Event>,
+) -> Result<(), ServeError> {
+    let timing = &config.timing;
+    let mut left = boxes.len();
+    let stages: [(&str, fn() -> Mail, u64); 3] = [
+        (
+            "not ready: load balancers look elsewhere",
+            || Mail::NotReady,
+            timing.drain_delay_ms,
+        ),
+        (
+            "draining: connections are ended",
+            || Mail::Drain,
+            timing.drain_timeout_ms,
+        ),
+        ("cutting what is left", || Mail::Cut, CUT_MS),
+    ];
+    wait(inbox, None, &mut left)?;
+    for (stage, mail, wait_ms) in stages {
+        if left == 0 {
+            break;
+        }
+        tracing::info!("{stage}");
+        for mailbox in boxes {
+            mailbox.post(&mut vec![mail()]);
+        }
+        wait(inbox, Some(Duration::from_millis(wait_ms)), &mut left)?;
+    }
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Until a signal comes, the time is over, or every shard has ended.
+fn wait(
+    inbox: &Receiver<Event>,
+    timeout: Option<Duration>,
+    left: &mut usize,
+) -> Result<(), ServeError> {
+    let end = timeout.map(|timeout| Instant::now() + timeout);
+    while *left > 0 {
+        let event = match end {
+            None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(end) => inbox.recv_timeout(end.saturating_duration_since(Instant::now())),
+        };
+        match event {
+            Ok(Event::Ended(Ok(()))) => *left -= 1,
+            Ok(Event::Ended(Err(error))) => return Err(ServeError::Shard(error)),
+            Ok(Event::Signal) | Err(_) => return Ok(()),
+            Ok(Event::Ready) => {}
+        }
+    }
+    Ok(())
 }

@@ -23,6 +23,7 @@ pub enum Answer {
     Published(Result<Published, HubFull>),
     /// `listening`: the home counts the connection as a listener until it is told otherwise.
     Replay {
+        channel: ChannelName,
         replay: Replay,
         listening: bool,
     },

@@ -74,7 +74,7 @@ impl Asking {
         let page_limit = context.config.limits.poll_limit_max;
         let purpose = match request {
             Request::Health => return Err(text(context, &meta, 200, "ok\n")),
-            Request::Readiness if context.is_draining => {
+            Request::Readiness if !context.is_ready => {
                 return Err(refuse(context, &meta, &Refusal::NOT_READY));
             }
             Request::Readiness => return Err(text(context, &meta, 200, "ready\n")),

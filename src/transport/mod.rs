@@ -45,7 +45,9 @@ pub struct Context<'a> {
     pub now_ms: u64,
     /// The value of `Date`.
     pub date: &'a [u8],
-    /// The server wants no new work.
+    /// The server wants traffic; otherwise balancers are told to look elsewhere.
+    pub is_ready: bool,
+    /// The server ends its connections.
     pub is_draining: bool,
     /// Something waits for this connection already: what must keep its order goes behind it.
     pub has_backlog: bool,
@@ -71,6 +73,16 @@ pub struct Effects {
     pub behind: Vec<Waiting>,
     /// A pong for a peer that does not read fast enough; see [`outbox::Outbox::set_pong`].
     pub pong: Option<Vec<u8>>,
+}
+
+impl Effects {
+    /// Drops what was to be sent: the connection is at its end.
+    pub fn clear_output(&mut self) {
+        self.out.clear();
+        self.replay.clear();
+        self.behind.clear();
+        self.pong = None;
+    }
 }
 
 /// How the connection goes on after a step.

@@ -1,0 +1,242 @@
+//! Newcomers: accepting them, and turning them away when there is no room.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+
+use rustix::io::Errno;
+use rustix::net::{SendFlags, Shutdown, SocketFlags, accept_with, send, shutdown};
+
+use crate::api::Audience;
+use crate::api::refusal::Refusal;
+use crate::close_reason::CloseReason;
+use crate::metrics::TransportKind;
+use crate::proto::http_response;
+use crate::shard::connection::Connection;
+use crate::shard::{GENERATION_MASK, Shard, Token};
+use crate::transport::Next;
+use crate::transport::response::{Meta, refuse};
+
+/// Newcomers taken in one turn, before the others get theirs.
+const ACCEPTS_PER_TURN: usize = 64;
+/// How long a listener rests when the system has no descriptor or no memory for another connection.
+const REST_MS: u64 = 100;
+/// Connections above `connections_max` that may exist for as long as their refusal takes.
+pub(super) const REFUSALS_MAX: usize = 64;
+/// Between two log lines about newcomers turned away.
+const COMPLAINT_INTERVAL_MS: u64 = 60_000;
+
+/// A socket that newcomers come to.
+#[derive(Debug)]
+pub struct Listener {
+    pub socket: OwnedFd,
+    pub audience: Audience,
+}
+
+/// Where newcomers come in.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) listeners: Vec<Listener>,
+    /// Listeners that rest, since the system could not accept, and until when.
+    resting: Vec<usize>,
+    retry_ms: Option<u64>,
+    complained_ms: Option<u64>,
+    /// Given up for a moment to accept, refuse and close when there is no descriptor left: a newcomer who is told is
+    /// better off than one who waits.
+    spare: Option<OwnedFd>,
+}
+
+impl Door {
+    pub(super) fn new(listeners: Vec<Listener>) -> Self {
+        Self {
+            listeners,
+            resting: Vec::new(),
+            retry_ms: None,
+            complained_ms: None,
+            spare: None,
+        }
+    }
+
+    pub(super) fn retry_ms(&self) -> Option<u64> {
+        self.retry_ms
+    }
+
+    /// `true` once in a while: a flood of newcomers must not become a flood of lines.
+    fn may_complain(&mut self, now_ms: u64) -> bool {
+        let may = self
+            .complained_ms
+            .is_none_or(|last_ms| now_ms >= last_ms + COMPLAINT_INTERVAL_MS);
+        if may {
+            self.complained_ms = Some(now_ms);
+        }
+        may
+    }
+
+    /// Accepts with the descriptor kept for this, refuses, closes.
+    fn turn_away(&mut self, listener: usize) -> u64 {
+        let socket = &self.listeners[listener].socket;
+        let mut refusal = Vec::new();
+        let Refusal {
+            status,
+            code,
+            message,
+            ..
+        } = Refusal::CONNECTIONS_FULL;
+        let Meta {
+            version,
+            keep_alive,
+            head_only,
+            ..
+        } = Meta::UNKNOWN;
+        let fields = [("Retry-After", "5")];
+        http_response::write_error(
+            &mut refusal,
+            version,
+            keep_alive,
+            status,
+            code,
+            message,
+            &fields,
+            head_only,
+        );
+        let mut turned_away = 0;
+        for _ in 0..ACCEPTS_PER_TURN {
+            drop(self.spare.take());
+            let Ok(newcomer) = accept_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)
+            else {
+                break;
+            };
+            let _ = send(
+                &newcomer,
+                &refusal,
+                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+            );
+            let _ = shutdown(&newcomer, Shutdown::Write);
+            turned_away += 1;
+        }
+        self.keep_spare();
+        turned_away
+    }
+
+    fn keep_spare(&mut self) {
+        if self.spare.is_none() {
+            self.spare = self
+                .listeners
+                .first()
+                .and_then(|listener| rustix::io::dup(&listener.socket).ok());
+        }
+    }
+}
+
+impl Shard {
+    pub(super) fn arm_listener(&mut self, listener: usize) -> io::Result<()> {
+        self.door.keep_spare();
+        let token = Token::Acceptable(listener as u32).pack();
+        self.ring
+            .poll_readable(&self.door.listeners[listener].socket, token)
+    }
+
+    /// Somebody is at the door.
+    pub(super) fn on_acceptable(&mut self, listener: usize) {
+        if self.door.listeners.is_empty() {
+            return;
+        }
+        self.accept_from(listener);
+        if !self.door.resting.contains(&listener)
+            && let Err(error) = self.arm_listener(listener)
+        {
+            tracing::error!(shard = self.id.0, %error, "no longer accepting");
+        }
+    }
+
+    /// Accepts until nobody waits, or enough for this turn.
+    pub(super) fn accept_from(&mut self, listener: usize) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            match accept_with(&self.door.listeners[listener].socket, flags) {
+                Ok(socket) => self.admit(socket, self.door.listeners[listener].audience),
+                Err(Errno::AGAIN) => return,
+                // The system lacks something that may come back.
+                Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                    return self.rest_listener(listener, error);
+                }
+                // The newcomer was gone before we got there (accept(2), "Error handling").
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn admit(&mut self, socket: OwnedFd, audience: Audience) {
+        self.metrics.accepted_total += 1;
+        let n_connections = self.shared.n_connections.fetch_add(1, Ordering::Relaxed);
+        let is_full = n_connections >= self.shared.connections_max;
+        if n_connections >= self.shared.connections_max + REFUSALS_MAX {
+            // Not even a refusal: the socket is closed.
+            self.shared.n_connections.fetch_sub(1, Ordering::Relaxed);
+            self.metrics.rejected_total += 1;
+            return;
+        }
+        let generation = self.next_generation;
+        self.next_generation = (generation + 1) & GENERATION_MASK;
+        let connection = Connection::new(socket, generation, audience, self.now_ms);
+        let index = self.connections.insert(connection) as u32;
+        self.metrics.on_transport(None, Some(TransportKind::Http));
+        if !is_full {
+            return self.rest(index);
+        }
+        self.metrics.rejected_total += 1;
+        if self.door.may_complain(self.now_ms) {
+            tracing::warn!(
+                shard = self.id.0,
+                connections_max = self.shared.connections_max,
+                "newcomers are turned away with 503: raise connections_max, or the descriptor limit (ulimit -n) that \
+                 it follows, or add a host"
+            );
+        }
+        self.step(index, |_, context| {
+            refuse(context, &Meta::UNKNOWN, &Refusal::CONNECTIONS_FULL);
+            Next::End(CloseReason::TooManyConnections)
+        });
+    }
+
+    /// The listener rests, so that a lasting lack does not become a busy loop; those who are connected go on.
+    fn rest_listener(&mut self, listener: usize, error: Errno) {
+        self.metrics.accept_errors_total += 1;
+        self.metrics.rejected_total += self.door.turn_away(listener);
+        self.door.resting.push(listener);
+        self.door.retry_ms = Some(self.now_ms + REST_MS);
+        if self.door.may_complain(self.now_ms) {
+            tracing::warn!(
+                shard = self.id.0,
+                %error,
+                "cannot accept: raise the descriptor limit (ulimit -n, LimitNOFILE), or lower connections_max"
+            );
+        }
+    }
+
+    /// Listeners that have rested long enough try again.
+    pub(super) fn retry_accept(&mut self) {
+        if self
+            .door
+            .retry_ms
+            .is_some_and(|retry_ms| self.now_ms >= retry_ms)
+        {
+            self.door.retry_ms = None;
+            for listener in std::mem::take(&mut self.door.resting) {
+                self.on_acceptable(listener);
+            }
+        }
+    }
+
+    /// Takes those who have already been let in by the kernel, then closes the door.
+    pub(super) fn close_door(&mut self) {
+        for listener in 0..self.door.listeners.len() {
+            self.accept_from(listener);
+        }
+        // Brings the armed polls home; they find nobody.
+        for listener in self.door.listeners.drain(..) {
+            let _ = shutdown(&listener.socket, Shutdown::Both);
+        }
+        self.door.retry_ms = None;
+    }
+}

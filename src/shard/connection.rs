@@ -1,0 +1,199 @@
+//! One connection of a shard: its socket, what it speaks, what it still has to send, and how far its end has come.
+
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown,
+};
+
+use crate::api::Audience;
+use crate::close_reason::CloseReason;
+use crate::config::Config;
+use crate::transport::Transport;
+use crate::transport::outbox::Outbox;
+use crate::transport::outgoing::Outgoing;
+
+/// Stretches handed to one write.
+const SLICES_MAX: usize = 64;
+
+/// A slab entry. Idle, all of it is here: no buffer, no task, no timer object.
+#[derive(Debug)]
+pub struct Connection {
+    socket: OwnedFd,
+    pub generation: u32,
+    pub transport: Transport,
+    /// What did not fit into the socket. Exists only while there is something.
+    pub outbox: Option<Box<Outbox>>,
+    /// What came in and could not be used yet: the begin of a head, or requests behind the one being answered.
+    pub input: Option<Box<Vec<u8>>>,
+    pub phase: Phase,
+    /// A poll is with the kernel. The entry is freed only when both have come home (see [`Phase::Closing`]).
+    pub read_armed: bool,
+    pub write_armed: bool,
+    pub end_of_input: bool,
+    /// Has been told that the server shuts down.
+    pub is_drained: bool,
+    pub audience: Audience,
+}
+
+// A million of them are to fit beside their sockets.
+const _: () = assert!(size_of::<Connection>() <= 112);
+
+/// How far the end of a connection has come. Every end goes through these in order; some skip to the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Open,
+    /// No new work; what is in the outbox goes out first.
+    Flushing(CloseReason),
+    /// All is sent and the peer knows that nothing follows. What it still sends is read over until it closes, since
+    /// closing on unread bytes resets the connection and loses the answer.
+    Lingering {
+        reason: CloseReason,
+        until_ms: u64,
+    },
+    /// Shut down; freed as soon as the polls are home.
+    Closing,
+}
+
+impl Connection {
+    pub fn new(socket: OwnedFd, generation: u32, audience: Audience, now_ms: u64) -> Self {
+        Self {
+            socket,
+            generation,
+            transport: Transport::new(now_ms),
+            outbox: None,
+            input: None,
+            phase: Phase::Open,
+            read_armed: false,
+            write_armed: false,
+            end_of_input: false,
+            is_drained: false,
+            audience,
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// Reads once; 0 is the end of the input, `None` that there is nothing now.
+    pub fn receive(&self, buffer: &mut [u8]) -> Result<Option<usize>, Errno> {
+        match recv(&self.socket, buffer, RecvFlags::DONTWAIT) {
+            Ok((bytes, _)) => Ok(Some(bytes)),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes as much of `out` as the socket takes at once, and says how much that was.
+    pub fn transmit(&self, out: &Outgoing) -> Result<usize, Errno> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let mut sent = 0;
+        let mut slices = out.slices();
+        while slices.len() > 0 {
+            let result = if slices.len() == 1 {
+                let slice = slices.next().expect("one slice");
+                send(&self.socket, slice, flags).map(|bytes| (bytes, slice.len()))
+            } else {
+                let mut batch = [IoSlice::new(&[]); SLICES_MAX];
+                let mut n = 0;
+                let mut bytes = 0;
+                for (place, slice) in batch.iter_mut().zip(&mut slices) {
+                    *place = IoSlice::new(slice);
+                    bytes += slice.len();
+                    n += 1;
+                }
+                sendmsg(
+                    &self.socket,
+                    &batch[..n],
+                    &mut SendAncillaryBuffer::default(),
+                    flags,
+                )
+                .map(|sent| (sent, bytes))
+            };
+            match result {
+                Ok((bytes, of)) => {
+                    sent += bytes;
+                    if bytes < of {
+                        break;
+                    }
+                }
+                Err(Errno::AGAIN | Errno::INTR) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Tells the peer that nothing more is sent.
+    pub fn finish_sending(&self) {
+        let _ = shutdown(&self.socket, Shutdown::Write);
+    }
+
+    /// Ends both directions, which brings armed polls home.
+    pub fn shut_down(&self) {
+        let _ = shutdown(&self.socket, Shutdown::Both);
+    }
+
+    /// Whether to wait for the peer's bytes, or for its end.
+    pub fn wants_read(&self, config: &Config) -> bool {
+        let kept_bytes = self.input.as_ref().map_or(0, |input| input.len());
+        match (self.phase, &self.transport) {
+            _ if self.end_of_input || self.read_armed => false,
+            (Phase::Open, Transport::Http(http)) => !http.is_asking() && self.outbox.is_none(),
+            (Phase::Open, Transport::LongPoll(_)) => kept_bytes < config.limits.input_bytes_max,
+            (Phase::Open, Transport::EventStream(_)) => true,
+            (Phase::Open, Transport::WebSocket(websocket)) => websocket.wants_input(config),
+            (Phase::Lingering { .. }, _) => true,
+            (Phase::Flushing(_) | Phase::Closing, _) => false,
+        }
+    }
+
+    /// When something is to be done if nothing happens before.
+    pub fn deadline_ms(&self, config: &Config) -> Option<u64> {
+        let stalled_ms = self
+            .outbox
+            .as_ref()
+            .map(|outbox| outbox.progress_ms() + config.timing.write_stall_timeout_ms);
+        match self.phase {
+            Phase::Open => [self.transport.next_deadline_ms(config), stalled_ms]
+                .into_iter()
+                .flatten()
+                .min(),
+            Phase::Flushing(_) => stalled_ms,
+            Phase::Lingering { until_ms, .. } => Some(until_ms),
+            Phase::Closing => None,
+        }
+    }
+
+    /// The outbox has not moved for too long.
+    pub fn is_stalled(&self, config: &Config, now_ms: u64) -> bool {
+        let timeout_ms = config.timing.write_stall_timeout_ms;
+        self.outbox
+            .as_ref()
+            .is_some_and(|outbox| now_ms >= outbox.progress_ms() + timeout_ms)
+    }
+
+    /// Nothing of it is with the kernel.
+    pub fn is_joined(&self) -> bool {
+        !self.read_armed && !self.write_armed
+    }
+
+    /// The peer's address, for the log. The socket knows it; a record that kept it would keep it a million times.
+    pub fn peer(&self) -> String {
+        rustix::net::getpeername(&self.socket)
+            .ok()
+            .flatten()
+            .and_then(|address| SocketAddr::try_from(address).ok())
+            .map_or_else(|| "unknown".to_owned(), |address| address.to_string())
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,205 @@
+//! What a shard does for others: as the home of channels it answers their questions, and it delivers what other homes
+//! have published.
+
+use crate::api::question::{Answer, Question};
+use crate::hub::message::ChannelName;
+use crate::hub::{HubFull, ShardId};
+use crate::shard::Shard;
+use crate::shard::mailbox::{ConnectionKey, Mail};
+
+impl Shard {
+    /// Reads all mail; `false` if there was none.
+    pub(super) fn read_mail(&mut self) -> bool {
+        let mut mails = std::mem::take(&mut self.scratch.mails);
+        self.post.mailbox(self.id).take(&mut mails);
+        let is_busy = !mails.is_empty();
+        self.metrics.mails_total += mails.len() as u64;
+        for mail in mails.drain(..) {
+            self.on_mail(mail);
+        }
+        self.scratch.mails = mails;
+        is_busy
+    }
+
+    fn on_mail(&mut self, mail: Mail) {
+        match mail {
+            Mail::Ask {
+                from,
+                connection,
+                place,
+                question,
+            } => {
+                let answer = self.answer(from, question);
+                self.post.send(
+                    from,
+                    Mail::Answer {
+                        connection,
+                        place,
+                        answer,
+                    },
+                );
+            }
+            Mail::Answer {
+                connection,
+                place,
+                answer,
+            } => self.on_answer(connection, place, answer),
+            Mail::Publication(message) => self.fanout.enqueue(message),
+            Mail::Unlisten { from, channel } => self.hub.unlisten(&channel, from, self.now_ms),
+            Mail::EndListeners(channel) => self.fanout.enqueue_end(&channel),
+            Mail::NotReady => self.is_ready = false,
+            Mail::Drain => self.drain(),
+            Mail::Cut => self.cut(),
+        }
+    }
+
+    /// Asks the home of the question, or every shard in its place. A home of our own answers at once.
+    pub(super) fn ask(
+        &mut self,
+        connection: ConnectionKey,
+        place: u16,
+        question: Question,
+    ) -> Option<Answer> {
+        let home = question
+            .channel()
+            .map_or(ShardId(place), |channel| self.home(channel));
+        if home == self.id {
+            return Some(self.answer(home, question));
+        }
+        self.post.send(
+            home,
+            Mail::Ask {
+                from: self.id,
+                connection,
+                place,
+                question,
+            },
+        );
+        None
+    }
+
+    /// Answers as the home, for a connection of shard `from`.
+    fn answer(&mut self, from: ShardId, question: Question) -> Answer {
+        match question {
+            Question::Publish(publish) => {
+                let bytes = publish.payload.len() as u64;
+                if self.is_congested() {
+                    return Answer::Published(Err(HubFull::Backlog));
+                }
+                let mut listening = std::mem::take(&mut self.scratch.listening);
+                let result = self.hub.publish(publish, self.now_ms, &mut listening);
+                if let Ok((_, Some(message))) = &result {
+                    self.metrics.published_messages_total += 1;
+                    self.metrics.published_bytes_total += bytes;
+                    for shard in listening.drain(..) {
+                        if shard == self.id {
+                            self.fanout.enqueue(message.clone());
+                        } else {
+                            self.post.send(shard, Mail::Publication(message.clone()));
+                        }
+                    }
+                }
+                self.scratch.listening = listening;
+                Answer::Published(result.map(|(published, _)| published))
+            }
+            Question::Listen(listen) => match self.hub.listen(&listen, from, self.now_ms) {
+                Ok((replay, listening)) => Answer::Replay {
+                    channel: listen.channel,
+                    replay,
+                    listening,
+                },
+                Err(full) => Answer::NotListening(full),
+            },
+            Question::Info(channel) => Answer::Info(self.hub.info(&channel, self.now_ms)),
+            Question::Delete(channel) => {
+                let mut listening = std::mem::take(&mut self.scratch.listening);
+                let was_there = self.hub.delete(&channel, self.now_ms, &mut listening);
+                for shard in listening.drain(..) {
+                    if shard == self.id {
+                        self.fanout.enqueue_end(&channel);
+                    } else {
+                        self.post.send(shard, Mail::EndListeners(channel.clone()));
+                    }
+                }
+                self.scratch.listening = listening;
+                Answer::Deleted(was_there)
+            }
+            Question::List(list) => Answer::List(self.hub.list(
+                &list.prefix,
+                list.after.as_deref(),
+                list.limit,
+                self.now_ms,
+            )),
+            Question::Metrics => Answer::Metrics(Box::new(self.measure())),
+        }
+    }
+
+    /// A shard that would have to deliver is behind. Checked over all of them, so that a channel's fate does not
+    /// depend on which shard happens to be slow; a publish is refused rather than queued without a limit.
+    fn is_congested(&self) -> bool {
+        let limits = &self.config.limits;
+        let is_behind = |shard: usize| {
+            let mailbox = self.post.mailbox(ShardId(shard as u16));
+            mailbox.is_congested(limits.mailbox_max, limits.fanout_backlog_bytes_max)
+        };
+        (0..self.post.n_shards()).any(is_behind)
+    }
+
+    /// An answer for one of our connections has come by mail. If it listens from now on, it does so from the moment of the answer:
+    /// what the home publishes later comes behind it.
+    fn on_answer(&mut self, connection: ConnectionKey, place: u16, answer: Answer) {
+        if self.take_answer(connection, place, answer) {
+            self.settle(connection.index);
+        }
+    }
+
+    /// Hands an answer to its connection; `false` if that is gone.
+    pub(super) fn take_answer(
+        &mut self,
+        connection: ConnectionKey,
+        place: u16,
+        answer: Answer,
+    ) -> bool {
+        let index = connection.index;
+        let is_waiting = self.is_current(connection) && self.connections[index as usize].is_open();
+        let subscription = match &answer {
+            Answer::Replay {
+                channel,
+                listening: true,
+                ..
+            } if is_waiting => Some(self.fanout.listen(channel, index)),
+            Answer::Replay {
+                channel,
+                listening: true,
+                ..
+            } => {
+                let channel = channel.clone();
+                self.unlisten(channel);
+                None
+            }
+            _ => None,
+        };
+        if is_waiting {
+            self.advance(index, |transport, context| {
+                transport.on_answer(place, answer, subscription, context)
+            });
+        }
+        is_waiting
+    }
+
+    /// Tells the home that a listener is gone.
+    pub(super) fn unlisten(&mut self, channel: ChannelName) {
+        let home = self.home(&channel);
+        if home == self.id {
+            self.hub.unlisten(&channel, home, self.now_ms);
+        } else {
+            self.post.send(
+                home,
+                Mail::Unlisten {
+                    from: self.id,
+                    channel,
+                },
+            );
+        }
+    }
+}

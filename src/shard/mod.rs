@@ -1,0 +1,364 @@
+//! One core at work: it owns its listeners, connections, ring, hub, timers and counters, and nobody else touches them.
+//!
+//! The *turn* is the whole of its life: reap completions, read mail, deliver a slice of publications, expire timers,
+//! post mail; then, if there is nothing to do, park until the ring, another shard or the clock has something.
+
+mod accept;
+pub mod connection;
+mod home;
+pub mod mailbox;
+mod park;
+pub mod ring;
+mod step;
+pub mod timers;
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use slab::Slab;
+
+use crate::close_reason::CloseReason;
+use crate::config::Config;
+use crate::hub::fanout::Fanout;
+use crate::hub::message::ChannelName;
+use crate::hub::{Hub, ShardId};
+use crate::metrics::{Metrics, TransportKind};
+use crate::proto::http_response::http_date;
+use crate::transport::Effects;
+
+use accept::Door;
+pub use accept::Listener;
+use connection::{Connection, Phase};
+use mailbox::{ConnectionKey, Mail, Post};
+use ring::{Completion, Ring};
+use timers::TimerWheel;
+
+/// Bytes read from a connection in one turn. One buffer serves all of a shard's connections, so it stays in the cache.
+const READ_BYTES: usize = 64 * 1024;
+/// Completions handled in one turn.
+const COMPLETIONS_PER_TURN: usize = 512;
+/// Timers expired in one turn.
+const TIMERS_PER_TURN: usize = 256;
+/// Channels looked at in one sweep, and how often that happens: a million channels in under seven minutes.
+const SWEEP_CHANNELS: usize = 256;
+const SWEEP_INTERVAL_MS: u64 = 100;
+
+/// What all shards of a process have in common. Nothing in it is on the path of a message.
+#[derive(Debug)]
+pub struct Shared {
+    pub config: Arc<Config>,
+    /// The origin of everybody's `now_ms`.
+    pub started: Instant,
+    /// Decides on homes: the same in every shard, different in every process.
+    pub hasher: RandomState,
+    /// Connections of the process.
+    pub n_connections: AtomicUsize,
+    pub connections_max: usize,
+}
+
+/// One shard, on the thread that made it.
+pub struct Shard {
+    id: ShardId,
+    shared: Arc<Shared>,
+    config: Arc<Config>,
+    hub: Hub,
+    fanout: Fanout,
+    connections: Slab<Connection>,
+    door: Door,
+    timers: TimerWheel,
+    ring: Ring,
+    post: Post,
+    metrics: Metrics,
+    rng: fastrand::Rng,
+    now_ms: u64,
+    next_generation: u32,
+    next_sweep_ms: u64,
+    /// The value of `Date`, and the second that it stands for.
+    date: [u8; 29],
+    date_second: u64,
+    is_ready: bool,
+    is_draining: bool,
+    /// Used by every step and empty between steps, so that steps need no storage of their own.
+    scratch: Scratch,
+}
+
+#[derive(Default)]
+struct Scratch {
+    effects: Effects,
+    read_buffer: Vec<u8>,
+    completions: Vec<Completion>,
+    mails: Vec<Mail>,
+    slice: Vec<u32>,
+    due: Vec<u32>,
+    listening: Vec<ShardId>,
+    /// Connections that have come to their end in this turn.
+    ended: Vec<u32>,
+}
+
+/// What a completion is about, packed into the 64 bits that the ring hands back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    Readable(ConnectionKey),
+    Writable(ConnectionKey),
+    Acceptable(u32),
+}
+
+impl Token {
+    const KIND_SHIFT: u32 = 62;
+
+    fn pack(self) -> u64 {
+        let key = |key: ConnectionKey| u64::from(key.index) | u64::from(key.generation) << 32;
+        match self {
+            Self::Readable(connection) => key(connection),
+            Self::Writable(connection) => key(connection) | 1 << Self::KIND_SHIFT,
+            Self::Acceptable(listener) => u64::from(listener) | 2 << Self::KIND_SHIFT,
+        }
+    }
+
+    fn unpack(token: u64) -> Self {
+        let generation = (token >> 32) as u32 & GENERATION_MASK;
+        let key = ConnectionKey {
+            index: token as u32,
+            generation,
+        };
+        match token >> Self::KIND_SHIFT {
+            0 => Self::Readable(key),
+            1 => Self::Writable(key),
+            _ => Self::Acceptable(token as u32),
+        }
+    }
+}
+
+/// Generations have the 30 bits that a [`Token`] has for them: the number of a connection comes again after a billion.
+const GENERATION_MASK: u32 = (1 << 30) - 1;
+
+impl Shard {
+    /// A shard of this thread. `listeners` are its own sockets.
+    pub fn new(
+        id: ShardId,
+        shared: Arc<Shared>,
+        post: Post,
+        listeners: Vec<Listener>,
+    ) -> std::io::Result<Self> {
+        let config = shared.config.clone();
+        let now_ms = shared.started.elapsed().as_millis() as u64;
+        let mut rng = fastrand::Rng::new();
+        let ring = Ring::new(post.mailbox(id).wake())?;
+        let mut shard = Self {
+            id,
+            hub: Hub::new(config.clone(), post.n_shards(), rng.u64(..)),
+            fanout: Fanout::default(),
+            connections: Slab::new(),
+            door: Door::new(listeners),
+            timers: TimerWheel::new(now_ms),
+            ring,
+            post,
+            metrics: Metrics::default(),
+            rng,
+            now_ms,
+            next_generation: 0,
+            next_sweep_ms: now_ms,
+            date: http_date(0),
+            date_second: 0,
+            is_ready: true,
+            is_draining: false,
+            scratch: Scratch {
+                read_buffer: vec![0; READ_BYTES],
+                ..Scratch::default()
+            },
+            config,
+            shared,
+        };
+        for listener in 0..shard.door.listeners.len() {
+            shard.arm_listener(listener)?;
+        }
+        Ok(shard)
+    }
+
+    /// Turns until the server has shut down.
+    pub async fn run(mut self) -> std::io::Result<()> {
+        let mut parking = park::Parking::new(self.post.mailbox(self.id).wake())?;
+        self.ring.mute(true);
+        while !(self.is_draining && self.connections.is_empty()) {
+            let began = Instant::now();
+            let is_busy = self.turn()?;
+            if is_busy {
+                self.metrics
+                    .turn_time
+                    .record_us(began.elapsed().as_micros() as u64);
+                continue;
+            }
+            // Once more with the ring unmuted: what comes from here on is signalled.
+            self.ring.mute(false);
+            self.ring.enter()?;
+            if self.ring.is_quiet() && self.post.mailbox(self.id).is_empty() {
+                parking.park(self.until_next_deadline_ms()).await?;
+            }
+            self.ring.mute(true);
+        }
+        self.post.flush();
+        Ok(())
+    }
+
+    /// One turn; `false` if there was nothing to do.
+    fn turn(&mut self) -> std::io::Result<bool> {
+        self.read_clock();
+        self.ring.enter()?;
+        let mut completions = std::mem::take(&mut self.scratch.completions);
+        let has_reaped_all = self.ring.reap(&mut completions, COMPLETIONS_PER_TURN);
+        let mut is_busy = !completions.is_empty() || !has_reaped_all;
+        for completion in completions.drain(..) {
+            self.on_completion(completion);
+        }
+        self.scratch.completions = completions;
+        is_busy |= self.read_mail();
+        is_busy |= self.deliver();
+        is_busy |= self.expire_timers();
+        self.sweep();
+        while let Some(index) = self.scratch.ended.pop() {
+            self.free_if_joined(index);
+        }
+        self.post
+            .mailbox(self.id)
+            .report_backlog(self.fanout.backlog_bytes());
+        self.metrics.ring_overflows_total += u64::from(self.ring.take_overflows());
+        self.post.flush();
+        Ok(is_busy)
+    }
+
+    fn on_completion(&mut self, completion: Completion) {
+        match Token::unpack(completion.token) {
+            Token::Acceptable(listener) => self.on_acceptable(listener as usize),
+            Token::Readable(key) => {
+                // A freed entry has no poll with the kernel, so the key is never stale.
+                let connection = &mut self.connections[key.index as usize];
+                debug_assert_eq!(connection.generation, key.generation);
+                connection.read_armed = false;
+                self.on_readable(key.index);
+            }
+            Token::Writable(key) => {
+                let connection = &mut self.connections[key.index as usize];
+                debug_assert_eq!(connection.generation, key.generation);
+                connection.write_armed = false;
+                self.on_writable(key.index);
+            }
+        }
+    }
+
+    fn expire_timers(&mut self) -> bool {
+        let mut due = std::mem::take(&mut self.scratch.due);
+        self.timers.expire(self.now_ms, &mut due, TIMERS_PER_TURN);
+        let is_busy = !due.is_empty();
+        for index in due.drain(..) {
+            self.on_timer(index);
+        }
+        self.scratch.due = due;
+        self.retry_accept();
+        is_busy
+    }
+
+    fn sweep(&mut self) {
+        if self.now_ms < self.next_sweep_ms {
+            return;
+        }
+        self.next_sweep_ms = self.now_ms + SWEEP_INTERVAL_MS;
+        self.hub.sweep(SWEEP_CHANNELS, self.now_ms);
+    }
+
+    /// How long nothing is due; `None` for as long as it takes.
+    fn until_next_deadline_ms(&self) -> Option<u64> {
+        let sweep_ms = (self.hub.channels() > 0).then_some(self.next_sweep_ms);
+        let next_ms = [self.timers.next_ms(), sweep_ms, self.door.retry_ms()]
+            .into_iter()
+            .flatten()
+            .min()?;
+        Some(next_ms.saturating_sub(self.now_ms))
+    }
+
+    fn read_clock(&mut self) {
+        self.now_ms = self.shared.started.elapsed().as_millis() as u64;
+        let second = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        if second != self.date_second {
+            self.date_second = second;
+            self.date = http_date(second);
+        }
+    }
+
+    /// The shard that numbers the messages of `channel`.
+    fn home(&self, channel: &ChannelName) -> ShardId {
+        let shards = self.post.n_shards() as u64;
+        ShardId((self.shared.hasher.hash_one(channel) % shards) as u16)
+    }
+
+    fn key(&self, index: u32) -> ConnectionKey {
+        ConnectionKey {
+            index,
+            generation: self.connections[index as usize].generation,
+        }
+    }
+
+    /// The connection of a key that has been away; a stale key finds nothing.
+    fn is_current(&self, key: ConnectionKey) -> bool {
+        self.connections
+            .get(key.index as usize)
+            .is_some_and(|connection| connection.generation == key.generation)
+    }
+
+    /// The shard's counts with its present state.
+    fn measure(&self) -> Metrics {
+        Metrics {
+            channels: self.hub.channels() as u64,
+            channels_listened: self.fanout.channels() as u64,
+            history_bytes: self.hub.history_bytes() as u64,
+            fanout_backlog_bytes: self.fanout.backlog_bytes() as u64,
+            ..self.metrics.clone()
+        }
+    }
+
+    /// Counts an end, and logs it if somebody should know.
+    fn note_end(&mut self, index: u32, kind: TransportKind, reason: CloseReason) {
+        self.metrics.on_closed(reason);
+        if reason.is_noteworthy() {
+            let peer = self.connections[index as usize].peer();
+            tracing::warn!(shard = self.id.0, %peer, transport = ?kind, reason = reason.label(), "connection ended");
+        }
+    }
+
+    /// Frees the entry once its end has come and nothing of it is with the kernel.
+    fn free_if_joined(&mut self, index: u32) {
+        let is_over =
+            |connection: &Connection| connection.phase == Phase::Closing && connection.is_joined();
+        if self.connections.get(index as usize).is_some_and(is_over) {
+            self.timers.disarm(index);
+            self.connections.remove(index as usize);
+            self.shared
+                .n_connections
+                .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_comes_back_as_it_went() {
+        for index in [0, 1, u32::MAX] {
+            for generation in [0, 1, GENERATION_MASK] {
+                let key = ConnectionKey { index, generation };
+                for token in [
+                    Token::Readable(key),
+                    Token::Writable(key),
+                    Token::Acceptable(index),
+                ] {
+                    assert_eq!(Token::unpack(token.pack()), token);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,497 @@
+//! One connection's steps: what happened goes into its transport, and what comes out is carried out.
+//!
+//! Every step ends the same way, in [`Shard::settle`]: questions are asked, subscriptions given up, bytes sent, and
+//! the connection is put to rest with its polls and its deadline armed, or comes nearer to its end.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::close_reason::CloseReason;
+use crate::hub::fanout::Delivery;
+use crate::shard::connection::Phase;
+use crate::shard::mailbox::ConnectionKey;
+use crate::shard::{Shard, Token};
+use crate::transport::outbox::Outbox;
+use crate::transport::{Context, Next, Transport};
+
+/// Bytes of answers made from one read before they are sent: pipelined requests must not pile up answers.
+const ANSWERS_BYTES_MAX: usize = 256 * 1024;
+/// Bytes written to one connection in one turn, before the others get theirs.
+const WRITE_BYTES_PER_TURN: usize = 1024 * 1024;
+
+impl Shard {
+    /// Lets the connection's transport do something, and carries out what it wants.
+    pub(super) fn step(
+        &mut self,
+        index: u32,
+        step: impl FnOnce(&mut Transport, &mut Context<'_>) -> Next,
+    ) {
+        self.advance(index, step);
+        self.settle(index);
+    }
+
+    /// A step without its settlement. A panic in it is a bug that costs this connection and no other.
+    pub(super) fn advance(
+        &mut self,
+        index: u32,
+        step: impl FnOnce(&mut Transport, &mut Context<'_>) -> Next,
+    ) {
+        let connection = &mut self.connections[index as usize];
+        let mut context = Context {
+            config: &self.config,
+            audience: connection.audience,
+            now_ms: self.now_ms,
+            date: &self.date,
+            is_ready: self.is_ready,
+            is_draining: self.is_draining,
+            has_backlog: connection.outbox.is_some(),
+            n_shards: self.post.n_shards(),
+            fanout: &self.fanout,
+            rng: &mut self.rng,
+            metrics: &mut self.metrics,
+            effects: &mut self.scratch.effects,
+        };
+        let transport = &mut connection.transport;
+        // What the step may leave half done is the connection's own, and it ends.
+        let next = catch_unwind(AssertUnwindSafe(|| step(transport, &mut context)));
+        let next = next.unwrap_or_else(|_| {
+            self.metrics.panics_total += 1;
+            self.scratch.effects.out.clear();
+            self.scratch.effects.questions.clear();
+            Next::End(CloseReason::Panicked)
+        });
+        self.apply(index, next);
+        self.ask_all(index);
+    }
+
+    fn apply(&mut self, index: u32, next: Next) {
+        let connection = &mut self.connections[index as usize];
+        match next {
+            Next::Stay => {}
+            Next::Become(transport) => {
+                self.metrics
+                    .on_transport(Some(connection.transport.kind()), Some(transport.kind()));
+                connection.transport = transport;
+                if self.is_draining {
+                    // It began after its like had been told.
+                    connection.is_drained = false;
+                    self.timers.arm(index, self.now_ms);
+                }
+            }
+            Next::End(reason) => self.begin_end(index, reason),
+        }
+    }
+
+    /// No new work: subscriptions and input are given up, what is written so far still goes out.
+    fn begin_end(&mut self, index: u32, reason: CloseReason) {
+        let connection = &mut self.connections[index as usize];
+        if !connection.is_open() {
+            return;
+        }
+        connection.phase = Phase::Flushing(reason);
+        connection.input = None;
+        connection.transport.release(&mut self.scratch.effects);
+    }
+
+    /// Asks what the step wants to know. What a home of our own knows is answered on the spot.
+    fn ask_all(&mut self, index: u32) {
+        if self.scratch.effects.questions.is_empty() {
+            return;
+        }
+        let key = self.key(index);
+        let mut questions = std::mem::take(&mut self.scratch.effects.questions);
+        for (place, question) in questions.drain(..) {
+            if let Some(answer) = self.ask(key, place, question) {
+                self.take_answer(key, place, answer);
+            }
+        }
+        if self.scratch.effects.questions.is_empty() {
+            self.scratch.effects.questions = questions;
+        }
+    }
+
+    /// Carries out what is left of a step, and arms what the connection waits for.
+    pub(super) fn settle(&mut self, index: u32) {
+        self.release_all();
+        self.send(index);
+        self.resume(index);
+        self.rest(index);
+    }
+
+    fn release_all(&mut self) {
+        while let Some(subscription) = self.scratch.effects.released.pop() {
+            let channel = self.fanout.unlisten(subscription);
+            self.unlisten(channel);
+        }
+    }
+
+    /// Sends the step's output: into the socket if nothing waits before it, into the outbox otherwise.
+    fn send(&mut self, index: u32) {
+        let effects = &mut self.scratch.effects;
+        let connection = &mut self.connections[index as usize];
+        let is_direct = connection.outbox.is_none();
+        if is_direct && !effects.out.is_empty() {
+            match connection.transmit(&effects.out) {
+                Ok(sent) => {
+                    self.metrics.socket_bytes_out_total += sent as u64;
+                    if sent < effects.out.bytes() {
+                        let mut outbox = Outbox::new(self.now_ms);
+                        outbox.put_back(effects.out.take_rest(sent), sent > 0);
+                        connection.outbox = Some(Box::new(outbox));
+                    } else {
+                        effects.out.clear();
+                    }
+                }
+                Err(_) => return self.end_now(index, CloseReason::PeerReset),
+            }
+        }
+        let has_more = !effects.out.is_empty()
+            || !effects.replay.is_empty()
+            || !effects.behind.is_empty()
+            || effects.pong.is_some();
+        if has_more {
+            let outbox = connection
+                .outbox
+                .get_or_insert_with(|| Box::new(Outbox::new(self.now_ms)));
+            outbox.push_all(&mut effects.out);
+            for waiting in effects.replay.drain(..) {
+                outbox.push_replay(waiting);
+            }
+            for waiting in effects.behind.drain(..) {
+                outbox.push(waiting);
+            }
+            if let Some(pong) = effects.pong.take() {
+                outbox.set_pong(pong.into());
+            }
+            if is_direct {
+                self.drain_outbox(index);
+            }
+        }
+    }
+
+    /// Writes what waits, until the socket is full or the turn's share is used up.
+    fn drain_outbox(&mut self, index: u32) {
+        let mut written = 0;
+        let out = &mut self.scratch.effects.out;
+        debug_assert!(out.is_empty());
+        let connection = &mut self.connections[index as usize];
+        while let Some(mut outbox) = connection.outbox.take() {
+            while let Some(waiting) = outbox.take_front(out.bytes()) {
+                connection.transport.encode(waiting, out);
+            }
+            if out.is_empty() {
+                break;
+            }
+            let sent = match connection.transmit(out) {
+                Ok(sent) => sent,
+                Err(_) => {
+                    out.clear();
+                    return self.end_now(index, CloseReason::PeerReset);
+                }
+            };
+            self.metrics.socket_bytes_out_total += sent as u64;
+            written += sent;
+            if sent > 0 {
+                outbox.on_progress(self.now_ms);
+            }
+            let is_full = sent < out.bytes();
+            outbox.put_back(out.take_rest(sent), sent > 0);
+            connection.outbox = Some(outbox);
+            if is_full || written >= WRITE_BYTES_PER_TURN {
+                break;
+            }
+        }
+    }
+
+    /// Goes on with what came in while the connection was busy.
+    fn resume(&mut self, index: u32) {
+        let connection = &mut self.connections[index as usize];
+        if !connection.is_open()
+            || !connection.transport.wants_input(&self.config)
+            || connection.outbox.is_some()
+        {
+            return;
+        }
+        if let Some(mut input) = connection.input.take() {
+            let consumed = self.feed(index, &mut input);
+            self.keep_input(index, Some(input), consumed);
+        }
+        let connection = &self.connections[index as usize];
+        if connection.end_of_input
+            && connection.is_open()
+            && connection.transport.wants_input(&self.config)
+        {
+            self.end_now(index, CloseReason::PeerClosed);
+        }
+    }
+
+    /// Arms what the connection waits for, or brings its end forward.
+    pub(super) fn rest(&mut self, index: u32) {
+        let connection = &mut self.connections[index as usize];
+        if let Phase::Flushing(reason) = connection.phase
+            && connection.outbox.is_none()
+        {
+            if connection.end_of_input {
+                return self.end_now(index, reason);
+            }
+            connection.finish_sending();
+            let until_ms = self.now_ms + self.config.timing.linger_timeout_ms;
+            connection.phase = Phase::Lingering { reason, until_ms };
+        }
+        let key = ConnectionKey {
+            index,
+            generation: connection.generation,
+        };
+        let mut armed = Ok(());
+        if connection.wants_read(&self.config) {
+            armed = self
+                .ring
+                .poll_readable(&*connection, Token::Readable(key).pack());
+            connection.read_armed = true;
+        }
+        if connection.outbox.is_some() && !connection.write_armed && armed.is_ok() {
+            armed = self
+                .ring
+                .poll_writable(&*connection, Token::Writable(key).pack());
+            connection.write_armed = true;
+        }
+        if let Some(deadline_ms) = connection.deadline_ms(&self.config) {
+            self.timers.arm(index, deadline_ms);
+        }
+        if let Err(error) = armed {
+            // Without its ring a shard is deaf: better to be restarted than to look alive.
+            tracing::error!(shard = self.id.0, %error, "the ring takes no more polls");
+            std::process::abort();
+        }
+    }
+
+    /// The socket has bytes, or is at its end.
+    pub(super) fn on_readable(&mut self, index: u32) {
+        let mut buffer = std::mem::take(&mut self.scratch.read_buffer);
+        let connection = &mut self.connections[index as usize];
+        let received = connection.receive(&mut buffer);
+        match (received, connection.phase) {
+            (Ok(Some(bytes @ 1..)), Phase::Open) => {
+                self.metrics.socket_bytes_in_total += bytes as u64;
+                self.on_input(index, &mut buffer[..bytes]);
+            }
+            (Ok(Some(0)), Phase::Open) => self.on_end_of_input(index),
+            (Ok(None), Phase::Open) => self.rest(index),
+            (Err(_), Phase::Open) => self.end_now(index, CloseReason::PeerReset),
+            // What a refused peer still sends is read over.
+            (Ok(Some(1..) | None), Phase::Lingering { .. }) => self.rest(index),
+            (_, Phase::Lingering { reason, .. }) => self.end_now(index, reason),
+            (_, Phase::Flushing(_)) => {}
+            (_, Phase::Closing) => self.free_if_joined(index),
+        }
+        self.scratch.read_buffer = buffer;
+    }
+
+    /// New bytes go behind those that are kept; without any, they are used where they are.
+    fn on_input(&mut self, index: u32, bytes: &mut [u8]) {
+        match self.connections[index as usize].input.take() {
+            None => {
+                let consumed = self.feed(index, bytes);
+                if consumed < bytes.len() {
+                    self.keep_input(index, Some(Box::new(bytes[consumed..].to_vec())), 0);
+                }
+            }
+            Some(mut input) => {
+                input.extend_from_slice(bytes);
+                let consumed = self.feed(index, &mut input);
+                self.keep_input(index, Some(input), consumed);
+            }
+        }
+        self.rest(index);
+    }
+
+    /// Hands input to the transport, as far as it wants it. Says how much it took.
+    fn feed(&mut self, index: u32, input: &mut [u8]) -> usize {
+        let mut consumed = 0;
+        while consumed < input.len() {
+            let connection = &self.connections[index as usize];
+            if !connection.is_open() || !connection.transport.wants_input(&self.config) {
+                break;
+            }
+            // Who does not read the answers gets no more of them.
+            if connection.outbox.is_some() && matches!(connection.transport, Transport::Http(_)) {
+                break;
+            }
+            let mut taken = 0;
+            self.advance(index, |transport, context| {
+                let (bytes, next) = transport.on_bytes(&mut input[consumed..], context);
+                taken = bytes;
+                next
+            });
+            consumed += taken;
+            self.release_all();
+            if self.scratch.effects.out.bytes() >= ANSWERS_BYTES_MAX
+                || !self.scratch.effects.replay.is_empty()
+            {
+                self.send(index);
+            }
+            if taken == 0 {
+                break;
+            }
+        }
+        self.release_all();
+        self.send(index);
+        consumed
+    }
+
+    fn keep_input(&mut self, index: u32, input: Option<Box<Vec<u8>>>, consumed: usize) {
+        let connection = &mut self.connections[index as usize];
+        if let Some(mut input) = input
+            && connection.is_open()
+            && consumed < input.len()
+        {
+            input.drain(..consumed);
+            connection.input = Some(input);
+        }
+    }
+
+    fn on_end_of_input(&mut self, index: u32) {
+        let connection = &mut self.connections[index as usize];
+        connection.end_of_input = true;
+        let is_answering = connection.transport.survives_end_of_input()
+            || (connection.outbox.is_some() && matches!(connection.transport, Transport::Http(_)));
+        if !is_answering {
+            self.end_now(index, CloseReason::PeerClosed);
+        }
+    }
+
+    /// The socket takes bytes again.
+    pub(super) fn on_writable(&mut self, index: u32) {
+        match self.connections[index as usize].phase {
+            Phase::Open | Phase::Flushing(_) => {
+                self.drain_outbox(index);
+                self.resume(index);
+                if self.connections[index as usize].phase == Phase::Closing {
+                    self.free_if_joined(index);
+                } else {
+                    self.rest(index);
+                }
+            }
+            Phase::Lingering { .. } => {}
+            Phase::Closing => self.free_if_joined(index),
+        }
+    }
+
+    /// A deadline has come, or an earlier one that has since moved.
+    pub(super) fn on_timer(&mut self, index: u32) {
+        let Some(connection) = self.connections.get(index as usize) else {
+            return;
+        };
+        let is_stalled = connection.is_stalled(&self.config, self.now_ms);
+        match connection.phase {
+            Phase::Open if is_stalled => self.end_now(index, CloseReason::WriteStalled),
+            Phase::Flushing(_) if is_stalled => self.end_now(index, CloseReason::WriteStalled),
+            Phase::Lingering { reason, until_ms } if self.now_ms >= until_ms => {
+                self.end_now(index, reason)
+            }
+            Phase::Open if self.is_draining && !connection.is_drained => {
+                self.connections[index as usize].is_drained = true;
+                self.step(index, |transport, context| transport.on_drain(context));
+            }
+            Phase::Open => {
+                let deadline_ms = connection.transport.next_deadline_ms(&self.config);
+                if deadline_ms.is_some_and(|deadline_ms| self.now_ms >= deadline_ms) {
+                    self.step(index, |transport, context| transport.on_deadline(context));
+                } else {
+                    self.rest(index);
+                }
+            }
+            Phase::Flushing(_) | Phase::Lingering { .. } => self.rest(index),
+            Phase::Closing => {}
+        }
+    }
+
+    /// Delivers the turn's share of what is on its way; `false` if nothing was.
+    pub(super) fn deliver(&mut self) -> bool {
+        if self.fanout.is_idle() {
+            return false;
+        }
+        let mut left = self.config.limits.fanout_sends_per_turn;
+        let mut slice = std::mem::take(&mut self.scratch.slice);
+        while left > 0 {
+            let Some(deliver) = self.fanout.next_slice(&mut slice, left) else {
+                break;
+            };
+            left -= slice.len().clamp(1, left);
+            for &index in &slice {
+                self.deliver_to(index, deliver.channel, &deliver.delivery);
+            }
+        }
+        self.scratch.slice = slice;
+        true
+    }
+
+    fn deliver_to(&mut self, index: u32, channel: u32, delivery: &Delivery) {
+        let connection = &mut self.connections[index as usize];
+        if !connection.is_open() {
+            return;
+        }
+        let bytes_max = self.config.limits.outbox_bytes_max;
+        if let Some(outbox) = &mut connection.outbox
+            && outbox.is_over(bytes_max)
+        {
+            if let Delivery::Messages(batch) = delivery {
+                self.metrics.dropped_messages_total += batch.messages().len() as u64;
+            }
+            outbox.keep_begun();
+            return self.step(index, |transport, context| {
+                transport.on_slow_reader(context);
+                Next::End(CloseReason::SlowReader)
+            });
+        }
+        self.step(index, |transport, context| {
+            transport.on_delivery(channel, delivery, context)
+        });
+    }
+
+    /// Ends at once: nothing more is sent.
+    pub(super) fn end_now(&mut self, index: u32, reason: CloseReason) {
+        let connection = &mut self.connections[index as usize];
+        let reason = match connection.phase {
+            Phase::Closing => return,
+            Phase::Open => reason,
+            Phase::Flushing(first) | Phase::Lingering { reason: first, .. } => first,
+        };
+        let kind = connection.transport.kind();
+        connection.phase = Phase::Closing;
+        connection.outbox = None;
+        connection.input = None;
+        connection.transport.release(&mut self.scratch.effects);
+        connection.transport = Transport::new(self.now_ms);
+        connection.shut_down();
+        self.scratch.effects.clear_output();
+        self.release_all();
+        self.metrics.on_transport(Some(kind), None);
+        self.note_end(index, kind, reason);
+        // Whoever called may still look at the entry.
+        self.scratch.ended.push(index);
+    }
+
+    /// Ends all connections over the drain period, in random order, each in the way of its transport.
+    pub(super) fn drain(&mut self) {
+        self.is_ready = false;
+        self.is_draining = true;
+        self.close_door();
+        let period_ms = self.config.timing.drain_period_ms;
+        for (index, _) in &self.connections {
+            self.timers
+                .arm(index as u32, self.now_ms + self.rng.u64(0..=period_ms));
+        }
+    }
+
+    /// Ends what is left.
+    pub(super) fn cut(&mut self) {
+        let indices: Vec<_> = self
+            .connections
+            .iter()
+            .map(|(index, _)| index as u32)
+            .collect();
+        for index in indices {
+            self.end_now(index, CloseReason::Shutdown);
+        }
+    }
+}

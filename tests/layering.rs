@@ -1,0 +1,164 @@
+//! An arrow that points up fails a test, not a review.
+//!
+//! The pure folders wait for nothing, read no clock and know no socket or thread, and the direction
+//! `transport → api → hub → proto` holds. Comments may name anything; code may not, tests included.
+
+mod source;
+
+use source::Source;
+
+/// Every pure folder with the modules of this crate that it may name beside itself.
+const PURE: &[(&str, &[&str])] = &[
+    ("src/proto", &[]),
+    ("src/auth", &["proto", "config"]),
+    ("src/hub", &["proto", "config", "close_reason", "metrics"]),
+    (
+        "src/api",
+        &["proto", "hub", "auth", "config", "close_reason", "metrics"],
+    ),
+    (
+        "src/transport",
+        &[
+            "proto",
+            "hub",
+            "auth",
+            "api",
+            "config",
+            "close_reason",
+            "metrics",
+        ],
+    ),
+];
+
+/// What reaches the world: the runtime, system calls, threads, files, shared state and clocks.
+const WORLD: &[&str] = &[
+    "monoio",
+    "io_uring",
+    "rustix",
+    "socket2",
+    "std::thread",
+    "std::fs",
+    "std::env",
+    "std::os",
+    "Mutex",
+    "RwLock",
+    "Atomic",
+    "Instant::now",
+    "SystemTime",
+];
+
+/// An address is a value; whatever else `std::net` has is a socket.
+const ADDRESSES: &[&str] = &[
+    "IpAddr",
+    "Ipv4Addr",
+    "Ipv6Addr",
+    "SocketAddr",
+    "SocketAddrV4",
+    "SocketAddrV6",
+    "AddrParseError",
+];
+
+#[test]
+fn pure_folders_never_name_the_world() {
+    let mut found = Vec::new();
+    for (folder, _) in PURE {
+        for source in source::rust_files(folder) {
+            found.extend(source.code_words(WORLD));
+            found.extend(names_outside(&source, "std::net::", ADDRESSES));
+        }
+    }
+    source::assert_none(found, "a pure folder names the world");
+}
+
+#[test]
+fn pure_folders_name_only_what_lies_below_them() {
+    let mut found = Vec::new();
+    for (folder, below) in PURE {
+        let own = folder.trim_start_matches("src/");
+        let allowed: Vec<&str> = below.iter().copied().chain([own]).collect();
+        for source in source::rust_files(folder) {
+            found.extend(names_outside(&source, "crate::", &allowed));
+        }
+    }
+    source::assert_none(found, "a pure folder names a module that is not below it");
+}
+
+#[test]
+fn the_protocol_folder_is_there() {
+    assert!(
+        !source::rust_files("src/proto").is_empty(),
+        "src/proto holds no Rust file"
+    );
+}
+
+/// The names that follow `prefix` in the code of `source`, alone or in braces, and are not in `allowed`.
+fn names_outside(source: &Source, prefix: &str, allowed: &[&str]) -> Vec<String> {
+    let code = source.code();
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices(prefix) {
+        for name in names_after(&code[at + prefix.len()..]) {
+            if !allowed.contains(&name) {
+                let line = code[..at].matches('\n').count() + 1;
+                found.push(format!("{}:{line}: {prefix}{name}", source.path));
+            }
+        }
+    }
+    found
+}
+
+/// The first path segment after a `::`, or each first segment of a `{…}` list.
+fn names_after(rest: &str) -> Vec<&str> {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let name_at = |at: usize| {
+        let tail = &rest[at..];
+        &tail[..tail.find(|c| !is_name(c)).unwrap_or(tail.len())]
+    };
+    if !rest.starts_with('{') {
+        return vec![name_at(0)];
+    }
+    let (mut names, mut depth, mut expects_name) = (Vec::new(), 0, false);
+    for (at, c) in rest.char_indices() {
+        match c {
+            '{' => (depth, expects_name) = (depth + 1, depth == 0),
+            '}' if depth == 1 => break,
+            '}' => depth -= 1,
+            ',' => expects_name = depth == 1,
+            _ if expects_name && is_name(c) => {
+                names.push(name_at(at));
+                expects_name = false;
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+#[test]
+fn planted_names_are_found() {
+    let planted = |code: &str, prefix: &str, allowed: &[&str]| {
+        names_outside(&Source::of("planted.rs", code), prefix, allowed)
+    };
+    let crate_names = |code: &str| planted(code, "crate::", &["proto"]);
+    assert_eq!(crate_names("use crate::proto::json;\n"), [""; 0]);
+    assert_eq!(crate_names("// crate::shard\n"), [""; 0]);
+    assert_eq!(
+        crate_names("\nuse crate::shard::Turn;\n"),
+        ["planted.rs:2: crate::shard"]
+    );
+    assert_eq!(
+        crate_names(
+            "use crate::{\n    proto::{json, query},\n    hub::{self, Hub},\n    server,\n};\n"
+        ),
+        ["planted.rs:1: crate::hub", "planted.rs:1: crate::server"]
+    );
+    let net_names = |code: &str| planted(code, "std::net::", ADDRESSES);
+    assert_eq!(net_names("use std::net::{IpAddr, Ipv4Addr};\n"), [""; 0]);
+    assert_eq!(
+        net_names("use std::net::{IpAddr, TcpStream};\n"),
+        ["planted.rs:1: std::net::TcpStream"]
+    );
+    assert_eq!(
+        Source::of("planted.rs", "let a = 1;\nlet t = Instant::now();\n").code_words(WORLD),
+        ["planted.rs:2: Instant::now"]
+    );
+}
