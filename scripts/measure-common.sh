@@ -1,54 +1,57 @@
-# What the measuring scripts share: build, start the server, run the load generator, save what it found.
-# Sourced by measure-*; not run by itself.
+# What the measuring scripts share: start the server, run the load generator, save what it found; sourced by each of
+# them after `set -euo pipefail`.
+# shellcheck shell=bash
 
-set -o errexit -o nounset -o pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-target=${CARGO_TARGET_DIR:-$root/target}
-work=$(mktemp --directory)
+work_dir="$(mktemp --directory)"
 server_pid=
 save=
 agrees=true
+runs=()
 trap stop_measuring EXIT
 
 stop_measuring() {
     stop_server
-    rm --recursive --force "$work"
+    rm --recursive --force "$work_dir"
 }
 
-# Reads the options that all measuring scripts have.
+# read_options OPTION...: the options that all measuring scripts have.
 read_options() {
     for option in "$@"; do
-        case $option in
-            --save) save=yes ;;
-            *) echo "usage: $(basename "$0") [--save]    --save writes bench/results/" >&2; exit 2 ;;
+        case "$option" in
+        --save) save=yes ;;
+        *) die "usage: scripts/$(basename "$0") [--save]    --save writes bench/results/" ;;
         esac
     done
 }
 
+# build: both programs are built; PUSHRING_BIN, where it is set, is taken as it is.
 build() {
-    cargo build --release --quiet --manifest-path "$root/Cargo.toml" --package pushring --package pushring-bench
+    release_build
+    say "building the load generator"
+    cargo build --release --locked --package pushring-bench
 }
 
-# start_server THREADS [ARGUMENT…]: an empty server on a port of its own; sets server_pid and server_address.
+# start_server THREADS [ARGUMENT...]: an empty server on a port of its own; sets server_pid and server_address.
 start_server() {
     local threads=$1
     shift
     stop_server
-    "$target/release/pushring" serve --listen 127.0.0.1:0 --threads "$threads" "$@" 2>"$work/server.log" &
+    # PUSHRING_* are the server's settings, and it refuses those that it doesn't know.
+    env --unset=PUSHRING_BIN "$PUSHRING_BIN" serve --listen 127.0.0.1:0 --threads "$threads" "$@" 2>"$work_dir/server.log" &
     server_pid=$!
     server_address=
     for _ in $(seq 100); do
         # Colours of the log, if any, are not part of the address.
-        server_address=$(sed 's/\x1b\[[0-9;]*m//g' "$work/server.log" | grep --max-count=1 listening |
+        server_address=$(sed 's/\x1b\[[0-9;]*m//g' "$work_dir/server.log" | grep --max-count=1 listening |
             grep --only-matching --extended-regexp '[0-9]+(\.[0-9]+){3}:[0-9]+' | head --lines=1 || true)
         [[ -n $server_address ]] && return
         kill -0 "$server_pid" 2>/dev/null || break
         sleep 0.1
     done
-    echo "the server did not start:" >&2
-    cat "$work/server.log" >&2
-    exit 2
+    cat "$work_dir/server.log" >&2
+    die "the server did not start"
 }
 
 stop_server() {
@@ -59,33 +62,31 @@ stop_server() {
     server_pid=
 }
 
-# bench NAME ARGUMENT…: one run against the started server; its report goes to the terminal and into the results.
+# bench NAME ARGUMENT...: one run against the started server; its report goes to the terminal and into the results.
 bench() {
     local name=$1
     shift
-    echo "== $name"
-    "$target/release/pushring-bench" "$@" --target "$server_address" --server-pid "$server_pid" \
-        --metrics-url "http://$server_address/metrics" --json "$work/$name.json" | tee "$work/$name.txt" || agrees=false
+    say "$name"
+    "$target_dir/release/pushring-bench" "$@" --target "$server_address" --server-pid "$server_pid" \
+        --metrics-url "http://$server_address/metrics" --json "$work_dir/$name.json" | tee "$work_dir/$name.txt" || agrees=false
     runs+=("$name")
 }
-
-runs=()
 
 # finish NAME: saves all runs as bench/results/NAME.{json,md} if asked to, and fails if a count or a limit did not agree.
 finish() {
     if [[ -n $save ]]; then
-        mkdir --parents "$root/bench/results"
-        save_json >"$root/bench/results/$1.json"
-        save_markdown "$1" >"$root/bench/results/$1.md"
-        echo "saved bench/results/$1.json and .md"
+        mkdir --parents bench/results
+        save_json >"bench/results/$1.json"
+        save_markdown "$1" >"bench/results/$1.md"
+        say "saved bench/results/$1.json and .md"
     fi
-    $agrees || { echo "$1: not met, see the lines with BAD" >&2; exit 1; }
+    $agrees || die "not met, see the lines with BAD"
 }
 
 commit() {
     local changed=
-    [[ -z $(git -C "$root" status --porcelain -- src bench/src Cargo.toml Cargo.lock) ]] || changed=" with changes"
-    echo "$(git -C "$root" rev-parse --short=12 HEAD)$changed"
+    [[ -z $(git status --porcelain -- src bench/src Cargo.toml Cargo.lock) ]] || changed=" with changes"
+    echo "$(git rev-parse --short=12 HEAD)$changed"
 }
 
 cpu() { sed --quiet 's/^model name\s*: //p' /proc/cpuinfo | head --lines=1; }
@@ -98,7 +99,7 @@ save_json() {
     local separator=
     for name in "${runs[@]}"; do
         printf '%s\n"%s": ' "$separator" "$name"
-        cat "$work/$name.json"
+        cat "$work_dir/$name.json"
         separator=,
     done
     printf '}\n}\n'
@@ -111,7 +112,7 @@ save_markdown() {
         "$(nproc)" "$(cpu)" "$(memory_gib)" "$(uname --kernel-release)" "$(ulimit -H -n)"
     for name in "${runs[@]}"; do
         printf '\n## %s\n\n```text\n' "$name"
-        cat "$work/$name.txt"
+        cat "$work_dir/$name.txt"
         printf '```\n'
     done
 }
