@@ -88,49 +88,53 @@ struct Poll {
     status: u16,
 }
 
-/// A thread that polls on schedule, on one of several connections after the other.
+/// One thread per connection, each polling on a schedule of its own, so that a poll that waits holds back no other.
 struct Prober {
-    thread: JoinHandle<Result<Vec<Poll>, String>>,
+    threads: Vec<JoinHandle<Result<Vec<Poll>, String>>>,
     is_over: Arc<AtomicBool>,
 }
 
 impl Prober {
     fn start(run: &Run, fairness: &Fairness) -> Result<Self, String> {
         let target = run.options.server.target;
-        let mut connections = Vec::new();
-        for number in 0..fairness.poll_connections {
+        let connections = fairness.poll_connections;
+        let interval_ns = (1e9 / fairness.poll_rate) as u64;
+        let begin_ns = now_ns();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let mut threads = Vec::new();
+        for number in 0..connections {
             let path = fairness.poll_path.replace("{i}", &number.to_string());
             let request = format!("GET {path} HTTP/1.1\r\nHost: {target}\r\n\r\n");
-            connections.push((HttpConnection::connect(target)?, request));
+            let mut connection = HttpConnection::connect(target)?;
+            let until = Arc::clone(&is_over);
+            let mut intended_ns = begin_ns + interval_ns * u64::from(number);
+            threads.push(thread::spawn(move || {
+                // The clients that receive the broadcast compete with this thread for the same cores. Priority, where it
+                // is allowed, keeps their queue out of the figure (setpriority(2): on Linux it applies to the thread).
+                let _ = rustix::process::setpriority_process(None, -20);
+                let mut polls = Vec::new();
+                while !until.load(Ordering::Relaxed) {
+                    intended_ns += interval_ns * u64::from(connections);
+                    thread::sleep(Duration::from_nanos(intended_ns.saturating_sub(now_ns())));
+                    let status = connection.exchange(request.as_bytes())?;
+                    polls.push(Poll {
+                        intended_ns,
+                        answered_ns: now_ns(),
+                        status,
+                    });
+                }
+                Ok(polls)
+            }));
         }
-        let interval_ns = (1e9 / fairness.poll_rate) as u64;
-        let is_over = Arc::new(AtomicBool::new(false));
-        let until = Arc::clone(&is_over);
-        let thread = thread::spawn(move || {
-            // The clients that receive the broadcast compete with this thread for the same cores. Priority, where it
-            // is allowed, keeps their queue out of the figure (setpriority(2): on Linux it applies to the thread).
-            let _ = rustix::process::setpriority_process(None, -20);
-            let mut polls = Vec::new();
-            let mut intended_ns = now_ns();
-            while !until.load(Ordering::Relaxed) {
-                intended_ns += interval_ns;
-                thread::sleep(Duration::from_nanos(intended_ns.saturating_sub(now_ns())));
-                let turn = polls.len() % connections.len();
-                let (connection, request) = &mut connections[turn];
-                let status = connection.exchange(request.as_bytes())?;
-                polls.push(Poll {
-                    intended_ns,
-                    answered_ns: now_ns(),
-                    status,
-                });
-            }
-            Ok(polls)
-        });
-        Ok(Self { thread, is_over })
+        Ok(Self { threads, is_over })
     }
 
     fn stop(self) -> Result<Vec<Poll>, String> {
         self.is_over.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| "the prober panicked")?
+        let mut polls = Vec::new();
+        for thread in self.threads {
+            polls.extend(thread.join().map_err(|_| "a prober panicked")??);
+        }
+        Ok(polls)
     }
 }

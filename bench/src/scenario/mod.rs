@@ -9,6 +9,7 @@ mod slow;
 mod storm;
 
 use std::thread;
+use std::time::Duration;
 
 use crate::fleet::{Fleet, worker_count};
 use crate::metrics_page::MetricsPage;
@@ -103,7 +104,7 @@ impl Run {
             deliveries_before: None,
             host_before: HostTicks::now(),
         };
-        run.connections_before = run.server_connections()?.unwrap_or(0);
+        run.connections_before = run.settled_server_connections()?;
         run.deliveries_before = run.server_deliveries()?;
         Ok(run)
     }
@@ -141,7 +142,7 @@ impl Run {
             if got.is_none_or(|got| got.saturating_sub(self.connections_before) == want) {
                 break;
             }
-            thread::sleep(std::time::Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
         }
         if let Some(got) = got {
             let got = got.saturating_sub(self.connections_before);
@@ -152,6 +153,23 @@ impl Run {
             );
         }
         Ok(())
+    }
+
+    /// The server's gauge once it stands still: it may be busy with the end of an earlier run.
+    fn settled_server_connections(&self) -> Result<u64, String> {
+        let mut last = self.server_connections()?;
+        for _ in 0..50 {
+            let Some(_) = last else {
+                break;
+            };
+            thread::sleep(Duration::from_millis(100));
+            let now = self.server_connections()?;
+            if now == last {
+                break;
+            }
+            last = now;
+        }
+        Ok(last.unwrap_or(0))
     }
 
     fn server_connections(&self) -> Result<Option<u64>, String> {
