@@ -72,7 +72,7 @@ bench() {
     runs+=("$name")
 }
 
-# finish NAME: saves all runs as bench/results/NAME.{json,md} if asked to, and fails if a count or a limit did not agree.
+# finish NAME: saves all runs as bench/results/NAME.{json,md} if asked to, and fails if a count or limit did not agree.
 finish() {
     if [[ -n $save ]]; then
         mkdir --parents bench/results

@@ -75,8 +75,8 @@ pub(crate) struct Server {
         value_name = "TEMPLATE"
     )]
     pub(crate) publish_path: String,
-    /// Header of a poll's answer that holds the cursor, and after `=` the header that gives it back (without `=` it goes
-    /// where the path says {cursor}). May be repeated.
+    /// Header of a poll's answer that holds the cursor, and after `=` the header that gives it back (without `=` it
+    /// goes where the path says {cursor}). May be repeated.
     #[arg(
         long,
         global = true,

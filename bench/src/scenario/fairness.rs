@@ -109,8 +109,8 @@ impl Prober {
             let until = Arc::clone(&is_over);
             let mut intended_ns = begin_ns + interval_ns * u64::from(number);
             threads.push(thread::spawn(move || {
-                // The clients that receive the broadcast compete with this thread for the same cores. Priority, where it
-                // is allowed, keeps their queue out of the figure (setpriority(2): on Linux it applies to the thread).
+                // The clients that receive the broadcast compete with this thread for the same cores. Priority, where
+                // it is allowed, keeps their queue out of the figure (on Linux setpriority(2) is for the thread).
                 let _ = rustix::process::setpriority_process(None, -20);
                 let mut polls = Vec::new();
                 while !until.load(Ordering::Relaxed) {

@@ -155,21 +155,20 @@ impl Run {
         Ok(())
     }
 
-    /// The server's gauge once it stands still: it may be busy with the end of an earlier run.
+    /// The server's gauge once it falls no more: it may be busy with the end of an earlier run, or of our own
+    /// connection that asked before.
     fn settled_server_connections(&self) -> Result<u64, String> {
-        let mut last = self.server_connections()?;
-        for _ in 0..50 {
-            let Some(_) = last else {
-                break;
-            };
-            thread::sleep(Duration::from_millis(100));
-            let now = self.server_connections()?;
-            if now == last {
-                break;
-            }
-            last = now;
+        let Some(mut least) = self.server_connections()? else {
+            return Ok(0);
+        };
+        let mut stood_still = 0;
+        while stood_still < 5 {
+            thread::sleep(Duration::from_millis(50));
+            let now = self.server_connections()?.unwrap_or(0);
+            stood_still = if now < least { 0 } else { stood_still + 1 };
+            least = least.min(now);
         }
-        Ok(last.unwrap_or(0))
+        Ok(least)
     }
 
     fn server_connections(&self) -> Result<Option<u64>, String> {
