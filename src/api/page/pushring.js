@@ -142,7 +142,7 @@ async function refusal(response) {
 
 function closed(code, reason) {
   const [, delay] = /reconnect after (\d+) ms/.exec(reason) ?? [];
-  return new Ended(reason || `the WebSocket closed with ${code}`, {
+  return new Ended(reason || 'the WebSocket closed', {
     code,
     retryMs: code === 3001 && delay ? Number(delay) : undefined,
     isFinal: code >= 3500 && code < 4000,
@@ -162,16 +162,14 @@ export class Pushring {
   };
 
   /** `since` is 'now', 'earliest' or a cursor; `last: n` starts with the newest n messages instead. */
-  constructor(baseUrl, { channels, since = 'now', last, transports = TRANSPORTS, ...handlers }) {
+  constructor(baseUrl, { channels, since = 'now', last, transports, ...handlers }) {
     this.#base = new URL(String(baseUrl).replace(/\/*$/, '/'), globalThis.location?.href);
     this.#channels = channels;
     this.#cursor = new Cursor(channels);
     this.#start = last === undefined ? { since } : { last };
     if (!['now', 'earliest'].includes(since) && !this.#cursor.set(since)) throw new RangeError('since: no cursor');
-    if (!transports.length || transports.some((one) => !TRANSPORTS.includes(one))) throw new RangeError('transports');
-    this.#transports = transports;
-    this.#transport = transports[0];
     this.#handlers = handlers;
+    this.switchTo(transports);
     // A network that comes back is another one: what was open on the old one is dead, and need not know it yet.
     globalThis.addEventListener?.('online', this.#leave);
     // Not before the caller has the object that its handlers may want to use.
@@ -183,10 +181,11 @@ export class Pushring {
   get state() { return this.#state; }
   get transport() { return this.#transport; }
 
-  /** Goes on by `transport`, one of `transports`, from the same cursor. */
-  switchTo(transport) {
-    if (!this.#transports.includes(transport)) throw new RangeError('transport');
-    this.#transport = transport;
+  /** Goes on by `transports`, in this order of preference, from the same cursor. */
+  switchTo(transports = TRANSPORTS) {
+    if (!transports.length || transports.some((one) => !TRANSPORTS.includes(one))) throw new RangeError('transports');
+    this.#transports = transports;
+    this.#transport = transports[0];
     this.#transportFailures = 0;
     this.#leave();
   }
@@ -208,10 +207,12 @@ export class Pushring {
   }
 
   async #run() {
-    for (let mustPoll = true; this.#state !== 'closed'; ) {
+    let mustPoll = true;
+    let movedBecause;
+    while (this.#state !== 'closed') {
       const attempt = new AbortController();
       this.#attempt = Object.assign(attempt, { isNetworkGood: false, openedAtMs: undefined, hasDelivered: false });
-      this.#tell('connecting');
+      this.#tell('connecting', { error: movedBecause });
       let end;
       try {
         if (mustPoll || this.cursor === undefined) {
@@ -231,8 +232,8 @@ export class Pushring {
       mustPoll = !isProven && !end.isPlanned;
       this.#failures = mustPoll ? this.#failures + 1 : 0;
       if (isProven) this.#transportFailures = 0;
-      const hasMoved = mustPoll && attempt.isNetworkGood && this.#fallBack(end);
-      if (!hasMoved && end.retryMs !== 0) await this.#pause(end);
+      movedBecause = mustPoll && attempt.isNetworkGood && this.#fallBack(end) ? end : undefined;
+      if (!movedBecause && end.retryMs !== 0) await this.#pause(end);
     }
   }
 
