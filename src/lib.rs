@@ -1,5 +1,61 @@
-//! A push server: a backend publishes over HTTP, every listener gets the message by short polling, long
-//! polling, Server-Sent Events or WebSocket, on one cursor.
+//! A push server: a backend publishes a message to a *channel* over HTTP; every client that listens on it gets it,
+//! by short polling, long polling, Server-Sent Events or WebSocket, on one cursor.
+//!
+//! # Glossary
+//!
+//! | word | meaning |
+//! |---|---|
+//! | channel | a named stream of messages; its name's part before the first `:` is its *namespace* |
+//! | message | payload bytes with a kind (json, text, binary), optionally an event name |
+//! | position | `epoch-offset`: which unbroken history of the channel, and where in it |
+//! | cursor | "I have everything up to here": a position for each channel of a request |
+//! | connection, subscription | a socket; its listening on one channel |
+//! | shard, node | one thread with everything it owns; one process |
+//! | home | the shard that numbers a channel's messages and keeps its history |
+//! | mail | what one shard says to another |
+//! | turn | one round of a shard: completions, mail, a slice of deliveries, timers |
+//! | pass, slice | one message (or several) on its way to all of a channel's listeners here; a part of that |
+//! | outbox | what waits for a client that reads too slowly |
+//!
+//! # The path of a published message
+//!
+//! 1. [`shard`] reads bytes from a socket that its ring found readable ([`shard::ring`]).
+//! 2. [`transport::http`] takes a head ([`proto::http_request`]) and a body ([`proto::http_body`]) out of them.
+//! 3. [`api`] makes a [`hub::Publish`] of it, or a refusal; [`transport::exchange`] turns it into a question.
+//! 4. The shard asks the channel's home: itself, or another by [`shard::mailbox`].
+//! 5. There [`hub::Hub`] gives the message its position, stores it, and says which shards listen. Each gets the one
+//!    shared message by mail, then the publisher its answer.
+//! 6. On each of them [`hub::fanout`] begins a pass over the listeners, a slice per turn; [`hub::batch`] encodes the
+//!    message once for each wire form that a listener wants.
+//! 7. The listener's transport puts a reference to those bytes into the step's output, the shard sends them. What the
+//!    socket does not take waits in [`transport::outbox`].
+//!
+//! A listener that comes asks the home in the same way. The answer carries the replay, and mail between two shards
+//! stays in order: whatever is published later comes behind it. So there is no gap and no repeat, and no lock.
+//!
+//! # Direction
+//!
+//! `main → server → shard → transport → api → hub → proto`. Nothing points the other way; [`config`],
+//! [`close_reason`] and [`metrics`] are plain data that all may know. A backplane that joins several nodes would hang
+//! on `shard` and `hub`: it would be one more sender of mail, and positions would come from its broker.
+//!
+//! # Invariants
+//!
+//! Each has a test with its wording.
+//!
+//! 1. Nothing in a pure folder (`proto`, `hub`, `api`, `transport`) waits, reads a clock, or knows a socket or a thread.
+//! 2. A shard's state is touched by its thread only.
+//! 3. Every queue, buffer and counter that a peer can grow has a limit in [`config`].
+//! 4. A message is encoded at most once per wire form per shard; its payload is never copied per subscriber.
+//! 5. Every connection ends with exactly one [`close_reason::CloseReason`].
+//! 6. Within a channel a subscriber sees every position once and in order, or is told that there is a gap.
+//! 7. A slot is freed only when its polls have come home; a stale key finds nothing.
+//! 8. A publish that was answered 2xx is delivered to every subscriber then connected, or that subscriber is told.
+//!
+//! # Panics
+//!
+//! A panic in one connection's step is a bug that ends that connection, is counted and logged. Anywhere else the
+//! process aborts: a shard in doubt is worse than a restart.
 
 pub mod api;
 pub mod cli;
