@@ -80,6 +80,8 @@ pub struct Shard {
     date_second: u64,
     is_ready: bool,
     is_draining: bool,
+    /// Deliveries of one turn.
+    sends_per_turn: usize,
     /// Used by every step and empty between steps, so that steps need no storage of their own.
     scratch: Scratch,
 }
@@ -134,6 +136,11 @@ impl Token {
 /// Generations have the 30 bits that a [`Token`] has for them: the number of a connection comes again after a billion.
 const GENERATION_MASK: u32 = (1 << 30) - 1;
 
+/// How many shards have to share a core.
+fn shards_per_core(n_shards: usize) -> usize {
+    n_shards.div_ceil(std::thread::available_parallelism().map_or(1, usize::from))
+}
+
 impl Shard {
     /// A shard of this thread. `listeners` are its own sockets.
     pub fn new(
@@ -146,6 +153,7 @@ impl Shard {
         let now_ms = shared.started.elapsed().as_millis() as u64;
         let mut rng = fastrand::Rng::new();
         let ring = Ring::new(post.mailbox(id).wake())?;
+        let sends_per_turn = config.limits.fanout_sends_per_turn / shards_per_core(post.n_shards());
         let mut shard = Self {
             id,
             hub: Hub::new(config.clone(), post.n_shards(), rng.u64(..)),
@@ -164,6 +172,7 @@ impl Shard {
             date_second: 0,
             is_ready: true,
             is_draining: false,
+            sends_per_turn: sends_per_turn.max(1),
             scratch: Scratch {
                 read_buffer: vec![0; READ_BYTES],
                 ..Scratch::default()
@@ -188,6 +197,11 @@ impl Shard {
                 self.metrics
                     .turn_time
                     .record_us(began.elapsed().as_micros() as u64);
+                if !self.fanout.is_idle() {
+                    // A broadcast keeps every shard busy. On a core that is shared, with another shard or with anybody, none
+                    // of them holds it for a whole time slice of the scheduler while others have somebody waiting.
+                    std::thread::yield_now();
+                }
                 continue;
             }
             // Once more with the ring unmuted: what comes from here on is signalled.

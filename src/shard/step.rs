@@ -410,7 +410,7 @@ impl Shard {
         if self.fanout.is_idle() {
             return false;
         }
-        let mut left = self.config.limits.fanout_sends_per_turn;
+        let mut left = self.sends_per_turn;
         let mut slice = std::mem::take(&mut self.scratch.slice);
         while left > 0 {
             let Some(deliver) = self.fanout.next_slice(&mut slice, left) else {
