@@ -40,6 +40,8 @@ pub struct Outbox {
     pong: Option<SharedBytes>,
     /// The front of the queue goes on where the last write stopped: no pong fits in before it.
     front_begun: bool,
+    /// The front that the current write goes on with was begun by an earlier one.
+    taken_begun: bool,
     /// When the peer last took something.
     progress_ms: u64,
 }
@@ -88,9 +90,11 @@ impl Outbox {
         }
     }
 
-    /// Puts back at the front what a write did not take; `begun` says whether it took anything.
+    /// Puts back at the front what a write did not take; `begun` says whether it took anything. If it did not, what
+    /// an earlier write has begun still is.
     pub fn put_back(&mut self, rest: Vec<(SharedBytes, usize)>, begun: bool) {
-        self.front_begun = begun && !rest.is_empty();
+        let was_begun = std::mem::take(&mut self.taken_begun);
+        self.front_begun = (begun || was_begun) && !rest.is_empty();
         for (bytes, sent) in rest.into_iter().rev() {
             let waiting = Waiting::Bytes { bytes, sent };
             self.bytes += waiting.bytes();
@@ -123,7 +127,7 @@ impl Outbox {
         }
         let front = self.queue.pop_front()?;
         self.bytes -= front.bytes();
-        self.front_begun = false;
+        self.taken_begun |= std::mem::take(&mut self.front_begun);
         Some(front)
     }
 
