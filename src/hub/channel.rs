@@ -211,7 +211,9 @@ impl Channel {
             Since::After(cursor) => {
                 wanted_from.is_none() || messages.len() as u64 != end.offset - cursor.offset
             }
-            Since::Now | Since::Earliest | Since::Last(_) => false,
+            // Who asks for what there is has lost nothing in front of it, but perhaps something in the midst of it.
+            Since::Earliest | Since::Last(_) => messages.len() as u64 != end.offset - first,
+            Since::Now => false,
         };
         Replay {
             start,
@@ -428,6 +430,17 @@ mod tests {
             &[(0, 2), (1, 4), (2, 6)],
         );
         check(&channel, Since::After(at(5)), 9, &[], 6, &[(0, 6)]);
+        check(
+            &channel,
+            Since::Earliest,
+            9,
+            &[1, 3, 5],
+            6,
+            &[(1, 2), (2, 4), (3, 6)],
+        );
+        check(&channel, Since::Earliest, 1, &[1], 1, &[]);
+        check(&channel, Since::Last(1), 9, &[5], 6, &[(1, 6)]);
+        check(&channel, Since::Last(0), 9, &[], 6, &[]);
     }
 
     #[test]
