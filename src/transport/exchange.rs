@@ -245,7 +245,14 @@ impl Asking {
             } => finish_poll(context, meta, &since, wait_ms, limit, replays(answers)),
             Purpose::EventStream { since, format } => {
                 let replays = replays(answers);
-                let positions = start_positions(&replays);
+                let mut positions = start_positions(&replays);
+                // Ids stay at the client's own cursor until the notice of a loss after it: whoever leaves before it
+                // has read the notice is told again.
+                for ((_, position), since) in positions.iter_mut().zip(&since) {
+                    if let Since::After(cursor) = since {
+                        *position = *cursor;
+                    }
+                }
                 queue_replay(&replays, &since, context);
                 Next::Become(Transport::EventStream(EventStream::begin(
                     &meta, format, positions, context,
