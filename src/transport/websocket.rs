@@ -113,7 +113,9 @@ impl WebSocket {
             return (0, Next::Stay);
         }
         let input_bytes = input.len();
-        self.heard_ms = context.now_ms;
+        if self.closing == Closing::Open {
+            self.heard_ms = context.now_ms;
+        }
         let message_bytes_max = match self.format {
             Format::Raw => context.config.limits.message_bytes_max,
             // The object around the payload, its escapes or its base64.
@@ -291,6 +293,12 @@ impl WebSocket {
                 Next::Stay
             };
         }
+        if context.has_backlog {
+            // A peer that does not read has its own deadline; a ping behind the backlog would not reach it, so
+            // there is no pong to miss.
+            self.heard_ms = context.now_ms;
+            self.has_spoken = true;
+        }
         if context.now_ms >= self.heard_ms + timing.heartbeat_ms + timing.pong_timeout_ms {
             self.close(3012, "no pong", context);
             return Next::End(CloseReason::NoPong);
@@ -300,16 +308,18 @@ impl WebSocket {
                 .metrics
                 .heartbeat_lateness
                 .record_us((context.now_ms - self.ping_due_ms) * 1000);
-            // A peer that does not read has its own deadline; a ping behind the backlog would not reach it.
-            if !self.has_spoken && !context.has_backlog {
+            if self.has_spoken {
+                // Not later, or the silence that began since would be taken for a missing pong.
+                self.ping_due_ms = self.heard_ms + timing.heartbeat_ms;
+            } else {
                 context.metrics.heartbeats_sent_total += 1;
                 context
                     .effects
                     .out
                     .write(|own| own.extend_from_slice(&ws_frame::PING));
+                self.ping_due_ms = context.now_ms + timing.heartbeat_ms;
             }
             self.has_spoken = false;
-            self.ping_due_ms = context.now_ms + timing.heartbeat_ms;
         }
         Next::Stay
     }
