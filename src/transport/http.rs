@@ -122,6 +122,7 @@ impl Http {
         context: &mut Context<'_>,
     ) -> (usize, Next) {
         self.exchange = None;
+        self.since_ms = context.now_ms;
         let cors = origin::decide(head.origin, head.host, &context.config.allowed_origins);
         let is_allowed = cors.is_some();
         let mut meta = Meta {
