@@ -13,7 +13,7 @@ use slab::Slab;
 use crate::hub::batch::Batch;
 use crate::hub::message::{ChannelName, Message};
 
-/// A listener whose slot is free.
+/// The connection of a free slot.
 const VACANT: u32 = u32::MAX;
 
 /// Listeners that one channel gets in one slice before the next channel's turn: a message to one listener does not
@@ -63,12 +63,24 @@ enum Load {
     Ready(Delivery),
 }
 
+/// One listener of a channel.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    /// Its index, or [`VACANT`].
+    connection: u32,
+    /// The first pass that it has not had; what was on its way before it came, it has from the history. Moves on
+    /// with every visit, so that numbers which wrap around stay comparable.
+    next_pass: u32,
+}
+
 #[derive(Debug)]
 struct Pass {
+    /// Counts the channel's passes, wrapping around.
+    number: u32,
     load: Load,
     /// What this pass adds to the backlog.
     bytes: usize,
-    /// Listeners in slots from here on came later and have these messages from the history.
+    /// Slots from here on were made later.
     slots_end: usize,
     /// The first slot to visit; the pass wraps around, so that no listener is always the last one.
     slots_start: usize,
@@ -79,11 +91,12 @@ struct Pass {
 #[derive(Debug)]
 struct Listeners {
     name: ChannelName,
-    /// Connection indices, [`VACANT`] where somebody left.
-    slots: Vec<u32>,
-    /// Vacant slots. Used again only while no pass runs, or a newcomer could get what it already has.
+    slots: Vec<Slot>,
+    /// Slots that somebody left, to be used again.
     vacant: Vec<u32>,
     passes: VecDeque<Pass>,
+    /// The number of the pass that starts next.
+    next_pass: u32,
     /// Where the next pass starts.
     rotation: usize,
 }
@@ -109,6 +122,7 @@ impl Fanout {
                     slots: Vec::new(),
                     vacant: Vec::new(),
                     passes: VecDeque::new(),
+                    next_pass: 0,
                     rotation: 0,
                 });
                 self.by_name.insert(name.clone(), channel as u32);
@@ -118,22 +132,29 @@ impl Fanout {
         let listeners = &mut self.channels[channel as usize];
         if let Some(pass) = listeners.passes.back_mut() {
             pass.seal();
-        } else if let Some(slot) = listeners.vacant.pop() {
-            listeners.slots[slot as usize] = connection;
-            return Subscription { channel, slot };
         }
-        listeners.slots.push(connection);
-        Subscription {
-            channel,
-            slot: (listeners.slots.len() - 1) as u32,
-        }
+        let newcomer = Slot {
+            connection,
+            next_pass: listeners.next_pass,
+        };
+        let slot = match listeners.vacant.pop() {
+            Some(slot) => {
+                listeners.slots[slot as usize] = newcomer;
+                slot
+            }
+            None => {
+                listeners.slots.push(newcomer);
+                (listeners.slots.len() - 1) as u32
+            }
+        };
+        Subscription { channel, slot }
     }
 
     /// Ends a subscription; gives the channel's name, since its home wants to know.
     pub fn unlisten(&mut self, subscription: Subscription) -> ChannelName {
         let Subscription { channel, slot } = subscription;
         let listeners = &mut self.channels[channel as usize];
-        listeners.slots[slot as usize] = VACANT;
+        listeners.slots[slot as usize].connection = VACANT;
         listeners.vacant.push(slot);
         let name = listeners.name.clone();
         self.forget_if_unused(channel);
@@ -203,10 +224,10 @@ impl Fanout {
         let delivery = delivery.clone();
         let slice_max = connections_max.min(SLICE_LISTENERS_MAX);
         while pass.visited < pass.slots_end && connections.len() < slice_max {
-            let slot = (pass.slots_start + pass.visited) % pass.slots_end;
-            let connection = listeners.slots[slot];
-            if connection != VACANT {
-                connections.push(connection);
+            let slot = &mut listeners.slots[(pass.slots_start + pass.visited) % pass.slots_end];
+            if slot.connection != VACANT && slot.next_pass == pass.number {
+                connections.push(slot.connection);
+                slot.next_pass = pass.number.wrapping_add(1);
             }
             pass.visited += 1;
         }
@@ -246,7 +267,10 @@ impl Fanout {
         // A large odd step visits the starting points of any list length in a scattered order.
         listeners.rotation = listeners.rotation.wrapping_add(7919);
         let slots_start = listeners.rotation % slots_end.max(1);
+        let number = listeners.next_pass;
+        listeners.next_pass = number.wrapping_add(1);
         listeners.passes.push_back(Pass {
+            number,
             load,
             bytes,
             slots_end,
