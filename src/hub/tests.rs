@@ -1,1 +1,307 @@
+use super::*;
 
+const ONE: ShardId = ShardId(1);
+const TWO: ShardId = ShardId(2);
+
+fn name(text: &str) -> ChannelName {
+    ChannelName::parse(text).unwrap()
+}
+
+fn hub_with(change: impl FnOnce(&mut Config)) -> Hub {
+    let mut config = Config::default();
+    config.namespaces.insert(
+        "none".to_owned(),
+        Namespace {
+            history_messages: 0,
+            ..Namespace::default()
+        },
+    );
+    change(&mut config);
+    Hub::new(Arc::new(config), 1, 1)
+}
+
+fn hub() -> Hub {
+    hub_with(|_| ())
+}
+
+fn publish(channel: &str) -> Publish {
+    Publish {
+        channel: name(channel),
+        kind: PayloadKind::Text,
+        event: None,
+        payload: (*b"0123456789").into(),
+        ttl_ms: None,
+        store: true,
+        idempotency_key: None,
+    }
+}
+
+fn listen(channel: &str, since: Since, mode: ListenMode) -> Listen {
+    Listen {
+        channel: name(channel),
+        since,
+        mode,
+        messages_max: usize::MAX,
+        bytes_max: usize::MAX,
+    }
+}
+
+/// Publishes at `now_ms`; gives the offset, the receivers, and the shards to deliver to.
+fn take(hub: &mut Hub, publish: Publish, now_ms: u64) -> Result<(u64, u32, Vec<ShardId>), HubFull> {
+    let mut listening = vec![ShardId(99)];
+    let (published, message) = hub.publish(publish, now_ms, &mut listening)?;
+    if let Some(message) = message {
+        assert_eq!(message.position, published.position);
+    }
+    Ok((published.position.offset, published.receivers, listening))
+}
+
+/// The offsets that are there from `since` on.
+fn history(hub: &mut Hub, channel: &str, now_ms: u64) -> Vec<u64> {
+    let once = listen(channel, Since::Earliest, ListenMode::Once);
+    let (replay, _) = hub.listen(&once, ONE, now_ms).unwrap();
+    replay
+        .messages
+        .iter()
+        .map(|message| message.position.offset)
+        .collect()
+}
+
+#[test]
+fn a_publish_is_numbered_stored_and_sent_to_the_shards_that_listen() {
+    let mut hub = hub();
+    assert_eq!(take(&mut hub, publish("a"), 0), Ok((1, 0, vec![])));
+    let stream = listen("a", Since::Now, ListenMode::Stream);
+    hub.listen(&stream, ONE, 0).unwrap();
+    hub.listen(&stream, ONE, 0).unwrap();
+    hub.listen(&stream, TWO, 0).unwrap();
+    assert_eq!(take(&mut hub, publish("a"), 0), Ok((2, 3, vec![ONE, TWO])));
+    hub.unlisten(&name("a"), ONE, 0);
+    hub.unlisten(&name("a"), TWO, 0);
+    assert_eq!(take(&mut hub, publish("a"), 0), Ok((3, 1, vec![ONE])));
+    assert_eq!(take(&mut hub, publish("b"), 0), Ok((1, 0, vec![])));
+    assert_eq!(history(&mut hub, "a", 0), [1, 2, 3]);
+}
+
+#[test]
+fn what_is_not_stored_takes_a_position_all_the_same() {
+    let mut hub = hub();
+    let live_only = Publish {
+        store: false,
+        ..publish("a")
+    };
+    let expired = Publish {
+        ttl_ms: Some(0),
+        ..publish("a")
+    };
+    assert_eq!(take(&mut hub, live_only, 0).unwrap().0, 1);
+    assert_eq!(take(&mut hub, expired, 0).unwrap().0, 2);
+    assert_eq!(take(&mut hub, publish("a"), 0).unwrap().0, 3);
+    assert_eq!(history(&mut hub, "a", 0), [3]);
+    assert_eq!(take(&mut hub, publish("none:a"), 0).unwrap().0, 1);
+    assert_eq!(history(&mut hub, "none:a", 0), Vec::<u64>::new());
+}
+
+#[test]
+fn a_ttl_shortens_the_namespaces_age_and_never_lengthens_it() {
+    let mut hub = hub();
+    let age_ms = Namespace::default().history_age_ms;
+    for ttl_ms in [None, Some(100), Some(2 * age_ms)] {
+        let publish = Publish {
+            ttl_ms,
+            ..publish("a")
+        };
+        take(&mut hub, publish, 0).unwrap();
+    }
+    assert_eq!(history(&mut hub, "a", 99), [1, 2, 3]);
+    assert_eq!(history(&mut hub, "a", 100), [1, 3]);
+    assert_eq!(history(&mut hub, "a", age_ms), Vec::<u64>::new());
+    assert_eq!(hub.history_bytes(), 0);
+}
+
+#[test]
+fn who_stays_is_decided_by_mode_and_news() {
+    use ListenMode::{Once, Stream, UntilFirst};
+    let mut hub = hub();
+    take(&mut hub, publish("a"), 0).unwrap();
+    let other_epoch = Since::After(Position {
+        epoch: Epoch::from_random(99),
+        offset: 7,
+    });
+    for (mode, since, stays) in [
+        (Once, Since::Now, false),
+        (Once, Since::Earliest, false),
+        (UntilFirst, Since::Now, true),
+        (UntilFirst, Since::Earliest, false),
+        (UntilFirst, other_epoch, false),
+        (Stream, Since::Now, true),
+        (Stream, Since::Earliest, true),
+        (Stream, other_epoch, true),
+    ] {
+        let before = hub.info(&name("a"), 0).unwrap().subscribers;
+        let (_, listening) = hub.listen(&listen("a", since, mode), ONE, 0).unwrap();
+        let after = hub.info(&name("a"), 0).unwrap().subscribers;
+        assert_eq!(
+            (listening, after - before),
+            (stays, u32::from(stays)),
+            "{mode:?} {since:?}"
+        );
+    }
+}
+
+#[test]
+fn a_key_counts_once_within_its_channel_and_window() {
+    let mut hub = hub();
+    let keyed = |channel| Publish {
+        idempotency_key: Some("k".into()),
+        ..publish(channel)
+    };
+    let window_ms = hub.config.timing.idempotency_window_ms;
+    hub.listen(&listen("a", Since::Now, ListenMode::Stream), ONE, 0)
+        .unwrap();
+    assert_eq!(take(&mut hub, keyed("a"), 0), Ok((1, 1, vec![ONE])));
+    assert_eq!(
+        take(&mut hub, keyed("a"), window_ms - 1),
+        Ok((1, 1, vec![]))
+    );
+    assert_eq!(take(&mut hub, keyed("b"), 1), Ok((1, 0, vec![])));
+    assert_eq!(take(&mut hub, keyed("a"), window_ms), Ok((2, 1, vec![ONE])));
+}
+
+#[test]
+fn limits_refuse_what_is_new_and_keep_what_is_there() {
+    let mut hub = hub_with(|config| config.limits.channels_max = 2);
+    take(&mut hub, publish("a"), 0).unwrap();
+    hub.listen(&listen("b", Since::Now, ListenMode::Once), ONE, 0)
+        .unwrap();
+    assert_eq!(take(&mut hub, publish("c"), 0), Err(HubFull::Channels));
+    let refused = hub.listen(&listen("c", Since::Now, ListenMode::Once), ONE, 0);
+    assert_eq!(refused, Err(HubFull::Channels));
+    assert_eq!(take(&mut hub, publish("a"), 0).unwrap().0, 2);
+}
+
+#[test]
+fn over_the_total_a_channel_makes_room_out_of_its_own_past_only() {
+    let mut hub = hub();
+    take(&mut hub, publish("a"), 0).unwrap();
+    let message_bytes = hub.history_bytes();
+    let mut hub = hub_with(|config| config.limits.history_bytes_total_max = 3 * message_bytes);
+    for _ in 0..5 {
+        take(&mut hub, publish("a"), 0).unwrap();
+    }
+    assert_eq!(history(&mut hub, "a", 0), [3, 4, 5]);
+    assert_eq!(take(&mut hub, publish("b"), 0), Err(HubFull::History));
+    let live_only = Publish {
+        store: false,
+        ..publish("b")
+    };
+    assert_eq!(take(&mut hub, live_only, 0).unwrap().0, 1);
+    assert_eq!(take(&mut hub, publish("none:b"), 0).unwrap().0, 1);
+    assert_eq!(hub.history_bytes(), 3 * message_bytes);
+}
+
+#[test]
+fn a_deleted_channel_is_gone_and_begins_another_epoch() {
+    let mut hub = hub();
+    let mut listening = Vec::new();
+    assert!(!hub.delete(&name("a"), 0, &mut listening));
+    take(&mut hub, publish("a"), 0).unwrap();
+    hub.listen(&listen("a", Since::Now, ListenMode::Stream), TWO, 0)
+        .unwrap();
+    let cursor = Since::After(hub.info(&name("a"), 0).unwrap().position);
+    assert!(hub.delete(&name("a"), 0, &mut listening));
+    assert_eq!(listening, [TWO]);
+    assert!(
+        !hub.delete(&name("a"), 0, &mut listening),
+        "it is gone already"
+    );
+    assert_eq!(hub.info(&name("a"), 0), None);
+    assert_eq!(hub.list("", None, 9, 0), []);
+    assert_eq!(hub.history_bytes(), 0);
+    // Somebody comes while the old listener is still being ended.
+    let (replay, _) = hub
+        .listen(&listen("a", cursor, ListenMode::Stream), ONE, 0)
+        .unwrap();
+    assert!(replay.lost);
+    assert_eq!(take(&mut hub, publish("a"), 0).unwrap().0, 1);
+    hub.unlisten(&name("a"), TWO, 0);
+    assert_eq!(take(&mut hub, publish("a"), 0), Ok((2, 1, vec![ONE])));
+}
+
+#[test]
+fn a_deleted_channel_is_forgotten_with_its_last_listener() {
+    let mut hub = hub();
+    let mut listening = Vec::new();
+    hub.listen(&listen("a", Since::Now, ListenMode::Stream), ONE, 0)
+        .unwrap();
+    hub.delete(&name("a"), 0, &mut listening);
+    assert_eq!(hub.channels(), 1);
+    hub.unlisten(&name("a"), ONE, 0);
+    assert_eq!(hub.channels(), 0);
+    hub.unlisten(&name("a"), ONE, 0);
+}
+
+#[test]
+fn channels_are_listed_in_pages_by_prefix() {
+    let mut hub = hub();
+    for channel in ["b", "a:2", "a:1", "a:3", "a", "c"] {
+        take(&mut hub, publish(channel), 0).unwrap();
+    }
+    let mut check = |prefix: &str, after: Option<&str>, limit, expected: &[&str]| {
+        let page = hub.list(prefix, after, limit, 0);
+        let names: Vec<_> = page.iter().map(|info| info.name.as_str()).collect();
+        assert_eq!(names, expected, "{prefix:?} after {after:?}");
+    };
+    check("", None, 9, &["a", "a:1", "a:2", "a:3", "b", "c"]);
+    check("", None, 2, &["a", "a:1"]);
+    check("", Some("a:1"), 2, &["a:2", "a:3"]);
+    check("a:", None, 9, &["a:1", "a:2", "a:3"]);
+    check("a:", Some("a:2"), 9, &["a:3"]);
+    check("a:", Some("a:25"), 9, &["a:3"]);
+    check("a:", Some("0"), 9, &["a:1", "a:2", "a:3"]);
+    check("a:", Some("b"), 9, &[]);
+    check("x", None, 9, &[]);
+}
+
+#[test]
+fn what_is_told_of_a_channel() {
+    let mut hub = hub();
+    for _ in 0..3 {
+        take(&mut hub, publish("a"), 0).unwrap();
+    }
+    hub.listen(&listen("a", Since::Now, ListenMode::Stream), ONE, 0)
+        .unwrap();
+    let info = hub.info(&name("a"), 0).unwrap();
+    let numbers = (
+        info.oldest.offset,
+        info.position.offset,
+        info.messages,
+        info.subscribers,
+    );
+    assert_eq!(numbers, (1, 3, 3, 1));
+    assert_eq!(info.bytes, hub.history_bytes());
+    let age_ms = Namespace::default().history_age_ms;
+    let info = hub.info(&name("a"), age_ms).unwrap();
+    assert_eq!(
+        (info.oldest.offset, info.position.offset, info.messages),
+        (3, 3, 0)
+    );
+}
+
+#[test]
+fn sweeping_goes_round_and_forgets_what_nobody_needs() {
+    let mut hub = hub();
+    let idle_ms = hub.config.timing.channel_idle_timeout_ms;
+    for n in 0..20 {
+        take(&mut hub, publish(&format!("none:{n}")), 0).unwrap();
+    }
+    hub.listen(&listen("none:7", Since::Now, ListenMode::Stream), ONE, 0)
+        .unwrap();
+    hub.sweep(usize::MAX, idle_ms - 1);
+    assert_eq!(hub.channels(), 20);
+    for _ in 0..20 {
+        hub.sweep(3, idle_ms);
+    }
+    let left = hub.list("", None, 99, idle_ms);
+    assert_eq!((left.len(), left[0].name.as_str()), (1, "none:7"));
+}
