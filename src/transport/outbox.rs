@@ -156,3 +156,138 @@ impl Waiting {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::position::Epoch;
+    use crate::proto::payload::PayloadKind;
+
+    fn bytes(text: &str) -> Waiting {
+        Waiting::Bytes {
+            bytes: text.as_bytes().into(),
+            sent: 0,
+        }
+    }
+
+    fn message(payload_bytes: usize) -> Waiting {
+        let channel = ChannelName::parse("a").unwrap();
+        Waiting::Message {
+            channel: 0,
+            message: Arc::new(Message {
+                channel,
+                position: Position {
+                    epoch: Epoch::from_random(1),
+                    offset: 1,
+                },
+                kind: PayloadKind::Text,
+                event: None,
+                payload: vec![b'x'; payload_bytes].into(),
+                published_ms: 0,
+                expires_ms: 0,
+            }),
+        }
+    }
+
+    /// One write as a shard does it: the socket takes `room` bytes. Gives what it took.
+    fn write(outbox: &mut Outbox, room: usize) -> String {
+        let mut out = Outgoing::default();
+        while let Some(waiting) = outbox.take_front(out.bytes()) {
+            let Waiting::Bytes { bytes, sent } = waiting else {
+                panic!("only bytes wait here")
+            };
+            out.write(|own| own.extend_from_slice(&bytes[sent..]));
+        }
+        let all: Vec<u8> = out.slices().flatten().copied().collect();
+        let sent = room.min(all.len());
+        outbox.put_back(out.take_rest(sent), sent > 0);
+        String::from_utf8(all[..sent].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn everything_goes_out_in_order_whatever_each_write_takes() {
+        for room in 1..12 {
+            let mut outbox = Outbox::new(0);
+            for text in ["abc", "d", "efghi"] {
+                outbox.push(bytes(text));
+            }
+            let mut sent = String::new();
+            while !outbox.is_empty() {
+                sent += &write(&mut outbox, room);
+                assert_eq!(outbox.bytes(), 9 - sent.len());
+            }
+            assert_eq!(sent, "abcdefghi", "{room} bytes at a time");
+        }
+    }
+
+    #[test]
+    fn the_limit_is_asked_before_and_does_not_count_the_replay() {
+        let mut outbox = Outbox::new(0);
+        outbox.push_replay(message(1000));
+        assert!(!outbox.is_over(0));
+        outbox.push(bytes("0123456789"));
+        assert!(!outbox.is_over(10));
+        assert!(outbox.is_over(9));
+        outbox.take_front(0);
+        assert!(!outbox.is_over(9), "the replay makes room");
+    }
+
+    #[test]
+    fn a_write_is_filled_up_to_its_size() {
+        let mut outbox = Outbox::new(0);
+        outbox.push(bytes("a"));
+        assert!(outbox.take_front(REFILL_BYTES).is_none());
+        outbox.set_pong((*b"pong").into());
+        assert!(
+            outbox.take_front(REFILL_BYTES).is_some(),
+            "a pong always fits"
+        );
+        assert!(outbox.take_front(REFILL_BYTES - 1).is_some());
+        assert!(outbox.take_front(0).is_none());
+    }
+
+    #[test]
+    fn a_pong_goes_out_at_the_next_frame_border() {
+        let mut outbox = Outbox::new(0);
+        outbox.push(bytes("abc"));
+        outbox.push(bytes("def"));
+        assert_eq!(write(&mut outbox, 1), "a");
+        outbox.set_pong((*b"1").into());
+        outbox.set_pong((*b"2").into());
+        for _ in 0..3 {
+            assert_eq!(write(&mut outbox, 0), "", "the socket takes nothing");
+        }
+        // What one write has gathered is one piece from then on.
+        assert_eq!(write(&mut outbox, 4), "bcde");
+        assert_eq!(write(&mut outbox, 9), "f2");
+        assert!(outbox.is_empty());
+
+        outbox.set_pong((*b"3").into());
+        outbox.push(bytes("g"));
+        assert_eq!(write(&mut outbox, 9), "3g");
+    }
+
+    #[test]
+    fn a_goodbye_follows_what_is_begun_and_nothing_else() {
+        for (room, then_nothing, expected) in [
+            (0, false, "bye"),
+            (1, false, "bcdefbye"),
+            (1, true, "bcdefbye"),
+            (6, false, "bye"),
+        ] {
+            let mut outbox = Outbox::new(0);
+            outbox.push(bytes("abc"));
+            outbox.push(bytes("def"));
+            write(&mut outbox, room);
+            if then_nothing {
+                write(&mut outbox, 0);
+            }
+            outbox.set_pong((*b"pong").into());
+            outbox.push(bytes("ghi"));
+            outbox.keep_begun();
+            outbox.push(bytes("bye"));
+            assert_eq!(write(&mut outbox, 99), expected, "after {room}");
+            assert_eq!(outbox.bytes(), 0);
+        }
+    }
+}
