@@ -216,3 +216,6 @@ fn write_object(out: &mut Vec<u8>, message: &Message) {
         &message.payload,
     );
 }
+
+#[cfg(test)]
+mod tests;
