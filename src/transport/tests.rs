@@ -1,1 +1,293 @@
+//! Each transport alone: one connection, one shard, a socket that takes everything at once.
 
+use std::sync::Arc;
+
+use super::*;
+use crate::hub::position::Epoch;
+use crate::hub::{Hub, Publish, ShardId};
+use crate::proto::payload::PayloadKind;
+
+mod event_stream;
+mod http;
+mod websocket;
+
+const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+const DATE: &[u8] = b"Thu, 01 Jan 1970 00:00:00 GMT";
+
+/// One connection and all it needs of a shard.
+struct Peer {
+    config: Config,
+    audience: Audience,
+    hub: Hub,
+    fanout: Fanout,
+    metrics: Metrics,
+    effects: Effects,
+    rng: fastrand::Rng,
+    now_ms: u64,
+    is_draining: bool,
+    has_backlog: bool,
+    transport: Transport,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    pong: Option<Vec<u8>>,
+    behind: Vec<Waiting>,
+    ended: Option<CloseReason>,
+    /// Questions are kept instead of answered.
+    holds_questions: bool,
+    questions: Vec<(u16, Question)>,
+}
+
+impl Peer {
+    fn new() -> Self {
+        Self::with_config(Config::default())
+    }
+
+    fn with_config(config: Config) -> Self {
+        Self {
+            hub: Hub::new(Arc::new(config.clone()), 1, 1),
+            config,
+            audience: Audience::Internal,
+            fanout: Fanout::default(),
+            metrics: Metrics::default(),
+            effects: Effects::default(),
+            rng: fastrand::Rng::with_seed(1),
+            now_ms: 0,
+            is_draining: false,
+            has_backlog: false,
+            transport: Transport::new(0),
+            input: Vec::new(),
+            output: Vec::new(),
+            pong: None,
+            behind: Vec::new(),
+            ended: None,
+            holds_questions: false,
+            questions: Vec::new(),
+        }
+    }
+
+    /// Sends `bytes`; gives what comes back.
+    fn send(&mut self, bytes: &[u8]) -> String {
+        self.input.extend_from_slice(bytes);
+        self.offer_input();
+        self.take_output()
+    }
+
+    fn get(&mut self, target: &str, fields: &str) -> String {
+        self.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes())
+    }
+
+    fn take_output(&mut self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut self.output)).into_owned()
+    }
+
+    fn offer_input(&mut self) {
+        while self.ended.is_none()
+            && !self.input.is_empty()
+            && self.transport.wants_input(&self.config)
+        {
+            let mut input = std::mem::take(&mut self.input);
+            let kind = self.transport.kind();
+            let (consumed, next) =
+                self.step(|transport, context| transport.on_bytes(&mut input, context));
+            input.drain(..consumed);
+            self.input = input;
+            self.settle(next);
+            if consumed == 0 && self.transport.kind() == kind {
+                return;
+            }
+        }
+    }
+
+    fn step<R>(&mut self, step: impl FnOnce(&mut Transport, &mut Context<'_>) -> R) -> R {
+        let mut context = Context {
+            config: &self.config,
+            audience: self.audience,
+            now_ms: self.now_ms,
+            date: DATE,
+            is_ready: !self.is_draining,
+            is_draining: self.is_draining,
+            has_backlog: self.has_backlog,
+            n_shards: 1,
+            fanout: &self.fanout,
+            rng: &mut self.rng,
+            metrics: &mut self.metrics,
+            effects: &mut self.effects,
+        };
+        step(&mut self.transport, &mut context)
+    }
+
+    fn settle(&mut self, next: Next) {
+        match next {
+            Next::Stay => {}
+            Next::Become(transport) => self.transport = transport,
+            Next::End(reason) => {
+                assert_eq!(self.ended.replace(reason), None, "a connection ends once");
+                self.transport.release(&mut self.effects);
+            }
+        }
+        for slice in self.effects.out.slices() {
+            self.output.extend_from_slice(slice);
+        }
+        self.effects.out.clear();
+        for waiting in std::mem::take(&mut self.effects.replay) {
+            self.transport.encode(waiting, &mut self.effects.out);
+            for slice in self.effects.out.slices() {
+                self.output.extend_from_slice(slice);
+            }
+            self.effects.out.clear();
+        }
+        self.behind.append(&mut self.effects.behind);
+        self.pong = self.effects.pong.take().or_else(|| self.pong.take());
+        for subscription in std::mem::take(&mut self.effects.released) {
+            let name = self.fanout.unlisten(subscription);
+            self.hub.unlisten(&name, ShardId(0), self.now_ms);
+        }
+        for (place, question) in std::mem::take(&mut self.effects.questions) {
+            if self.holds_questions {
+                self.questions.push((place, question));
+            } else {
+                self.answer(place, question);
+            }
+        }
+    }
+
+    fn answer(&mut self, place: u16, question: Question) {
+        let mut subscription = None;
+        let answer = match question {
+            Question::Publish(publish) => {
+                let result = self.hub.publish(publish, self.now_ms, &mut Vec::new());
+                Answer::Published(result.map(|(published, message)| {
+                    if let Some(message) = message {
+                        self.fanout.enqueue(message);
+                    }
+                    published
+                }))
+            }
+            Question::Listen(listen) => match self.hub.listen(&listen, ShardId(0), self.now_ms) {
+                Ok((replay, listening)) => {
+                    subscription = listening.then(|| self.fanout.listen(&listen.channel, 0));
+                    Answer::Replay {
+                        channel: listen.channel,
+                        replay,
+                        listening,
+                    }
+                }
+                Err(full) => Answer::NotListening(full),
+            },
+            Question::Info(name) => Answer::Info(self.hub.info(&name, self.now_ms)),
+            Question::Delete(name) => {
+                Answer::Deleted(self.hub.delete(&name, self.now_ms, &mut Vec::new()))
+            }
+            Question::List(list) => Answer::List(self.hub.list(
+                &list.prefix,
+                list.after.as_deref(),
+                list.limit,
+                self.now_ms,
+            )),
+            Question::Metrics => Answer::Metrics(Box::new(self.metrics.clone())),
+        };
+        let next = self
+            .step(|transport, context| transport.on_answer(place, answer, subscription, context));
+        self.settle(next);
+        self.offer_input();
+    }
+
+    /// Publishes text on `channel` by somebody else and delivers it; gives what the connection sends.
+    fn publish(&mut self, channel: &str, text: &str) -> String {
+        let publish = Publish {
+            channel: name(channel),
+            kind: PayloadKind::Text,
+            event: None,
+            payload: text.as_bytes().into(),
+            ttl_ms: None,
+            store: true,
+            idempotency_key: None,
+        };
+        let (_, message) = self
+            .hub
+            .publish(publish, self.now_ms, &mut Vec::new())
+            .unwrap();
+        self.fanout.enqueue(message.unwrap());
+        self.deliver()
+    }
+
+    /// Deletes `channel` and tells its listeners.
+    fn delete(&mut self, channel: &str) -> String {
+        assert!(
+            self.hub
+                .delete(&name(channel), self.now_ms, &mut Vec::new())
+        );
+        self.fanout.enqueue_end(&name(channel));
+        self.deliver()
+    }
+
+    fn deliver(&mut self) -> String {
+        let mut connections = Vec::new();
+        while let Some(slice) = self.fanout.next_slice(&mut connections, 9) {
+            for _ in &connections {
+                let next = self.step(|transport, context| {
+                    transport.on_delivery(slice.channel, &slice.delivery, context)
+                });
+                self.settle(next);
+                self.offer_input();
+            }
+        }
+        self.take_output()
+    }
+
+    /// Goes to the next deadline; gives what the connection sends.
+    fn deadline(&mut self) -> String {
+        self.now_ms = self
+            .transport
+            .next_deadline_ms(&self.config)
+            .expect("a deadline");
+        let next = self.step(|transport, context| transport.on_deadline(context));
+        self.settle(next);
+        self.take_output()
+    }
+
+    fn drain(&mut self) -> String {
+        self.is_draining = true;
+        let next = self.step(|transport, context| transport.on_drain(context));
+        self.settle(next);
+        self.take_output()
+    }
+
+    /// `epoch-offset` of the channel's head.
+    fn head(&mut self, channel: &str) -> String {
+        self.hub
+            .info(&name(channel), self.now_ms)
+            .unwrap()
+            .position
+            .to_string()
+    }
+}
+
+fn name(text: &str) -> crate::hub::message::ChannelName {
+    crate::hub::message::ChannelName::parse(text).unwrap()
+}
+
+/// A position that no channel has ever had.
+fn foreign_cursor() -> String {
+    let epoch = Epoch::from_random(12345);
+    Position { epoch, offset: 3 }.to_string()
+}
+
+fn status(answer: &str) -> u16 {
+    let status = answer
+        .strip_prefix("HTTP/1.1 ")
+        .unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    status[..3].parse().unwrap()
+}
+
+fn field<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+    let (head, _) = answer.split_once("\r\n\r\n").expect("a head");
+    head.split("\r\n")
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+}
+
+fn body(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").expect("a head").1
+}

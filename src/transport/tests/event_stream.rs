@@ -1,0 +1,201 @@
+//! Event streams, and what holds for every stream that begins.
+
+use super::*;
+
+/// The data of chunks.
+fn dechunk(mut chunks: &str) -> String {
+    let mut data = String::new();
+    while let Some((size, rest)) = chunks.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap();
+        data += &rest[..size];
+        chunks = rest[size..].strip_prefix("\r\n").unwrap();
+    }
+    data
+}
+
+#[test]
+fn a_stream_opens_with_a_comment_and_the_retry_delay() {
+    let mut peer = Peer::new();
+    let answer = peer.get("/sse/a", "");
+    for (name, value) in [
+        ("Content-Type", "text/event-stream"),
+        ("Cache-Control", "no-store"),
+        ("X-Accel-Buffering", "no"),
+        ("Transfer-Encoding", "chunked"),
+    ] {
+        assert_eq!(field(&answer, name), Some(value));
+    }
+    let opening = dechunk(body(&answer));
+    let retry_ms = opening
+        .strip_prefix(":ok\nretry: ")
+        .and_then(|rest| rest.strip_suffix('\n'));
+    let retry_ms: u64 = retry_ms.expect("no empty line").parse().unwrap();
+    assert!((2600..=3300).contains(&retry_ms), "{retry_ms}");
+    let event = peer.publish("a", "hi");
+    assert_eq!(
+        dechunk(&event),
+        format!("id: {}\ndata: hi\n\n", peer.head("a"))
+    );
+    assert_eq!(peer.send(b"whatever"), "");
+    assert_eq!(peer.input, b"", "nobody's bytes");
+}
+
+#[test]
+fn an_old_client_gets_a_stream_that_ends_with_the_connection() {
+    let mut peer = Peer::new();
+    let answer = peer.send(b"GET /sse/a HTTP/1.0\r\n\r\n");
+    assert_eq!(field(&answer, "Transfer-Encoding"), None);
+    assert!(body(&answer).starts_with(":ok\n"));
+    let event = peer.publish("a", "hi");
+    assert_eq!(event, format!("id: {}\ndata: hi\n\n", peer.head("a")));
+    assert!(peer.drain().starts_with("retry: "), "no last chunk");
+    assert_eq!(peer.ended, Some(CloseReason::Shutdown));
+}
+
+#[test]
+fn a_quiet_stream_is_kept_alive_by_comments() {
+    let mut peer = Peer::new();
+    let heartbeat_ms = peer.config.timing.heartbeat_ms;
+    peer.get("/sse/a", "");
+    assert_eq!(peer.deadline(), "2\r\n:\n\r\n");
+    let first_ms = peer.now_ms;
+    assert!(first_ms <= heartbeat_ms);
+    peer.has_backlog = true;
+    assert_eq!(peer.deadline(), "", "nothing behind a backlog");
+    peer.has_backlog = false;
+    assert_eq!(peer.deadline(), "2\r\n:\n\r\n");
+    assert_eq!(peer.now_ms, first_ms + 2 * heartbeat_ms);
+}
+
+#[test]
+fn a_stream_ends_with_its_channel_and_with_the_server() {
+    let mut peer = Peer::new();
+    peer.get("/sse/a", "");
+    assert_eq!(peer.delete("a"), "0\r\n\r\n");
+    assert_eq!(
+        (peer.ended, peer.fanout.channels()),
+        (Some(CloseReason::ChannelDeleted), 0)
+    );
+    let mut peer = Peer::new();
+    peer.get("/sse/a", "");
+    let goodbye = peer.drain();
+    assert!(
+        dechunk(&goodbye).starts_with("retry: ") && goodbye.ends_with("0\r\n\r\n"),
+        "{goodbye}"
+    );
+    assert_eq!(
+        (peer.ended, peer.fanout.channels()),
+        (Some(CloseReason::Shutdown), 0)
+    );
+}
+
+#[test]
+fn a_stream_on_several_channels_has_the_whole_cursor_in_every_id() {
+    let mut peer = Peer::new();
+    peer.get("/sse/a,b", "");
+    let (a, b) = (peer.head("a"), peer.head("b"));
+    let event = dechunk(&peer.publish("b", "1"));
+    let b1 = peer.head("b");
+    assert_ne!(b, b1);
+    let data = format!(r#"{{"channel":"b","id":"{b1}","data":"1"}}"#);
+    assert_eq!(event, format!("id: {a},{b1}\ndata: {data}\n\n"));
+    // Behind a backlog the id is made when the event's turn comes.
+    peer.has_backlog = true;
+    assert_eq!(peer.publish("a", "2"), "");
+    assert_eq!(peer.publish("b", "3"), "");
+    let behind = std::mem::take(&mut peer.behind);
+    assert_eq!(behind.len(), 2);
+    let mut out = Outgoing::default();
+    for waiting in behind {
+        peer.transport.encode(waiting, &mut out);
+    }
+    let text: Vec<u8> = out.slices().flatten().copied().collect();
+    let text = dechunk(std::str::from_utf8(&text).unwrap());
+    let (a1, b2) = (peer.head("a"), peer.head("b"));
+    assert!(
+        text.contains(&format!("id: {a1},{b1}\n")) && text.contains(&format!("id: {a1},{b2}\n")),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_stream_tells_of_every_gap_before_its_ids_pass_it() {
+    let mut peer = Peer::new();
+    peer.publish("b", "old");
+    peer.now_ms = 5;
+    peer.publish("a", "new");
+    let cursor = foreign_cursor();
+    let target = "/sse/a,b?since=now";
+    let answer = peer.get(target, &format!("Last-Event-ID: {cursor},{cursor}\r\n"));
+    let text = dechunk(body(&answer));
+    let (a1, b1) = (peer.head("a"), peer.head("b"));
+    let (a0, b0) = (a1.replace("-1", "-0"), b1.replace("-1", "-0"));
+    let ids: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("id: "))
+        .collect();
+    let expected =
+        [(&cursor, &b0), (&cursor, &b1), (&a0, &b1), (&a1, &b1)].map(|(a, b)| format!("{a},{b}"));
+    assert_eq!(ids, expected);
+    let gap = format!("event: pushring.gap\ndata: {{\"channel\":\"a\",\"position\":\"{a0}\"}}\n\n");
+    assert!(text.contains(&gap), "{text}");
+}
+
+#[test]
+fn a_stream_of_one_channel_tells_its_gap_first() {
+    let mut peer = Peer::new();
+    peer.publish("a", "1");
+    let answer = peer.get(&format!("/sse/a?since={}", foreign_cursor()), "");
+    let a1 = peer.head("a");
+    let a0 = a1.replace("-1", "-0");
+    let text = dechunk(body(&answer));
+    let events = format!(
+        "id: {a0}\nevent: pushring.gap\ndata: {{\"channel\":\"a\",\"position\":\"{a0}\"}}\n\nid: {a1}\ndata: 1\n\n"
+    );
+    assert!(text.ends_with(&events), "{text}");
+}
+
+#[test]
+fn what_a_channel_says_before_the_last_answer_joins_the_replay() {
+    for target in ["/sse/a,b", "/ws/a,b", "/poll/a,b?wait=9"] {
+        let mut peer = Peer::new();
+        peer.holds_questions = true;
+        assert_eq!(
+            peer.get(
+                target,
+                if target.starts_with("/ws") {
+                    HANDSHAKE
+                } else {
+                    ""
+                }
+            ),
+            ""
+        );
+        let mut questions = std::mem::take(&mut peer.questions).into_iter();
+        let (place, question) = questions.next_back().unwrap();
+        peer.answer(place, question);
+        assert_eq!(peer.publish("b", "early"), "");
+        let (place, question) = questions.next().unwrap();
+        peer.answer(place, question);
+        let answer = peer.take_output();
+        assert_eq!(answer.matches("early").count(), 1, "{answer}");
+        assert!(
+            !answer.contains("ecovered: false") && !answer.contains("gap"),
+            "{answer}"
+        );
+    }
+}
+
+#[test]
+fn a_channel_deleted_before_the_last_answer_turns_the_listener_away() {
+    let mut peer = Peer::new();
+    peer.holds_questions = true;
+    peer.get("/sse/a,b", "");
+    let (place, question) = peer.questions.remove(0);
+    peer.answer(place, question);
+    assert_eq!(status(&peer.delete("a")), 503);
+    assert_eq!(
+        (peer.ended, peer.fanout.channels()),
+        (Some(CloseReason::Unavailable), 0)
+    );
+}

@@ -1,0 +1,313 @@
+//! WebSockets.
+
+use super::*;
+use crate::config::Namespace;
+
+fn echo_peer() -> Peer {
+    let mut config = Config::default();
+    let echo = Namespace {
+        client_publish: true,
+        ..Namespace::default()
+    };
+    config.namespaces.insert("echo".to_owned(), echo);
+    Peer::with_config(config)
+}
+
+/// A frame of a client with the mask 0, which leaves the payload readable.
+fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    [
+        &[0x80 | opcode, 0x80 | payload.len() as u8, 0, 0, 0, 0],
+        payload,
+    ]
+    .concat()
+}
+
+fn close_code(output: &[u8]) -> u16 {
+    assert_eq!(output[0], 0x88, "a close frame: {output:?}");
+    u16::from_be_bytes([output[2], output[3]])
+}
+
+/// The last frame of the output, which is a close frame.
+fn take_close_code(peer: &mut Peer) -> u16 {
+    close_code(&std::mem::take(&mut peer.output))
+}
+
+#[test]
+fn a_websocket_echoes_where_clients_may_publish() {
+    let mut peer = echo_peer();
+    let answer = peer.get("/ws/echo:a", HANDSHAKE);
+    assert_eq!(status(&answer), 101);
+    assert_eq!(
+        field(&answer, "Sec-WebSocket-Accept"),
+        Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+    );
+    let cursor = peer.head("echo:a");
+    assert_eq!(field(&answer, "Pushring-Cursor"), Some(&*cursor));
+    for at in 0..=frame(1, b"hello").len() {
+        let frame = frame(1, b"hello");
+        let (front, back) = frame.split_at(at);
+        peer.send(front);
+        peer.send(back);
+        assert_eq!(peer.deliver(), "\u{FFFD}\u{5}hello", "split at {at}");
+    }
+    let mut peer = echo_peer();
+    peer.get("/ws/echo:a,echo:b", HANDSHAKE);
+    peer.send(&frame(1, br#"{"channel":"echo:b","data":[1]}"#));
+    let id = peer.head("echo:b");
+    let object = format!(r#"{{"channel":"echo:b","id":"{id}","data":[1]}}"#);
+    assert!(peer.deliver().ends_with(&object));
+}
+
+#[test]
+fn every_end_of_a_websocket_has_its_code() {
+    let check = |target: &str, input: &[u8], code: u16, reason: CloseReason| {
+        let mut peer = echo_peer();
+        assert_eq!(status(&peer.get(target, HANDSHAKE)), 101);
+        peer.input.extend_from_slice(input);
+        peer.offer_input();
+        assert_eq!(take_close_code(&mut peer), code, "{target} {input:?}");
+        assert_eq!(
+            (peer.ended, peer.fanout.channels()),
+            (Some(reason), 0),
+            "{target} {input:?}"
+        );
+    };
+    let json = "/ws/echo:a?format=json";
+    check("/ws/a", &frame(1, b"x"), 1008, CloseReason::Policy);
+    check(
+        "/ws/echo:a,echo:b?format=raw",
+        &frame(1, b"x"),
+        1008,
+        CloseReason::Policy,
+    );
+    check(json, &frame(1, b"x"), 1008, CloseReason::Policy);
+    check(
+        json,
+        &frame(1, br#"{"channel":"echo:b","data":1}"#),
+        1008,
+        CloseReason::Policy,
+    );
+    check(
+        json,
+        &frame(
+            1,
+            br#"{"channel":"echo:a","event":"pushring.gap","data":1}"#,
+        ),
+        1008,
+        CloseReason::Policy,
+    );
+    check(
+        "/ws/echo:a",
+        &frame(1, b"\xFF"),
+        1007,
+        CloseReason::WebSocketProtocol,
+    );
+    check(
+        "/ws/echo:a",
+        &[0x81, 1, b'x'],
+        1002,
+        CloseReason::WebSocketProtocol,
+    );
+    let too_big = [&[0x82, 0xFF][..], &70_000u64.to_be_bytes(), &[0; 4]].concat();
+    check("/ws/echo:a", &too_big, 1009, CloseReason::WebSocketProtocol);
+    check(
+        "/ws/echo:a",
+        &frame(8, &3999u16.to_be_bytes()),
+        3999,
+        CloseReason::PeerClosed,
+    );
+}
+
+#[test]
+fn a_close_frame_without_a_code_is_answered_without_one() {
+    let mut peer = Peer::new();
+    peer.get("/ws/a", HANDSHAKE);
+    peer.input = frame(8, b"");
+    peer.offer_input();
+    assert_eq!(peer.output, [0x88, 0]);
+    assert_eq!(peer.ended, Some(CloseReason::PeerClosed));
+}
+
+#[test]
+fn a_ping_is_answered_at_once_or_ahead_of_the_backlog() {
+    let mut peer = Peer::new();
+    peer.get("/ws/a", HANDSHAKE);
+    assert_eq!(peer.send(&frame(9, b"hi")), "\u{FFFD}\u{2}hi");
+    peer.has_backlog = true;
+    assert_eq!(peer.send(&frame(9, b"ho")), "");
+    assert_eq!(peer.pong.take(), Some(b"\x8A\x02ho".to_vec()));
+}
+
+/// Runs to the end of a WebSocket; gives the times of pings and of the end.
+fn heartbeats(peer: &mut Peer, mut at_ping: impl FnMut(&mut Peer)) -> (Vec<u64>, u64) {
+    let mut pings = Vec::new();
+    for _ in 0..1000 {
+        peer.deadline();
+        if peer.ended.is_some() {
+            break;
+        }
+        if peer.metrics.heartbeats_sent_total > pings.len() as u64 {
+            pings.push(peer.now_ms);
+            at_ping(peer);
+        }
+    }
+    (pings, peer.now_ms)
+}
+
+#[test]
+fn who_gives_no_sign_of_life_is_pinged_and_then_ended() {
+    let mut peer = Peer::new();
+    let (heartbeat_ms, pong_timeout_ms) = (
+        peer.config.timing.heartbeat_ms,
+        peer.config.timing.pong_timeout_ms,
+    );
+    peer.get("/ws/a", HANDSHAKE);
+    let (pings, end_ms) = heartbeats(&mut peer, |_| ());
+    assert!(!pings.is_empty());
+    assert_eq!(
+        (end_ms, peer.ended),
+        (heartbeat_ms + pong_timeout_ms, Some(CloseReason::NoPong))
+    );
+}
+
+#[test]
+fn who_spoke_is_pinged_before_its_silence_is_an_end() {
+    let timing = Config::default().timing;
+    for spoke_ms in (0..60_000).step_by(777) {
+        let mut peer = Peer::new();
+        peer.get("/ws/a", HANDSHAKE);
+        while peer.transport.next_deadline_ms(&peer.config).unwrap() < spoke_ms {
+            peer.deadline();
+            peer.send(&frame(10, b""));
+        }
+        peer.now_ms = spoke_ms;
+        peer.send(&frame(9, b""));
+        let before = peer.metrics.heartbeats_sent_total;
+        let (_, end_ms) = heartbeats(&mut peer, |_| ());
+        assert!(
+            peer.metrics.heartbeats_sent_total > before,
+            "spoke at {spoke_ms} and was never asked"
+        );
+        assert_eq!(
+            end_ms,
+            spoke_ms + timing.heartbeat_ms + timing.pong_timeout_ms
+        );
+    }
+}
+
+#[test]
+fn who_answers_every_ping_stays() {
+    let mut peer = Peer::new();
+    peer.get("/ws/a", HANDSHAKE);
+    let mut answered = 0;
+    let (pings, _) = heartbeats(&mut peer, |peer| {
+        answered += 1;
+        if answered < 50 {
+            peer.send(&frame(10, b""));
+        }
+    });
+    assert!(pings.len() >= 50);
+    assert!(
+        pings
+            .windows(2)
+            .take(48)
+            .all(|pair| pair[1] - pair[0] == peer.config.timing.heartbeat_ms)
+    );
+}
+
+#[test]
+fn who_reads_a_long_backlog_is_not_asked_for_a_pong() {
+    let mut peer = Peer::new();
+    peer.get("/ws/a", HANDSHAKE);
+    peer.has_backlog = true;
+    for _ in 0..20 {
+        assert_eq!(peer.deadline(), "");
+        assert_eq!(peer.ended, None);
+    }
+    peer.has_backlog = false;
+    let (pings, _) = heartbeats(&mut peer, |_| ());
+    assert_eq!((pings.len(), peer.ended), (1, Some(CloseReason::NoPong)));
+}
+
+#[test]
+fn a_shutdown_says_when_to_come_back_and_waits_for_the_goodbye() {
+    let mut peer = Peer::new();
+    peer.get("/ws/a", HANDSHAKE);
+    let goodbye = peer.drain();
+    assert!(goodbye.contains("shutdown, reconnect after "), "{goodbye}");
+    assert_eq!(peer.ended, None);
+    assert_eq!(
+        peer.publish("a", "late"),
+        "",
+        "nothing behind the close frame"
+    );
+    assert_eq!(peer.send(&frame(9, b"")), "");
+    assert_eq!(peer.drain(), "", "once");
+    peer.send(&frame(8, &3001u16.to_be_bytes()));
+    assert_eq!(peer.ended, Some(CloseReason::Shutdown));
+
+    let mut silent = Peer::new();
+    silent.get("/ws/a", HANDSHAKE);
+    silent.drain();
+    silent.now_ms = 1000;
+    silent.send(&frame(9, b"still here"));
+    silent.deadline();
+    assert_eq!(
+        (silent.now_ms, silent.ended),
+        (
+            silent.config.timing.close_timeout_ms,
+            Some(CloseReason::Shutdown)
+        )
+    );
+}
+
+#[test]
+fn a_deleted_channel_and_a_slow_reader_are_told() {
+    let mut peer = Peer::new();
+    peer.get("/ws/a", HANDSHAKE);
+    assert!(peer.delete("a").contains("the channel was deleted"));
+    assert_eq!(peer.ended, Some(CloseReason::ChannelDeleted));
+    let mut peer = Peer::new();
+    peer.get("/ws/a", HANDSHAKE);
+    peer.step(Transport::on_slow_reader);
+    peer.settle(Next::Stay);
+    assert_eq!(take_close_code(&mut peer), 3008);
+}
+
+#[test]
+fn a_websocket_tells_of_its_losses() {
+    let mut peer = Peer::new();
+    peer.publish("a", "1");
+    let cursor = foreign_cursor();
+    let raw = peer.get(&format!("/ws/a?since={cursor}"), HANDSHAKE);
+    assert_eq!(field(&raw, "Pushring-Recovered"), Some("false"));
+    assert!(
+        raw.ends_with("\u{FFFD}\u{1}1") && !raw.contains("gap"),
+        "{raw}"
+    );
+    let a0 = peer.head("a").replace("-1", "-0");
+    assert_eq!(field(&raw, "Pushring-Cursor"), Some(&*a0));
+    let mut json = Peer::new();
+    json.publish("a", "1");
+    let answer = json.get(&format!("/ws/a?format=json&since={cursor}"), HANDSHAKE);
+    let a0 = json.head("a").replace("-1", "-0");
+    assert!(
+        answer.contains(&format!(r#"{{"gap":{{"channel":"a","position":"{a0}"}}}}"#)),
+        "{answer}"
+    );
+}
+
+#[test]
+fn publishes_in_flight_hold_the_input_back() {
+    let mut peer = echo_peer();
+    peer.config.limits.publishes_in_flight_max = 2;
+    peer.get("/ws/echo:a", HANDSHAKE);
+    peer.holds_questions = true;
+    for _ in 0..3 {
+        peer.send(&frame(1, b"x"));
+    }
+    assert_eq!((peer.questions.len(), peer.input.is_empty()), (2, false));
+    let (place, question) = peer.questions.remove(0);
+    peer.answer(place, question);
+    assert_eq!((peer.questions.len(), peer.input.is_empty()), (2, true));
+}
