@@ -164,3 +164,6 @@ pub fn parse(
         _ => Ok(Request::Page(CONSOLE)),
     }
 }
+
+#[cfg(test)]
+mod tests;
