@@ -46,6 +46,9 @@ struct OwnPublishes {
     in_flight: usize,
     /// Offset of the newest one while its echo is on its way; 0 for none.
     echo_due: u64,
+    /// Offset of the newest message that was delivered since the client began to publish: an echo may come before
+    /// the answer.
+    delivered: u64,
     /// How to end once the echo is there.
     goodbye: Option<Goodbye>,
 }
@@ -238,7 +241,8 @@ impl WebSocket {
         own.in_flight -= 1;
         match answer {
             Answer::Published(Ok(published)) => {
-                if matches!(self.subscriptions, Subscriptions::One(_)) {
+                let is_on_its_way = published.position.offset > own.delivered;
+                if matches!(self.subscriptions, Subscriptions::One(_)) && is_on_its_way {
                     own.echo_due = published.position.offset;
                 }
                 self.leave_if_due(context)
@@ -269,10 +273,11 @@ impl WebSocket {
                     .messages()
                     .last()
                     .map_or(0, |last| last.position.offset);
-                if let Some(own) = &mut self.own
-                    && last >= own.echo_due
-                {
-                    own.echo_due = 0;
+                if let Some(own) = &mut self.own {
+                    own.delivered = last;
+                    if last >= own.echo_due {
+                        own.echo_due = 0;
+                    }
                 }
                 self.leave_if_due(context)
             }

@@ -59,6 +59,27 @@ fn a_websocket_echoes_where_clients_may_publish() {
 }
 
 #[test]
+fn an_echo_may_come_before_the_answer() {
+    let mut peer = echo_peer();
+    peer.get("/ws/echo:a", HANDSHAKE);
+    peer.holds_questions = true;
+    peer.send(&frame(1, b"hello"));
+    peer.send(&frame(8, &1000u16.to_be_bytes()));
+    assert_eq!(peer.ended, None, "its echo comes first");
+    let Some((place, Question::Publish(publish))) = peer.questions.pop() else {
+        panic!("a publish")
+    };
+    let (published, message) = peer.hub.publish(publish, 0, &mut Vec::new()).unwrap();
+    peer.fanout.enqueue(message.unwrap());
+    assert_eq!(peer.deliver(), "\u{FFFD}\u{5}hello");
+    let answer = Answer::Published(Ok(published));
+    let next = peer.step(|transport, context| transport.on_answer(place, answer, None, context));
+    peer.settle(next);
+    assert_eq!(take_close_code(&mut peer), 1000);
+    assert_eq!(peer.ended, Some(CloseReason::PeerClosed));
+}
+
+#[test]
 fn every_end_of_a_websocket_has_its_code() {
     let check = |target: &str, input: &[u8], code: u16, reason: CloseReason| {
         let mut peer = echo_peer();
