@@ -43,7 +43,8 @@
 //!
 //! Each has a test with its wording.
 //!
-//! 1. Nothing in a pure folder (`proto`, `hub`, `api`, `transport`) waits, reads a clock, or knows a socket or a thread.
+//! 1. Nothing in a pure folder (`proto`, `hub`, `api`, `transport`) waits, reads a clock, or knows a socket or a
+//!    thread.
 //! 2. A shard's state is touched by its thread only.
 //! 3. Every queue, buffer and counter that a peer can grow has a limit in [`config`].
 //! 4. A message is encoded at most once per wire form per shard; its payload is never copied per subscriber.

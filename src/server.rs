@@ -23,7 +23,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::api::Audience;
 use crate::config::Config;
 use crate::hub::ShardId;
-use crate::shard::mailbox::{Mail, Mailbox, Post};
+use crate::shard::mailbox::{Mail, Mailbox, Post, Stage};
 use crate::shard::ring::{self, Ring};
 use crate::shard::{Listener, Shard, Shared};
 
@@ -374,27 +374,27 @@ fn supervise(
 ) -> Result<(), ServeError> {
     let timing = &config.timing;
     let mut left = boxes.len();
-    let stages: [(&str, fn() -> Mail, u64); 3] = [
+    let stages = [
         (
+            Stage::NotReady,
             "not ready: load balancers look elsewhere",
-            || Mail::NotReady,
             timing.drain_delay_ms,
         ),
         (
+            Stage::Drain,
             "draining: connections are ended",
-            || Mail::Drain,
             timing.drain_timeout_ms,
         ),
-        ("cutting what is left", || Mail::Cut, CUT_MS),
+        (Stage::Cut, "cutting what is left", CUT_MS),
     ];
     wait(inbox, None, &mut left)?;
-    for (stage, mail, wait_ms) in stages {
+    for (stage, text, wait_ms) in stages {
         if left == 0 {
             break;
         }
-        tracing::info!("{stage}");
+        tracing::info!("{text}");
         for mailbox in boxes {
-            mailbox.post(&mut vec![mail()]);
+            mailbox.post(&mut vec![Mail::Stage(stage)]);
         }
         wait(inbox, Some(Duration::from_millis(wait_ms)), &mut left)?;
     }

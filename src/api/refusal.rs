@@ -135,6 +135,10 @@ impl Refusal {
         "body_timeout",
         "The request body took too long (setting body_timeout).",
     );
+    pub const CHANNEL_DELETED: Self = Self::unavailable(
+        "channel_deleted",
+        "The channel was deleted, or spoke too much, before the request was through. Try again.",
+    );
     pub const NOT_READY: Self = Self::unavailable(
         "not_ready",
         "This server is shutting down. Use another one.",

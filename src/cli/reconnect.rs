@@ -21,8 +21,9 @@ impl ReconnectDelay {
 
     /// The delay before the next attempt. `hint` is what the server asked for; `random` is from 0 to 1.
     ///
-    /// The back-off is spread over its upper half. A hint is kept, and spread upwards by up to a quarter, so that clients
-    /// that were told the same do not come back together; from the second failure on it no longer shortens the back-off.
+    /// The back-off is spread over its upper half. A hint is kept, and spread upwards by up to a quarter, so that
+    /// clients that were told the same do not come back together; from the second failure on it no longer shortens
+    /// the back-off.
     pub fn next(&mut self, hint: Option<Duration>, random: f64) -> Duration {
         let backoff = FIRST
             .saturating_mul(1 << self.failures.min(16))

@@ -170,14 +170,14 @@ impl Hub {
         };
         let bytes_before = channel.history_bytes();
         if publish.store && channel.namespace.history_messages > 0 {
+            let others_bytes = self.history_bytes - bytes_before;
+            if others_bytes + message.bytes() > self.history_bytes_max {
+                return Err(HubFull::History);
+            }
             // Over the total a channel makes room out of its own past only.
-            while self.history_bytes - bytes_before + channel.history_bytes() + message.bytes()
-                > self.history_bytes_max
+            while others_bytes + channel.history_bytes() + message.bytes() > self.history_bytes_max
             {
-                if !channel.drop_oldest() {
-                    self.history_bytes -= bytes_before;
-                    return Err(HubFull::History);
-                }
+                channel.drop_oldest();
             }
         }
         message.position = channel.take_position(now_ms);

@@ -1,3 +1,5 @@
+//! The hub as a home: positions, histories, listeners, limits.
+
 use super::*;
 
 const ONE: ShardId = ShardId(1);

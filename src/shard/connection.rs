@@ -28,7 +28,7 @@ pub struct Connection {
     /// What did not fit into the socket. Exists only while there is something.
     pub outbox: Option<Box<Outbox>>,
     /// What came in and could not be used yet: the begin of a head, or requests behind the one being answered.
-    pub input: Option<Box<Vec<u8>>>,
+    pub input: Option<Box<Input>>,
     pub phase: Phase,
     /// A poll is with the kernel. The entry is freed only when both have come home (see [`Phase::Closing`]).
     pub read_armed: bool,
@@ -56,6 +56,50 @@ pub enum Phase {
     },
     /// Shut down; freed as soon as the polls are home.
     Closing,
+}
+
+/// Bytes that a peer has sent and nobody has used yet.
+#[derive(Debug)]
+pub struct Input {
+    bytes: Vec<u8>,
+    /// Bytes at the front that are used: taking many small requests out moves nothing.
+    used: usize,
+}
+
+impl Input {
+    /// `None` when there is nothing to keep.
+    pub fn new(bytes: &[u8]) -> Option<Box<Self>> {
+        let input = || {
+            Box::new(Self {
+                bytes: bytes.to_vec(),
+                used: 0,
+            })
+        };
+        (!bytes.is_empty()).then(input)
+    }
+
+    pub fn extend(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..self.used);
+        self.used = 0;
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    pub fn unused(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.used..]
+    }
+
+    pub fn mark_used(&mut self, bytes: usize) {
+        self.used += bytes;
+    }
+
+    /// Bytes that are not yet used.
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.used
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 impl Connection {

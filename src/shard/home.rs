@@ -5,7 +5,7 @@ use crate::api::question::{Answer, Question};
 use crate::hub::message::ChannelName;
 use crate::hub::{HubFull, ShardId};
 use crate::shard::Shard;
-use crate::shard::mailbox::{ConnectionKey, Mail};
+use crate::shard::mailbox::{ConnectionKey, Mail, Stage};
 
 impl Shard {
     /// Reads all mail; `false` if there was none.
@@ -47,9 +47,9 @@ impl Shard {
             Mail::Publication(message) => self.fanout.enqueue(message),
             Mail::Unlisten { from, channel } => self.hub.unlisten(&channel, from, self.now_ms),
             Mail::EndListeners(channel) => self.fanout.enqueue_end(&channel),
-            Mail::NotReady => self.is_ready = false,
-            Mail::Drain => self.drain(),
-            Mail::Cut => self.cut(),
+            Mail::Stage(Stage::NotReady) => self.is_ready = false,
+            Mail::Stage(Stage::Drain) => self.drain(),
+            Mail::Stage(Stage::Cut) => self.cut(),
         }
     }
 
@@ -145,15 +145,15 @@ impl Shard {
         (0..self.post.n_shards()).any(is_behind)
     }
 
-    /// An answer for one of our connections has come by mail. If it listens from now on, it does so from the moment of the answer:
-    /// what the home publishes later comes behind it.
+    /// An answer for one of our connections has come by mail.
     fn on_answer(&mut self, connection: ConnectionKey, place: u16, answer: Answer) {
         if self.take_answer(connection, place, answer) {
             self.settle(connection.index);
         }
     }
 
-    /// Hands an answer to its connection; `false` if that is gone.
+    /// Hands an answer to its connection; `false` if that is gone. If the connection listens from now on, it does so
+    /// from this moment: what the home publishes later comes behind its answer.
     pub(super) fn take_answer(
         &mut self,
         connection: ConnectionKey,

@@ -41,11 +41,18 @@ pub enum Mail {
     Unlisten { from: ShardId, channel: ChannelName },
     /// From a channel's home: it was deleted, its listeners are to be ended.
     EndListeners(ChannelName),
-    /// From the main thread: tell the balancer to look elsewhere.
+    /// From the main thread.
+    Stage(Stage),
+}
+
+/// What the main thread tells every shard on the way to the exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Tell load balancers to look elsewhere.
     NotReady,
-    /// From the main thread: end all connections over the drain period.
+    /// End all connections over the drain period.
     Drain,
-    /// From the main thread: end what is left.
+    /// End what is left.
     Cut,
 }
 

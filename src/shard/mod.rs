@@ -5,7 +5,9 @@
 
 mod accept;
 pub mod connection;
+mod end;
 mod home;
+mod input;
 pub mod mailbox;
 mod park;
 pub mod ring;
@@ -19,18 +21,17 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use slab::Slab;
 
-use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::hub::fanout::Fanout;
 use crate::hub::message::ChannelName;
 use crate::hub::{Hub, ShardId};
-use crate::metrics::{Metrics, TransportKind};
+use crate::metrics::Metrics;
 use crate::proto::http_response::http_date;
 use crate::transport::Effects;
 
 use accept::Door;
 pub use accept::Listener;
-use connection::{Connection, Phase};
+use connection::Connection;
 use mailbox::{ConnectionKey, Mail, Post};
 use ring::{Completion, Ring};
 use timers::TimerWheel;
@@ -198,8 +199,9 @@ impl Shard {
                     .turn_time
                     .record_us(began.elapsed().as_micros() as u64);
                 if !self.fanout.is_idle() {
-                    // A broadcast keeps every shard busy. On a core that is shared, with another shard or with anybody, none
-                    // of them holds it for a whole time slice of the scheduler while others have somebody waiting.
+                    // A broadcast keeps every shard busy. On a core that is shared, with another shard or with
+                    // anybody, none of them holds it for a whole time slice of the scheduler while others have
+                    // somebody waiting.
                     std::thread::yield_now();
                 }
                 continue;
@@ -330,28 +332,6 @@ impl Shard {
             history_bytes: self.hub.history_bytes() as u64,
             fanout_backlog_bytes: self.fanout.backlog_bytes() as u64,
             ..self.metrics.clone()
-        }
-    }
-
-    /// Counts an end, and logs it if somebody should know.
-    fn note_end(&mut self, index: u32, kind: TransportKind, reason: CloseReason) {
-        self.metrics.on_closed(reason);
-        if reason.is_noteworthy() {
-            let peer = self.connections[index as usize].peer();
-            tracing::warn!(shard = self.id.0, %peer, transport = ?kind, reason = reason.label(), "connection ended");
-        }
-    }
-
-    /// Frees the entry once its end has come and nothing of it is with the kernel.
-    fn free_if_joined(&mut self, index: u32) {
-        let is_over =
-            |connection: &Connection| connection.phase == Phase::Closing && connection.is_joined();
-        if self.connections.get(index as usize).is_some_and(is_over) {
-            self.timers.disarm(index);
-            self.connections.remove(index as usize);
-            self.shared
-                .n_connections
-                .fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         }
     }
 }

@@ -13,8 +13,6 @@ use crate::shard::{Shard, Token};
 use crate::transport::outbox::Outbox;
 use crate::transport::{Context, Next, Transport};
 
-/// Bytes of answers made from one read before they are sent: pipelined requests must not pile up answers.
-const ANSWERS_BYTES_MAX: usize = 256 * 1024;
 /// Bytes written to one connection in one turn, before the others get theirs.
 const WRITE_BYTES_PER_TURN: usize = 1024 * 1024;
 
@@ -81,17 +79,6 @@ impl Shard {
         }
     }
 
-    /// No new work: subscriptions and input are given up, what is written so far still goes out.
-    fn begin_end(&mut self, index: u32, reason: CloseReason) {
-        let connection = &mut self.connections[index as usize];
-        if !connection.is_open() {
-            return;
-        }
-        connection.phase = Phase::Flushing(reason);
-        connection.input = None;
-        connection.transport.release(&mut self.scratch.effects);
-    }
-
     /// Asks what the step wants to know. What a home of our own knows is answered on the spot.
     fn ask_all(&mut self, index: u32) {
         if self.scratch.effects.questions.is_empty() {
@@ -117,7 +104,7 @@ impl Shard {
         self.rest(index);
     }
 
-    fn release_all(&mut self) {
+    pub(super) fn release_all(&mut self) {
         while let Some(subscription) = self.scratch.effects.released.pop() {
             let channel = self.fanout.unlisten(subscription);
             self.unlisten(channel);
@@ -125,7 +112,7 @@ impl Shard {
     }
 
     /// Sends the step's output: into the socket if nothing waits before it, into the outbox otherwise.
-    fn send(&mut self, index: u32) {
+    pub(super) fn send(&mut self, index: u32) {
         let effects = &mut self.scratch.effects;
         let connection = &mut self.connections[index as usize];
         let is_direct = connection.outbox.is_none();
@@ -181,12 +168,9 @@ impl Shard {
             if out.is_empty() {
                 break;
             }
-            let sent = match connection.transmit(out) {
-                Ok(sent) => sent,
-                Err(_) => {
-                    out.clear();
-                    return self.end_now(index, CloseReason::PeerReset);
-                }
+            let Ok(sent) = connection.transmit(out) else {
+                out.clear();
+                return self.end_now(index, CloseReason::PeerReset);
             };
             self.metrics.socket_bytes_out_total += sent as u64;
             written += sent;
@@ -199,28 +183,6 @@ impl Shard {
             if is_full || written >= WRITE_BYTES_PER_TURN {
                 break;
             }
-        }
-    }
-
-    /// Goes on with what came in while the connection was busy.
-    fn resume(&mut self, index: u32) {
-        let connection = &mut self.connections[index as usize];
-        if !connection.is_open()
-            || !connection.transport.wants_input(&self.config)
-            || connection.outbox.is_some()
-        {
-            return;
-        }
-        if let Some(mut input) = connection.input.take() {
-            let consumed = self.feed(index, &mut input);
-            self.keep_input(index, Some(input), consumed);
-        }
-        let connection = &self.connections[index as usize];
-        if connection.end_of_input
-            && connection.is_open()
-            && connection.transport.wants_input(&self.config)
-        {
-            self.end_now(index, CloseReason::PeerClosed);
         }
     }
 
@@ -264,101 +226,6 @@ impl Shard {
         }
     }
 
-    /// The socket has bytes, or is at its end.
-    pub(super) fn on_readable(&mut self, index: u32) {
-        let mut buffer = std::mem::take(&mut self.scratch.read_buffer);
-        let connection = &mut self.connections[index as usize];
-        let received = connection.receive(&mut buffer);
-        match (received, connection.phase) {
-            (Ok(Some(bytes @ 1..)), Phase::Open) => {
-                self.metrics.socket_bytes_in_total += bytes as u64;
-                self.on_input(index, &mut buffer[..bytes]);
-            }
-            (Ok(Some(0)), Phase::Open) => self.on_end_of_input(index),
-            (Ok(None), Phase::Open) => self.rest(index),
-            (Err(_), Phase::Open) => self.end_now(index, CloseReason::PeerReset),
-            // What a refused peer still sends is read over.
-            (Ok(Some(1..) | None), Phase::Lingering { .. }) => self.rest(index),
-            (_, Phase::Lingering { reason, .. }) => self.end_now(index, reason),
-            (_, Phase::Flushing(_)) => {}
-            (_, Phase::Closing) => self.free_if_joined(index),
-        }
-        self.scratch.read_buffer = buffer;
-    }
-
-    /// New bytes go behind those that are kept; without any, they are used where they are.
-    fn on_input(&mut self, index: u32, bytes: &mut [u8]) {
-        match self.connections[index as usize].input.take() {
-            None => {
-                let consumed = self.feed(index, bytes);
-                if consumed < bytes.len() {
-                    self.keep_input(index, Some(Box::new(bytes[consumed..].to_vec())), 0);
-                }
-            }
-            Some(mut input) => {
-                input.extend_from_slice(bytes);
-                let consumed = self.feed(index, &mut input);
-                self.keep_input(index, Some(input), consumed);
-            }
-        }
-        self.rest(index);
-    }
-
-    /// Hands input to the transport, as far as it wants it. Says how much it took.
-    fn feed(&mut self, index: u32, input: &mut [u8]) -> usize {
-        let mut consumed = 0;
-        while consumed < input.len() {
-            let connection = &self.connections[index as usize];
-            if !connection.is_open() || !connection.transport.wants_input(&self.config) {
-                break;
-            }
-            // Who does not read the answers gets no more of them.
-            if connection.outbox.is_some() && matches!(connection.transport, Transport::Http(_)) {
-                break;
-            }
-            let mut taken = 0;
-            self.advance(index, |transport, context| {
-                let (bytes, next) = transport.on_bytes(&mut input[consumed..], context);
-                taken = bytes;
-                next
-            });
-            consumed += taken;
-            self.release_all();
-            if self.scratch.effects.out.bytes() >= ANSWERS_BYTES_MAX
-                || !self.scratch.effects.replay.is_empty()
-            {
-                self.send(index);
-            }
-            if taken == 0 {
-                break;
-            }
-        }
-        self.release_all();
-        self.send(index);
-        consumed
-    }
-
-    fn keep_input(&mut self, index: u32, input: Option<Box<Vec<u8>>>, consumed: usize) {
-        let connection = &mut self.connections[index as usize];
-        if let Some(mut input) = input
-            && connection.is_open()
-            && consumed < input.len()
-        {
-            input.drain(..consumed);
-            connection.input = Some(input);
-        }
-    }
-
-    fn on_end_of_input(&mut self, index: u32) {
-        let connection = &mut self.connections[index as usize];
-        connection.end_of_input = true;
-        let is_answering = connection.transport.survives_end_of_input()
-            || (connection.outbox.is_some() && matches!(connection.transport, Transport::Http(_)));
-        if !is_answering {
-            self.end_now(index, CloseReason::PeerClosed);
-        }
-    }
-
     /// The socket takes bytes again.
     pub(super) fn on_writable(&mut self, index: u32) {
         match self.connections[index as usize].phase {
@@ -373,35 +240,6 @@ impl Shard {
             }
             Phase::Lingering { .. } => {}
             Phase::Closing => self.free_if_joined(index),
-        }
-    }
-
-    /// A deadline has come, or an earlier one that has since moved.
-    pub(super) fn on_timer(&mut self, index: u32) {
-        let Some(connection) = self.connections.get(index as usize) else {
-            return;
-        };
-        let is_stalled = connection.is_stalled(&self.config, self.now_ms);
-        match connection.phase {
-            Phase::Open if is_stalled => self.end_now(index, CloseReason::WriteStalled),
-            Phase::Flushing(_) if is_stalled => self.end_now(index, CloseReason::WriteStalled),
-            Phase::Lingering { reason, until_ms } if self.now_ms >= until_ms => {
-                self.end_now(index, reason)
-            }
-            Phase::Open if self.is_draining && !connection.is_drained => {
-                self.connections[index as usize].is_drained = true;
-                self.step(index, |transport, context| transport.on_drain(context));
-            }
-            Phase::Open => {
-                let deadline_ms = connection.transport.next_deadline_ms(&self.config);
-                if deadline_ms.is_some_and(|deadline_ms| self.now_ms >= deadline_ms) {
-                    self.step(index, |transport, context| transport.on_deadline(context));
-                } else {
-                    self.rest(index);
-                }
-            }
-            Phase::Flushing(_) | Phase::Lingering { .. } => self.rest(index),
-            Phase::Closing => {}
         }
     }
 
@@ -446,52 +284,5 @@ impl Shard {
         self.step(index, |transport, context| {
             transport.on_delivery(channel, delivery, context)
         });
-    }
-
-    /// Ends at once: nothing more is sent.
-    pub(super) fn end_now(&mut self, index: u32, reason: CloseReason) {
-        let connection = &mut self.connections[index as usize];
-        let reason = match connection.phase {
-            Phase::Closing => return,
-            Phase::Open => reason,
-            Phase::Flushing(first) | Phase::Lingering { reason: first, .. } => first,
-        };
-        let kind = connection.transport.kind();
-        connection.phase = Phase::Closing;
-        connection.outbox = None;
-        connection.input = None;
-        connection.transport.release(&mut self.scratch.effects);
-        connection.transport = Transport::new(self.now_ms);
-        connection.shut_down();
-        self.scratch.effects.clear_output();
-        self.release_all();
-        self.metrics.on_transport(Some(kind), None);
-        self.note_end(index, kind, reason);
-        // Whoever called may still look at the entry.
-        self.scratch.ended.push(index);
-    }
-
-    /// Ends all connections over the drain period, in random order, each in the way of its transport.
-    pub(super) fn drain(&mut self) {
-        self.is_ready = false;
-        self.is_draining = true;
-        self.close_door();
-        let period_ms = self.config.timing.drain_period_ms;
-        for (index, _) in &self.connections {
-            self.timers
-                .arm(index as u32, self.now_ms + self.rng.u64(0..=period_ms));
-        }
-    }
-
-    /// Ends what is left.
-    pub(super) fn cut(&mut self) {
-        let indices: Vec<_> = self
-            .connections
-            .iter()
-            .map(|(index, _)| index as u32)
-            .collect();
-        for index in indices {
-            self.end_now(index, CloseReason::Shutdown);
-        }
     }
 }

@@ -576,6 +576,6 @@ fn refuse_and_close(context: &mut Context<'_>, meta: &Meta) -> Next {
         keep_alive: false,
         ..meta.clone()
     };
-    refuse(context, &meta, &Refusal::NOT_READY);
+    refuse(context, &meta, &Refusal::CHANNEL_DELETED);
     Next::End(CloseReason::Unavailable)
 }

@@ -1,3 +1,5 @@
+//! The fan-out against a naive twin.
+
 use super::*;
 use crate::hub::position::{Epoch, Position};
 use crate::proto::payload::PayloadKind;

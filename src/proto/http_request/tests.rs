@@ -298,7 +298,7 @@ fn accepts_upgrades() {
     for lines in [
         "Upgrade: websocket",
         "Connection: upgrade",
-        "Upgrade: websocket2\r\nConnection: upgrade",
+        "Upgrade: websockets\r\nConnection: upgrade",
         "Upgrade: h2c",
     ] {
         accepts(

@@ -1,3 +1,5 @@
+//! What is written is read back by a parser that is not ours.
+
 use serde_json::{Value, json};
 
 use super::*;

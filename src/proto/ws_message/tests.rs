@@ -1,3 +1,5 @@
+//! The assembler at every prefix and split, rule by rule.
+
 mod random;
 
 use super::*;

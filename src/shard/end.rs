@@ -1,0 +1,121 @@
+//! How connections end: in three steps, with exactly one reason.
+//!
+//! *Closing*: no new work, and what is written still goes out ([`Phase::Flushing`], [`Phase::Lingering`]). *Joined*:
+//! shut down, and the polls are home. *Freed*: the slot may be somebody else's.
+
+use std::sync::atomic::Ordering;
+
+use crate::close_reason::CloseReason;
+use crate::metrics::TransportKind;
+use crate::shard::Shard;
+use crate::shard::connection::{Connection, Phase};
+use crate::transport::Transport;
+
+impl Shard {
+    /// No new work: subscriptions and input are given up, what is written so far still goes out.
+    pub(super) fn begin_end(&mut self, index: u32, reason: CloseReason) {
+        let connection = &mut self.connections[index as usize];
+        if !connection.is_open() {
+            return;
+        }
+        connection.phase = Phase::Flushing(reason);
+        connection.input = None;
+        connection.transport.release(&mut self.scratch.effects);
+    }
+
+    /// Ends at once: nothing more is sent.
+    pub(super) fn end_now(&mut self, index: u32, reason: CloseReason) {
+        let connection = &mut self.connections[index as usize];
+        let reason = match connection.phase {
+            Phase::Closing => return,
+            Phase::Open => reason,
+            Phase::Flushing(first) | Phase::Lingering { reason: first, .. } => first,
+        };
+        let kind = connection.transport.kind();
+        connection.phase = Phase::Closing;
+        connection.outbox = None;
+        connection.input = None;
+        connection.transport.release(&mut self.scratch.effects);
+        connection.transport = Transport::new(self.now_ms);
+        connection.shut_down();
+        self.scratch.effects.clear_output();
+        self.release_all();
+        self.metrics.on_transport(Some(kind), None);
+        self.note_end(index, kind, reason);
+        // Whoever called may still look at the entry.
+        self.scratch.ended.push(index);
+    }
+
+    /// Frees the entry once its end has come and nothing of it is with the kernel.
+    pub(super) fn free_if_joined(&mut self, index: u32) {
+        let is_over =
+            |connection: &Connection| connection.phase == Phase::Closing && connection.is_joined();
+        if self.connections.get(index as usize).is_some_and(is_over) {
+            self.timers.disarm(index);
+            self.connections.remove(index as usize);
+            self.shared.n_connections.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts an end, and logs it if somebody should know.
+    fn note_end(&mut self, index: u32, kind: TransportKind, reason: CloseReason) {
+        self.metrics.on_closed(reason);
+        if reason.is_noteworthy() {
+            let peer = self.connections[index as usize].peer();
+            tracing::warn!(shard = self.id.0, %peer, transport = ?kind, reason = reason.label(), "connection ended");
+        }
+    }
+
+    /// A deadline has come, or an earlier one that has since moved.
+    pub(super) fn on_timer(&mut self, index: u32) {
+        let Some(connection) = self.connections.get(index as usize) else {
+            return;
+        };
+        let is_stalled = connection.is_stalled(&self.config, self.now_ms);
+        match connection.phase {
+            Phase::Open if is_stalled => self.end_now(index, CloseReason::WriteStalled),
+            Phase::Flushing(_) if is_stalled => self.end_now(index, CloseReason::WriteStalled),
+            Phase::Lingering { reason, until_ms } if self.now_ms >= until_ms => {
+                self.end_now(index, reason)
+            }
+            Phase::Open if self.is_draining && !connection.is_drained => {
+                self.connections[index as usize].is_drained = true;
+                self.step(index, |transport, context| transport.on_drain(context));
+            }
+            Phase::Open => {
+                let deadline_ms = connection.transport.next_deadline_ms(&self.config);
+                if deadline_ms.is_some_and(|deadline_ms| self.now_ms >= deadline_ms) {
+                    self.step(index, |transport, context| transport.on_deadline(context));
+                } else {
+                    self.rest(index);
+                }
+            }
+            Phase::Flushing(_) | Phase::Lingering { .. } => self.rest(index),
+            Phase::Closing => {}
+        }
+    }
+
+    /// Ends all connections over the drain period, in random order, each in the way of its transport.
+    pub(super) fn drain(&mut self) {
+        self.is_ready = false;
+        self.is_draining = true;
+        self.close_door();
+        let period_ms = self.config.timing.drain_period_ms;
+        for (index, _) in &self.connections {
+            self.timers
+                .arm(index as u32, self.now_ms + self.rng.u64(0..=period_ms));
+        }
+    }
+
+    /// Ends what is left.
+    pub(super) fn cut(&mut self) {
+        let indices: Vec<_> = self
+            .connections
+            .iter()
+            .map(|(index, _)| index as u32)
+            .collect();
+        for index in indices {
+            self.end_now(index, CloseReason::Shutdown);
+        }
+    }
+}

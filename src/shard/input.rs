@@ -1,0 +1,119 @@
+//! What a peer sends: from the socket into the connection's transport, as far as that wants it.
+
+use crate::close_reason::CloseReason;
+use crate::shard::Shard;
+use crate::shard::connection::{Input, Phase};
+use crate::transport::Transport;
+
+/// Bytes of answers made from one read before they are sent: pipelined requests must not pile up answers.
+const ANSWERS_BYTES_MAX: usize = 256 * 1024;
+
+impl Shard {
+    /// The socket has bytes, or is at its end.
+    pub(super) fn on_readable(&mut self, index: u32) {
+        let mut buffer = std::mem::take(&mut self.scratch.read_buffer);
+        let connection = &mut self.connections[index as usize];
+        let received = connection.receive(&mut buffer);
+        match (received, connection.phase) {
+            (Ok(Some(bytes @ 1..)), Phase::Open) => {
+                self.metrics.socket_bytes_in_total += bytes as u64;
+                self.on_input(index, &mut buffer[..bytes]);
+            }
+            (Ok(Some(0)), Phase::Open) => self.on_end_of_input(index),
+            (Ok(None), Phase::Open) => self.rest(index),
+            (Err(_), Phase::Open) => self.end_now(index, CloseReason::PeerReset),
+            // What a refused peer still sends is read over.
+            (Ok(Some(1..) | None), Phase::Lingering { .. }) => self.rest(index),
+            (_, Phase::Lingering { reason, .. }) => self.end_now(index, reason),
+            (_, Phase::Flushing(_)) => {}
+            (_, Phase::Closing) => self.free_if_joined(index),
+        }
+        self.scratch.read_buffer = buffer;
+    }
+
+    /// New bytes go behind those that are kept; without any, they are used where they are.
+    fn on_input(&mut self, index: u32, bytes: &mut [u8]) {
+        match self.connections[index as usize].input.take() {
+            None => {
+                let consumed = self.feed(index, bytes);
+                self.keep(index, Input::new(&bytes[consumed..]));
+            }
+            Some(mut input) => {
+                input.extend(bytes);
+                self.feed_kept(index, input);
+            }
+        }
+        self.rest(index);
+    }
+
+    /// Goes on with what came in while the connection was busy.
+    pub(super) fn resume(&mut self, index: u32) {
+        if !self.takes_input(index) || self.connections[index as usize].outbox.is_some() {
+            return;
+        }
+        if let Some(input) = self.connections[index as usize].input.take() {
+            self.feed_kept(index, input);
+        }
+        if self.connections[index as usize].end_of_input && self.takes_input(index) {
+            self.end_now(index, CloseReason::PeerClosed);
+        }
+    }
+
+    fn feed_kept(&mut self, index: u32, mut input: Box<Input>) {
+        let consumed = self.feed(index, input.unused());
+        input.mark_used(consumed);
+        self.keep(index, Some(input));
+    }
+
+    fn keep(&mut self, index: u32, input: Option<Box<Input>>) {
+        let connection = &mut self.connections[index as usize];
+        if connection.is_open() {
+            connection.input = input.filter(|input| !input.is_empty());
+        }
+    }
+
+    fn takes_input(&self, index: u32) -> bool {
+        let connection = &self.connections[index as usize];
+        connection.is_open() && connection.transport.wants_input(&self.config)
+    }
+
+    /// Hands input to the transport, as far as it wants it. Says how much it took.
+    fn feed(&mut self, index: u32, input: &mut [u8]) -> usize {
+        let mut consumed = 0;
+        while consumed < input.len() && self.takes_input(index) {
+            let connection = &self.connections[index as usize];
+            // Who does not read the answers gets no more of them.
+            if connection.outbox.is_some() && matches!(connection.transport, Transport::Http(_)) {
+                break;
+            }
+            let mut taken = 0;
+            self.advance(index, |transport, context| {
+                let (bytes, next) = transport.on_bytes(&mut input[consumed..], context);
+                taken = bytes;
+                next
+            });
+            consumed += taken;
+            self.release_all();
+            let effects = &self.scratch.effects;
+            if effects.out.bytes() >= ANSWERS_BYTES_MAX || !effects.replay.is_empty() {
+                self.send(index);
+            }
+            if taken == 0 {
+                break;
+            }
+        }
+        self.release_all();
+        self.send(index);
+        consumed
+    }
+
+    fn on_end_of_input(&mut self, index: u32) {
+        let connection = &mut self.connections[index as usize];
+        connection.end_of_input = true;
+        let is_answering = connection.transport.survives_end_of_input()
+            || (connection.outbox.is_some() && matches!(connection.transport, Transport::Http(_)));
+        if !is_answering {
+            self.end_now(index, CloseReason::PeerClosed);
+        }
+    }
+}
