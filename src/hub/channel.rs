@@ -60,6 +60,8 @@ pub struct Channel {
     /// Ascending offsets; what is not stored or expired early leaves holes.
     history: VecDeque<Arc<Message>>,
     history_bytes: usize,
+    /// When the first message with a `ttl` of its own expires, which may be out of turn; `u64::MAX` without one.
+    early_expiry_ms: u64,
     /// How many listeners each shard has here; shards without any are left out.
     listeners: Vec<(ShardId, u32)>,
     /// When it was last published to or listened on; `None` since it was deleted.
@@ -75,6 +77,7 @@ impl Channel {
             head: 0,
             history: VecDeque::new(),
             history_bytes: 0,
+            early_expiry_ms: u64::MAX,
             listeners: Vec::new(),
             used_ms: Some(now_ms),
         }
@@ -130,6 +133,7 @@ impl Channel {
             return;
         }
         self.history_bytes += message.bytes();
+        self.early_expiry_ms = self.early_expiry_ms.min(self.early_expiry(&message));
         self.history.push_back(message);
         while self.history.len() > self.namespace.history_messages
             || (self.history_bytes > self.namespace.history_bytes && self.history.len() > 1)
@@ -150,19 +154,39 @@ impl Channel {
         true
     }
 
-    /// Drops what is too old, wherever a shorter `ttl` has put it.
+    /// Drops what is too old. Costs as much as it drops, and a look at all only when a `ttl` has run out.
     pub fn expire(&mut self, now_ms: u64) {
-        if self
+        while self
             .history
-            .iter()
-            .all(|message| message.expires_ms > now_ms)
+            .front()
+            .is_some_and(|oldest| oldest.expires_ms <= now_ms)
         {
+            self.drop_oldest();
+        }
+        if self.early_expiry_ms > now_ms {
             return;
         }
         self.history.retain(|message| message.expires_ms > now_ms);
         self.history_bytes = self.history.iter().map(|message| message.bytes()).sum();
+        let early_expiries = self
+            .history
+            .iter()
+            .map(|message| self.early_expiry(message));
+        self.early_expiry_ms = early_expiries.min().unwrap_or(u64::MAX);
         if self.history.is_empty() {
             self.history = VecDeque::new();
+        }
+    }
+
+    /// When `message` expires, if that is before its turn.
+    fn early_expiry(&self, message: &Message) -> u64 {
+        let in_turn_ms = message
+            .published_ms
+            .saturating_add(self.namespace.history_age_ms);
+        if message.expires_ms < in_turn_ms {
+            message.expires_ms
+        } else {
+            u64::MAX
         }
     }
 
@@ -265,6 +289,7 @@ impl Channel {
         self.head = 0;
         self.history = VecDeque::new();
         self.history_bytes = 0;
+        self.early_expiry_ms = u64::MAX;
         self.used_ms = None;
     }
 

@@ -12,6 +12,7 @@ use crate::api::refusal::Refusal;
 use crate::close_reason::CloseReason;
 use crate::metrics::TransportKind;
 use crate::proto::http_response;
+use crate::shard::complaint::Complaint;
 use crate::shard::connection::Connection;
 use crate::shard::{GENERATION_MASK, Shard, Token};
 use crate::transport::Next;
@@ -23,8 +24,6 @@ const ACCEPTS_PER_TURN: usize = 64;
 const REST_MS: u64 = 100;
 /// Connections above `connections_max` that may exist for as long as their refusal takes.
 pub(super) const REFUSALS_MAX: usize = 64;
-/// Between two log lines about newcomers turned away.
-const COMPLAINT_INTERVAL_MS: u64 = 60_000;
 
 /// A socket that newcomers come to.
 #[derive(Debug)]
@@ -40,7 +39,6 @@ pub(super) struct Door {
     /// Listeners that rest, since the system could not accept, and until when.
     resting: Vec<usize>,
     retry_ms: Option<u64>,
-    complained_ms: Option<u64>,
     /// Given up for a moment to accept, refuse and close when there is no descriptor left: a newcomer who is told is
     /// better off than one who waits.
     spare: Option<OwnedFd>,
@@ -52,24 +50,12 @@ impl Door {
             listeners,
             resting: Vec::new(),
             retry_ms: None,
-            complained_ms: None,
             spare: None,
         }
     }
 
     pub(super) fn retry_ms(&self) -> Option<u64> {
         self.retry_ms
-    }
-
-    /// `true` once in a while: a flood of newcomers must not become a flood of lines.
-    fn may_complain(&mut self, now_ms: u64) -> bool {
-        let may = self
-            .complained_ms
-            .is_none_or(|last_ms| now_ms >= last_ms + COMPLAINT_INTERVAL_MS);
-        if may {
-            self.complained_ms = Some(now_ms);
-        }
-        may
     }
 
     /// Accepts with the descriptor kept for this, refuses, closes.
@@ -185,14 +171,7 @@ impl Shard {
             return self.rest(index);
         }
         self.metrics.rejected_total += 1;
-        if self.door.may_complain(self.now_ms) {
-            tracing::warn!(
-                shard = self.id.0,
-                connections_max = self.shared.connections_max,
-                "newcomers are turned away with 503: raise connections_max, or the descriptor limit (ulimit -n) that \
-                 it follows, or add a host"
-            );
-        }
+        self.complain(Complaint::Connections);
         self.step(index, |_, context| {
             refuse(context, &Meta::UNKNOWN, &Refusal::CONNECTIONS_FULL);
             Next::End(CloseReason::TooManyConnections)
@@ -205,13 +184,8 @@ impl Shard {
         self.metrics.rejected_total += self.door.turn_away(listener);
         self.door.resting.push(listener);
         self.door.retry_ms = Some(self.now_ms + REST_MS);
-        if self.door.may_complain(self.now_ms) {
-            tracing::warn!(
-                shard = self.id.0,
-                %error,
-                "cannot accept: raise the descriptor limit (ulimit -n, LimitNOFILE), or lower connections_max"
-            );
-        }
+        self.complain(Complaint::Descriptors);
+        tracing::debug!(shard = self.id.0, %error, "accept failed");
     }
 
     /// Listeners that have rested long enough try again.

@@ -5,6 +5,7 @@ use crate::api::question::{Answer, Question};
 use crate::hub::message::ChannelName;
 use crate::hub::{HubFull, ShardId};
 use crate::shard::Shard;
+use crate::shard::complaint::Complaint;
 use crate::shard::mailbox::{ConnectionKey, Mail, Stage};
 
 impl Shard {
@@ -84,6 +85,7 @@ impl Shard {
             Question::Publish(publish) => {
                 let bytes = publish.payload.len() as u64;
                 if self.is_congested() {
+                    self.complain(Complaint::Backlog);
                     return Answer::Published(Err(HubFull::Backlog));
                 }
                 let mut listening = std::mem::take(&mut self.scratch.listening);
@@ -100,6 +102,9 @@ impl Shard {
                     }
                 }
                 self.scratch.listening = listening;
+                if let Err(full) = result {
+                    self.complain(full.into());
+                }
                 Answer::Published(result.map(|(published, _)| published))
             }
             Question::Listen(listen) => match self.hub.listen(&listen, from, self.now_ms) {
@@ -108,7 +113,10 @@ impl Shard {
                     replay,
                     listening,
                 },
-                Err(full) => Answer::NotListening(full),
+                Err(full) => {
+                    self.complain(full.into());
+                    Answer::NotListening(full)
+                }
             },
             Question::Info(channel) => Answer::Info(self.hub.info(&channel, self.now_ms)),
             Question::Delete(channel) => {

@@ -4,6 +4,7 @@
 //! post mail; then, if there is nothing to do, park until the ring, another shard or the clock has something.
 
 mod accept;
+mod complaint;
 pub mod connection;
 mod end;
 mod home;
@@ -31,6 +32,7 @@ use crate::transport::Effects;
 
 use accept::Door;
 pub use accept::Listener;
+use complaint::{Complaint, Complaints};
 use connection::Connection;
 use mailbox::{ConnectionKey, Mail, Post};
 use ring::{Completion, Ring};
@@ -68,6 +70,7 @@ pub struct Shard {
     fanout: Fanout,
     connections: Slab<Connection>,
     door: Door,
+    complaints: Complaints,
     timers: TimerWheel,
     ring: Ring,
     post: Post,
@@ -161,6 +164,7 @@ impl Shard {
             fanout: Fanout::default(),
             connections: Slab::new(),
             door: Door::new(listeners),
+            complaints: Complaints::default(),
             timers: TimerWheel::new(now_ms),
             ring,
             post,
@@ -301,6 +305,13 @@ impl Shard {
         if second != self.date_second {
             self.date_second = second;
             self.date = http_date(second);
+        }
+    }
+
+    /// Tells the operator, if that was not done a moment ago.
+    fn complain(&mut self, complaint: Complaint) {
+        if self.complaints.is_due(complaint, self.now_ms) {
+            tracing::warn!(shard = self.id.0, "{}", complaint.advice());
         }
     }
 

@@ -1,0 +1,85 @@
+//! What the operator should hear of a full table: once in a while in the log, always in a counter.
+
+use crate::hub::HubFull;
+
+/// Between two log lines about the same thing: a flood of newcomers must not become a flood of lines.
+const INTERVAL_MS: u64 = 60_000;
+
+/// A limit that turns somebody away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Complaint {
+    Connections,
+    Descriptors,
+    Channels,
+    History,
+    Backlog,
+}
+
+impl Complaint {
+    /// What to change.
+    pub(super) fn advice(self) -> &'static str {
+        match self {
+            Self::Connections => {
+                "newcomers are turned away with 503: raise connections_max, or the descriptor limit (ulimit -n) that \
+                 it follows, or add a host"
+            }
+            Self::Descriptors => {
+                "cannot accept: raise the descriptor limit (ulimit -n, LimitNOFILE), or lower connections_max"
+            }
+            Self::Channels => {
+                "no room for another channel, requests get 503: raise channels_max, or lower channel_idle_timeout"
+            }
+            Self::History => {
+                "no room in the histories, publishes get 503: raise history_bytes_total_max, or keep less per channel \
+                 (history_messages, history_bytes, history_age)"
+            }
+            Self::Backlog => {
+                "messages are published faster than they can be delivered, publishes get 503: publish less, add \
+                 threads or hosts, or raise fanout_backlog_bytes_max and mailbox_max"
+            }
+        }
+    }
+}
+
+impl From<HubFull> for Complaint {
+    fn from(full: HubFull) -> Self {
+        match full {
+            HubFull::Channels => Self::Channels,
+            HubFull::History => Self::History,
+            HubFull::Backlog => Self::Backlog,
+        }
+    }
+}
+
+/// When each was last told.
+#[derive(Debug, Default)]
+pub(super) struct Complaints {
+    told_ms: [Option<u64>; 5],
+}
+
+impl Complaints {
+    /// `true` when it is time to tell, which counts as told.
+    pub(super) fn is_due(&mut self, complaint: Complaint, now_ms: u64) -> bool {
+        let told_ms = &mut self.told_ms[complaint as usize];
+        let is_due = told_ms.is_none_or(|told_ms| now_ms >= told_ms + INTERVAL_MS);
+        if is_due {
+            *told_ms = Some(now_ms);
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_told_once_in_a_while() {
+        let mut complaints = Complaints::default();
+        assert!(complaints.is_due(Complaint::Connections, 5));
+        assert!(!complaints.is_due(Complaint::Connections, 5 + INTERVAL_MS - 1));
+        assert!(complaints.is_due(Complaint::Backlog, 6));
+        assert!(complaints.is_due(Complaint::Connections, 5 + INTERVAL_MS));
+        assert!(!complaints.is_due(Complaint::Connections, 6 + INTERVAL_MS));
+    }
+}
