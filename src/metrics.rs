@@ -75,6 +75,8 @@ pub struct Metrics {
     pub channels_listened: u64,
     pub history_bytes: u64,
     pub fanout_backlog_bytes: u64,
+    /// Of the whole process; the first shard reports them.
+    pub log_lines_dropped_total: u64,
 }
 
 impl Metrics {
@@ -240,6 +242,12 @@ pub fn write_exposition(out: &mut String, shards: &[Metrics]) {
         "gauge",
         "Bytes of messages on their way to listeners.",
         |m| m.fanout_backlog_bytes,
+    );
+    exposition.sum(
+        "log_lines_dropped_total",
+        "counter",
+        "Log lines lost because stderr was not read fast enough.",
+        |m| m.log_lines_dropped_total,
     );
     exposition.histogram(
         "heartbeat_lateness_seconds",

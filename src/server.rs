@@ -33,6 +33,8 @@ const BACKLOG: i32 = 65_535;
 const NOTSENT_BYTES_MAX: u32 = 128 * 1024;
 /// Descriptors of each thread that are not client sockets: listeners, rings, wake-ups, standard streams, refusals.
 const DESCRIPTORS_RESERVED: usize = 96;
+/// Descriptors that a shard itself takes, where all share a table.
+const DESCRIPTORS_PER_SHARD: usize = 8;
 /// Entries of monoio's own ring, which has little to do.
 const PARKING_RING_ENTRIES: u32 = 256;
 /// How long connections have to notice that they were cut, before the process goes.
@@ -45,6 +47,7 @@ pub enum ServeError {
     Ring(io::Error),
     Descriptors {
         limit: u64,
+        reserved: usize,
     },
     Listen {
         address: SocketAddr,
@@ -79,9 +82,9 @@ impl fmt::Display for ServeError {
                 };
                 write!(f, "io_uring cannot be used ({error}): {advice}")
             }
-            Self::Descriptors { limit } => write!(
+            Self::Descriptors { limit, reserved } => write!(
                 f,
-                "the descriptor limit is {limit}, and {DESCRIPTORS_RESERVED} are needed beside the connections: raise \
+                "the descriptor limit is {limit}, and {reserved} are needed beside the connections: raise \
                  ulimit -n (LimitNOFILE)"
             ),
             Self::Listen { address, error } => {
@@ -116,9 +119,9 @@ enum Event {
 
 /// Serves until a signal has ended it in order.
 pub fn run(config: Config) -> Result<(), ServeError> {
-    self_test()?;
+    let has_own_tables = self_test()?;
     let shards = config.shards();
-    let connections_max = connections_max(&config, shards)?;
+    let connections_max = connections_max(&config, shards, has_own_tables)?;
     let config = Arc::new(config);
 
     // The order matters: what another thread writes to must be open before the descriptor tables part, and a signal
@@ -148,6 +151,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
                 .iter()
                 .map(|&(address, audience, _)| (address, audience))
                 .collect(),
+            has_own_tables,
             parted: parted.clone(),
             events: events.clone(),
         };
@@ -170,22 +174,37 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     supervise(&config, &boxes, &inbox)
 }
 
-/// Finds out before the first client does.
-fn self_test() -> Result<(), ServeError> {
+/// Finds out before the first client does. `true`: each thread may have a descriptor table of its own.
+fn self_test() -> Result<bool, ServeError> {
     let wake = Mailbox::new().map_err(|error| ServeError::Start(error.into()))?;
-    Ring::new(wake.wake()).map(drop).map_err(ServeError::Ring)
+    Ring::new(wake.wake()).map_err(ServeError::Ring)?;
+    let unshared = thread::spawn(ring::unshare_descriptor_table).join();
+    let has_own_tables = matches!(unshared, Ok(Ok(())));
+    if !has_own_tables {
+        tracing::warn!(
+            "all threads share one descriptor table, and its limit: unshare(CLONE_FILES) is forbidden. Allow unshare in \
+             the container's seccomp profile, or raise ulimit -n (LimitNOFILE)"
+        );
+    }
+    Ok(has_own_tables)
 }
 
-/// How many connections there may be. Each thread has a descriptor table of its own, so the limit counts for each.
-fn connections_max(config: &Config, shards: usize) -> Result<usize, ServeError> {
+/// How many connections there may be. The limit on descriptors counts for each table.
+fn connections_max(
+    config: &Config,
+    shards: usize,
+    has_own_tables: bool,
+) -> Result<usize, ServeError> {
     let limit = raise_descriptor_limit();
-    let per_table = usize::try_from(limit)
-        .unwrap_or(usize::MAX)
-        .saturating_sub(DESCRIPTORS_RESERVED);
-    if per_table == 0 {
-        return Err(ServeError::Descriptors { limit });
+    let per_table = usize::try_from(limit).unwrap_or(usize::MAX);
+    let (tables, reserved) = match has_own_tables {
+        true => (shards, DESCRIPTORS_RESERVED),
+        false => (1, DESCRIPTORS_RESERVED + DESCRIPTORS_PER_SHARD * shards),
+    };
+    let possible = per_table.saturating_sub(reserved).saturating_mul(tables);
+    if possible == 0 {
+        return Err(ServeError::Descriptors { limit, reserved });
     }
-    let possible = per_table.saturating_mul(shards);
     match config.limits.connections_max {
         0 => Ok(possible),
         wanted if wanted > possible => {
@@ -290,6 +309,7 @@ struct Start {
     shared: Arc<Shared>,
     boxes: Arc<[Mailbox]>,
     addresses: Vec<(SocketAddr, Audience)>,
+    has_own_tables: bool,
     parted: Arc<Barrier>,
     events: Sender<Event>,
 }
@@ -306,7 +326,11 @@ impl Start {
     }
 
     fn serve(self) -> io::Result<()> {
-        let unshared = ring::unshare_descriptor_table();
+        let unshared = if self.has_own_tables {
+            ring::unshare_descriptor_table()
+        } else {
+            Ok(())
+        };
         self.parted.wait();
         unshared?;
         if self.shared.config.pin_threads {

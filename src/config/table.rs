@@ -103,8 +103,8 @@ pub static SETTINGS: &[Setting<Config>] = {
             "How long an unused channel keeps its epoch after its history is empty; then it is forgotten, and older \
              cursors are told of a gap."),
         setting(Channels, "history_bytes_total_max", Bytes(field!(limits.history_bytes_total_max), 0..=1_024 * GIB),
-            "All histories of the process together. Beyond, the oldest messages go first, and late cursors are told \
-             of a gap."),
+            "All histories of the process together, an equal share for each shard. Beyond, a channel that is \
+             published to loses its own oldest messages; where that is not enough, the publish is refused with 503."),
         setting(Channels, "idempotency_window", Duration(field!(timing.idempotency_window_ms), 0..=DAY),
             "How long a repeat of a publish with the same Idempotency-Key is answered with the first result; 0s \
              delivers repeats."),
@@ -161,7 +161,8 @@ pub static NAMESPACE_SETTINGS: &[Setting<Namespace>] = {
         setting(Namespace, "history_age", Duration(field!(history_age_ms), 0..=30 * DAY),
             "How long a message is kept."),
         setting(Namespace, "history_bytes", Bytes(field!(history_bytes), 0..=64 * GIB),
-            "Payload bytes kept for each channel. The oldest messages go first."),
+            "Bytes kept for each channel: payloads, event names, and some 100 bytes for each message. The oldest messages \
+             go first; the newest one always has room."),
         setting(Namespace, "client_publish", Bool(field!(client_publish)),
             "Whether a WebSocket client may publish to its channel. If not, its data frame is answered with close \
              code 1008."),
@@ -171,7 +172,7 @@ pub static NAMESPACE_SETTINGS: &[Setting<Namespace>] = {
 /// What a namespace is, for `--help` and the README.
 pub const NAMESPACE_HELP: &str = "The part of a channel's name before its first colon is its namespace; \
     a channel without a colon is in the namespace \"\". \
-    A namespace without a table of its own is treated as \"\" is; a field that a table leaves out has its default.";
+    A namespace without a table of its own is treated as \"\" is; a field that a table leaves out is as in \"\".";
 
 /// In the order of the enum, so that the discriminant is the index.
 impl LogFormat {

@@ -11,6 +11,9 @@ use crate::shard::Shard;
 use crate::shard::connection::{Connection, Phase};
 use crate::transport::Transport;
 
+/// Between two log lines about noteworthy ends; the counters have them all.
+const END_LINE_INTERVAL_MS: u64 = 1000;
+
 impl Shard {
     /// No new work: subscriptions and input are given up, what is written so far still goes out.
     pub(super) fn begin_end(&mut self, index: u32, reason: CloseReason) {
@@ -57,10 +60,11 @@ impl Shard {
         }
     }
 
-    /// Counts an end, and logs it if somebody should know.
+    /// Counts an end, and logs a sample of those that somebody should know of.
     fn note_end(&mut self, index: u32, kind: TransportKind, reason: CloseReason) {
         self.metrics.on_closed(reason);
-        if reason.is_noteworthy() {
+        if reason.is_noteworthy() && self.now_ms >= self.next_end_line_ms {
+            self.next_end_line_ms = self.now_ms + END_LINE_INTERVAL_MS;
             let peer = self.connections[index as usize].peer();
             tracing::warn!(shard = self.id.0, %peer, transport = ?kind, reason = reason.label(), "connection ended");
         }

@@ -71,6 +71,7 @@ pub struct Shard {
     connections: Slab<Connection>,
     door: Door,
     complaints: Complaints,
+    next_end_line_ms: u64,
     timers: TimerWheel,
     ring: Ring,
     post: Post,
@@ -165,6 +166,7 @@ impl Shard {
             connections: Slab::new(),
             door: Door::new(listeners),
             complaints: Complaints::default(),
+            next_end_line_ms: now_ms,
             timers: TimerWheel::new(now_ms),
             ring,
             post,
@@ -342,6 +344,10 @@ impl Shard {
             channels_listened: self.fanout.channels() as u64,
             history_bytes: self.hub.history_bytes() as u64,
             fanout_backlog_bytes: self.fanout.backlog_bytes() as u64,
+            log_lines_dropped_total: match self.id {
+                ShardId(0) => crate::logging::dropped_lines() as u64,
+                _ => 0,
+            },
             ..self.metrics.clone()
         }
     }

@@ -10,7 +10,7 @@ use crate::proto::{json, sse_event};
 use crate::transport::outbox::Waiting;
 use crate::transport::outgoing::Outgoing;
 use crate::transport::response::{Fields, Meta};
-use crate::transport::{Context, Effects, Next, Subscriptions, jittered_down};
+use crate::transport::{Context, Effects, Next, Subscriptions, jittered_around};
 
 /// One open stream.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl EventStream {
             format,
             is_chunked: meta.version == Version::Http11,
         };
-        let retry_ms = jittered_retry_ms(context);
+        let retry_ms = jittered_around(context.config.timing.sse_retry_ms, context.rng);
         stream.write(&mut context.effects.out, |own| {
             sse_event::write_opening(own, retry_ms)
         });
@@ -117,7 +117,7 @@ impl EventStream {
 
     /// Tells the browser when to come back, and ends.
     pub fn on_drain(&mut self, context: &mut Context<'_>) -> Next {
-        let retry_ms = jittered_retry_ms(context);
+        let retry_ms = jittered_around(context.config.timing.sse_retry_ms, context.rng);
         // Not followed by an empty line, as at the start: `retry` counts as soon as its line is read.
         self.write(&mut context.effects.out, |own| {
             own.extend_from_slice(format!("retry: {retry_ms}\n").as_bytes())
@@ -237,10 +237,4 @@ fn write_head(meta: &Meta, cursor: Option<&str>, context: &mut Context<'_>) {
         .effects
         .out
         .write(|own| http_response::write_head(own, &head));
-}
-
-/// Jittered both ways by a fifth: those whom one restart cut off come back spread out.
-fn jittered_retry_ms(context: &mut Context<'_>) -> u64 {
-    let retry_ms = context.config.timing.sse_retry_ms;
-    jittered_down(retry_ms + retry_ms / 10, context.rng)
 }

@@ -271,6 +271,11 @@ impl Subscriptions {
     }
 }
 
+/// A wait around `ms`, by up to a half less or more: those whom one restart cut off come back spread out.
+pub fn jittered_around(ms: u64, rng: &mut fastrand::Rng) -> u64 {
+    rng.u64(ms / 2..=ms + ms / 2)
+}
+
 /// A wait of `ms` jittered down by up to a tenth, so that a herd spreads out.
 pub fn jittered_down(ms: u64, rng: &mut fastrand::Rng) -> u64 {
     ms - rng.u64(0..=ms / 10)

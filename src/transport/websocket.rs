@@ -17,7 +17,7 @@ use crate::proto::{json, ws_frame, ws_handshake};
 use crate::transport::outbox::Waiting;
 use crate::transport::outgoing::Outgoing;
 use crate::transport::response::{Fields, Meta};
-use crate::transport::{Context, Effects, Next, Subscriptions};
+use crate::transport::{Context, Effects, Next, Subscriptions, jittered_around};
 
 /// Empty fragments in a row: they cost work and bring nothing forward.
 const EMPTY_FRAGMENTS_MAX: u32 = 65_536;
@@ -342,8 +342,7 @@ impl WebSocket {
     /// Says when to come back, and waits for the peer's own goodbye.
     pub fn on_drain(&mut self, context: &mut Context<'_>) -> Next {
         if self.closing == Closing::Open {
-            let retry_ms = context.config.timing.sse_retry_ms;
-            let delay_ms = context.rng.u64(retry_ms / 2..=retry_ms + retry_ms / 2);
+            let delay_ms = jittered_around(context.config.timing.sse_retry_ms, context.rng);
             self.close(
                 3001,
                 &format!("shutdown, reconnect after {delay_ms} ms"),
