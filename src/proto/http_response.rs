@@ -1,5 +1,6 @@
 //! Answers (RFC 9112 §4–§7): values → bytes appended to the caller's buffer, with no allocation beyond it.
 
+use super::decimal;
 use super::http_request::Version;
 
 /// Sent to a client that expects it, before its body is read (RFC 9110 §10.1.1).
@@ -38,7 +39,7 @@ pub struct ResponseHead<'a> {
 
 pub fn write_head(out: &mut Vec<u8>, head: &ResponseHead<'_>) {
     out.extend_from_slice(b"HTTP/1.1 ");
-    push_number(out, usize::from(head.status));
+    decimal::push(out, u64::from(head.status));
     out.push(b' ');
     out.extend_from_slice(reason_phrase(head.status).as_bytes());
     out.extend_from_slice(b"\r\n");
@@ -56,7 +57,7 @@ pub fn write_head(out: &mut Vec<u8>, head: &ResponseHead<'_>) {
     match head.body {
         ResponseBody::Length(length) if has_framing => {
             out.extend_from_slice(b"Content-Length: ");
-            push_number(out, length);
+            decimal::push(out, length as u64);
             out.extend_from_slice(b"\r\n");
         }
         ResponseBody::Chunked if has_framing => {
@@ -260,21 +261,6 @@ fn push_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
             .map(|&byte| if byte.is_ascii_control() { b' ' } else { byte }),
     );
     out.extend_from_slice(b"\r\n");
-}
-
-fn push_number(out: &mut Vec<u8>, number: usize) {
-    let mut digits = [0; 20];
-    let mut start = digits.len();
-    let mut rest = number;
-    loop {
-        start -= 1;
-        digits[start] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[start..]);
 }
 
 #[cfg(test)]

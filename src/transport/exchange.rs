@@ -471,7 +471,7 @@ fn finish_publish(
     if let [(_, Err(refusal))] = &results[..] {
         return refuse(context, meta, refusal);
     }
-    let mut body = Vec::new();
+    let mut body = Vec::with_capacity(64 + 64 * results.len());
     let status = publish::answer(&results, &mut body);
     respond(
         context,
