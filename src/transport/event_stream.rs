@@ -176,10 +176,7 @@ impl EventStream {
 
     fn advance(&mut self, place: u16, position: Position) -> String {
         let mut cursor = String::new();
-        if let Subscriptions::Several(several) = &mut self.subscriptions {
-            several[usize::from(place)].1 = position;
-            write_cursor(&mut cursor, several.iter().map(|&(_, position)| position));
-        }
+        self.subscriptions.advance(place, position, &mut cursor);
         cursor
     }
 

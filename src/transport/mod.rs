@@ -16,7 +16,7 @@ use crate::api::question::{Answer, Question};
 use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::hub::fanout::{Delivery, Fanout, Subscription};
-use crate::hub::position::Position;
+use crate::hub::position::{Position, write_cursor};
 use crate::metrics::{Metrics, TransportKind};
 
 use event_stream::EventStream;
@@ -235,8 +235,14 @@ pub enum Subscriptions {
     None,
     One(Subscription),
     /// Each with the position up to which the connection has everything.
-    Several(Box<[(Subscription, Position)]>),
+    Several(Box<Several>),
 }
+
+/// More than one, behind a thin pointer: the record of every connection has room for the rule, not for the exception.
+#[derive(Debug)]
+pub struct Several(Vec<(Subscription, Position)>);
+
+const _: () = assert!(size_of::<Subscriptions>() <= 16);
 
 impl Subscriptions {
     /// `positions` are where the connection stands; they are kept only where a cursor needs them.
@@ -244,7 +250,7 @@ impl Subscriptions {
         match *subscriptions {
             [] => Self::None,
             [(only, _)] => Self::One(only),
-            _ => Self::Several(subscriptions.into()),
+            _ => Self::Several(Box::new(Several(subscriptions))),
         }
     }
 
@@ -252,10 +258,18 @@ impl Subscriptions {
         let (one, several) = match self {
             Self::None => (None, &[][..]),
             Self::One(one) => (Some(*one), &[][..]),
-            Self::Several(several) => (None, &several[..]),
+            Self::Several(several) => (None, &several.0[..]),
         };
         one.into_iter()
             .chain(several.iter().map(|&(subscription, _)| subscription))
+    }
+
+    /// Moves on at `place`, where there are several, and writes the new cursor.
+    pub fn advance(&mut self, place: u16, position: Position, cursor: &mut String) {
+        if let Self::Several(several) = self {
+            several.0[usize::from(place)].1 = position;
+            write_cursor(cursor, several.0.iter().map(|&(_, position)| position));
+        }
     }
 
     /// Place in the request's order of the subscription on the fan-out's `channel`.
