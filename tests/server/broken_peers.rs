@@ -13,7 +13,7 @@ fn closed(reason: &str) -> String {
 
 /// An open WebSocket of raw bytes.
 fn raw_ws(server: &Server, target: &str) -> Client {
-    let mut client = server.connect().read_slowly();
+    let mut client = server.connect();
     client.send(ws_handshake(target));
     assert!(client.read_until("\r\n\r\n").starts_with("HTTP/1.1 101 "));
     client
@@ -118,7 +118,7 @@ fn a_reset_in_any_phase_ends_that_connection_only() {
 
 #[test]
 fn a_websocket_that_answers_no_ping_is_closed() {
-    let server = Server::start("--heartbeat 200ms --pong-timeout 200ms");
+    let server = Server::start("--heartbeat 200ms --pong-timeout 200ms --linger-timeout 100ms");
     let mut dead = raw_ws(&server, "/ws/c");
     let mut alive = server.ws("/ws/c");
     let living = thread::spawn(move || {
@@ -131,7 +131,7 @@ fn a_websocket_that_answers_no_ping_is_closed() {
         bytes.starts_with(&[0x89, 0]) && bytes.ends_with(&close),
         "{bytes:?}"
     );
-    assert_eq!(server.metric(&closed("no_pong")), 1);
+    server.wait_metric(&closed("no_pong"), 1);
     server.publish("c", "alive");
     assert_eq!(living.join().unwrap().0, "alive");
 }
@@ -142,7 +142,7 @@ fn who_reads_nothing_of_a_channel_that_speaks_is_closed_and_the_others_hear_all(
                 [namespace.\"\"]\nhistory_bytes = \"64KiB\"\n";
     let server = Start::new("").file(file).serve();
     let rss = server.rss_bytes();
-    let mut lazy_sse = server.connect().read_slowly();
+    let mut lazy_sse = server.connect();
     lazy_sse.get("/sse/c");
     lazy_sse.read_until("retry: ");
     let mut lazy_ws = raw_ws(&server, "/ws/c");
@@ -198,7 +198,7 @@ fn who_takes_nothing_of_what_waits_is_closed_as_stalled() {
     let file = "[namespace.\"\"]\nhistory_bytes = \"64MiB\"\n";
     let server = Start::new(flags).file(file).serve();
     server.publish("c", vec![b'x'; 16 * MIB]);
-    let mut clients: Vec<_> = (0..3).map(|_| server.connect().read_slowly()).collect();
+    let mut clients: Vec<_> = (0..3).map(|_| server.connect()).collect();
     clients[0].get("/poll/c?since=earliest");
     clients[1].get("/sse/c?since=earliest");
     clients[2].send(ws_handshake("/ws/c?since=earliest"));
@@ -245,10 +245,14 @@ fn pings_without_a_reader_cost_one_pong() {
     let mut client = raw_ws(&server, "/ws/c?since=earliest");
     let rss = server.rss_bytes();
     let pings = ws_frame(0x89, &[b'p'; 100]).repeat(1000);
+    let read = server.metric("socket_in_bytes_total") + 200 * pings.len() as u64;
     for _ in 0..200 {
         client.send(&pings);
     }
     client.send(ws_frame(0x89, b"last"));
+    wait_until("all pings are read", || {
+        server.metric("socket_in_bytes_total") >= read
+    });
     assert!(
         server.rss_bytes() < rss + 16 * MIB,
         "{} after {rss}",

@@ -58,16 +58,17 @@ fn without_descriptors_newcomers_are_refused_and_the_server_rests() {
         };
         prlimit(Some(server.pid()), Resource::Nofile, limits).unwrap()
     };
-    // A few more, then accept(2) fails: below the reserve that `connections_max` leaves.
-    let table = format!("/proc/{}/task", server.pid());
-    let highest = std::fs::read_dir(table).unwrap().map(|thread| {
-        let table = std::fs::read_dir(thread.unwrap().path().join("fd")).unwrap();
-        let number = |entry: std::io::Result<std::fs::DirEntry>| {
-            entry.unwrap().file_name().to_str()?.parse::<u64>().ok()
-        };
-        table.filter_map(number).max().unwrap()
-    });
-    limit(highest.max().unwrap() + 6);
+    // Six more, then accept(2) fails: below the reserve that `connections_max` leaves. The shard's own table counts.
+    let shard = std::fs::read_dir(format!("/proc/{}/task", server.pid()))
+        .unwrap()
+        .map(|thread| thread.unwrap().path());
+    let shard = shard
+        .into_iter()
+        .find(|thread| std::fs::read_to_string(thread.join("comm")).unwrap() == "shard-0\n");
+    let table = shard.unwrap().join("fd");
+    let lowest_free =
+        (0..).find(|n: &u64| std::fs::symlink_metadata(table.join(n.to_string())).is_err());
+    limit(lowest_free.unwrap() + 6);
     let mut admitted: Vec<Client> = Vec::new();
     let mut refused = 0;
     while refused < 20 {

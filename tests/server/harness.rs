@@ -255,12 +255,27 @@ impl Server {
         wait_until(&format!("{begin} = {want}"), || self.metric(begin) == want);
     }
 
+    #[track_caller]
+    pub fn wait_subscribers(&self, channel: &str, want: usize) {
+        wait_until(&format!("{want} subscribers of {channel}"), || {
+            let info = self.ask("GET", &format!("/channels/{channel}"), b"");
+            info.status == 200 && info.json()["subscribers"] == want
+        });
+    }
+
     /// Waits until a line of the log holds `needle`.
     #[track_caller]
     pub fn wait_log(&self, needle: &str) -> String {
         self.log.wait(needle, |lines| {
             lines.iter().find(|line| line.contains(needle)).cloned()
         })
+    }
+
+    /// Waits until the server has closed the backend's connection.
+    #[track_caller]
+    pub fn wait_backend_end(&self) {
+        let mut backend = self.backend.lock().unwrap().take().unwrap();
+        assert_eq!(backend.wait_end(), b"");
     }
 
     pub fn log_lines(&self, needle: &str) -> usize {
@@ -524,14 +539,6 @@ impl Client {
     pub fn reset(self) {
         let socket = socket2::SockRef::from(&self.stream);
         socket.set_linger(Some(Duration::ZERO)).unwrap();
-    }
-
-    /// Lets the kernel take only a little of what this client does not read. Before anything was sent to it.
-    pub fn read_slowly(self) -> Self {
-        socket2::SockRef::from(&self.stream)
-            .set_recv_buffer_size(4096)
-            .unwrap();
-        self
     }
 }
 

@@ -67,12 +67,13 @@ fn a_head_that_is_against_the_rules_is_refused_and_counted() {
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with('#'));
     let requests = lines.map(|line| {
-        let mut words = line.splitn(3, ' ');
-        let mut word = || words.next().unwrap();
-        let (status, code) = (word().parse().unwrap(), word().to_owned());
-        // Behind the section stands the request, after one space.
-        let request = word().trim_start().split_once(' ').unwrap().1;
-        (unescape(request), status, code)
+        let columns: Vec<_> = line.splitn(3, "  ").collect();
+        let (status, code) = columns[0].split_once(' ').unwrap();
+        (
+            unescape(columns[2]),
+            status.parse().unwrap(),
+            code.to_owned(),
+        )
     });
     check(&Server::start(""), requests);
 }
@@ -81,7 +82,7 @@ fn unescape(text: &str) -> Vec<u8> {
     let text = text
         .replace("{GET}", "GET / HTTP/1.1\\r\\nHost: a\\r\\n")
         .replace("{POST}", "POST / HTTP/1.1\\r\\nHost: a\\r\\n")
-        .replace("{10}", "GET / HTTP/1.0\\r\\n")
+        .replace("{10}", "POST / HTTP/1.0\\r\\nHost: a\\r\\n")
         .replace("{END}", "\\r\\n\\r\\n");
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();

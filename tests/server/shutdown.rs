@@ -24,9 +24,10 @@ fn everybody_is_told_in_the_way_of_their_transport() {
     old_sse.read_until("\n");
     let mut ws = server.ws("/ws/c");
     let mut upload = server.connect();
-    upload.send("POST /pub/c HTTP/1.1\r\nHost: t\r\nContent-Length: 50000\r\n\r\n");
+    upload.send("POST /pub/upload HTTP/1.1\r\nHost: t\r\nContent-Length: 50000\r\n\r\n");
     server.wait_metric("connections{", 10);
-    server.wait_metric("channels_listened", 5);
+    (0..4).for_each(|n| server.wait_subscribers(&format!("c{n}"), 1));
+    server.wait_subscribers("c", 3);
 
     server.signal(Signal::TERM);
     server.wait_log("not ready");
@@ -86,6 +87,25 @@ fn everybody_is_told_in_the_way_of_their_transport() {
     drop((upload, ws));
     assert!(server.wait_exit().success());
     server.wait_log("ended");
+}
+
+#[test]
+fn a_shard_with_nobody_left_still_answers_for_its_channels() {
+    let mut server =
+        Server::start("--threads 4 --drain-period 0s --drain-timeout 60s --linger-timeout 100ms");
+    let mut upload = server.connect();
+    upload.send(
+        "POST /pub/c1,c2,c3,c4,c5,c6,c7,c8,c9 HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\na",
+    );
+    server.wait_metric("requests_total", 2);
+    server.signal(Signal::TERM);
+    server.wait_log("draining");
+    // The backend's connection ends, and with it all that three of the shards have.
+    server.wait_backend_end();
+    upload.send("b");
+    assert_eq!(upload.response().status, 202);
+    drop(upload);
+    assert!(server.wait_exit().success());
 }
 
 #[test]

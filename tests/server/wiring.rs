@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Client, Server, Start, wait_until};
+use crate::harness::{Client, Server, Start};
 
 /// With this many channels every shard is the home of some, and every connection listens beyond its own shard.
 const MANY: usize = 24;
@@ -18,16 +18,6 @@ fn listeners(server: &Server, channel: &str) -> Vec<Box<dyn FnMut() -> String>> 
         Box::new(move || sse.event_data()),
         Box::new(move || ws.text()),
     ]
-}
-
-impl Server {
-    #[track_caller]
-    fn wait_subscribers(&self, channel: &str, want: usize) {
-        wait_until(&format!("{want} subscribers of {channel}"), || {
-            let info = self.ask("GET", &format!("/channels/{channel}"), b"");
-            info.status == 200 && info.json()["subscribers"] == want
-        });
-    }
 }
 
 impl Client {
@@ -275,10 +265,7 @@ fn a_message_that_is_not_stored_reaches_those_who_are_there() {
         201
     );
     assert_eq!(ws.text(), "now");
-    assert_eq!(
-        server.get("/poll/c?since=earliest").response().json()["messages"],
-        json!([])
-    );
+    assert_eq!(server.get("/poll/c?since=earliest").response().status, 204);
     // Two channels, one of which has a listener.
     let both = server.ask("POST", "/pub/d,c", b"both");
     assert_eq!(
