@@ -140,6 +140,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         hasher: RandomState::new(),
         n_connections: AtomicUsize::new(0),
         connections_max,
+        n_occupied: AtomicUsize::new(shards),
     });
     let parted = Arc::new(Barrier::new(shards + 1));
     for shard in 0..shards {

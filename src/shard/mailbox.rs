@@ -54,6 +54,8 @@ pub enum Stage {
     Drain,
     /// End what is left.
     Cut,
+    /// From the shard that ended the last connection of all: nobody asks anything any more.
+    Over,
 }
 
 /// The box of one shard.

@@ -17,7 +17,7 @@ pub mod timers;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use slab::Slab;
@@ -59,6 +59,8 @@ pub struct Shared {
     /// Connections of the process.
     pub n_connections: AtomicUsize,
     pub connections_max: usize,
+    /// Shards that have or may get connections. Down to 0 while the server shuts down.
+    pub n_occupied: AtomicUsize,
 }
 
 /// One shard, on the thread that made it.
@@ -87,6 +89,10 @@ pub struct Shard {
     is_draining: bool,
     /// Deliveries of one turn.
     sends_per_turn: usize,
+    /// Drained, and no connection is left.
+    is_empty: bool,
+    /// So are all other shards.
+    is_over: bool,
     /// Used by every step and empty between steps, so that steps need no storage of their own.
     scratch: Scratch,
 }
@@ -180,6 +186,8 @@ impl Shard {
             is_ready: true,
             is_draining: false,
             sends_per_turn: sends_per_turn.max(1),
+            is_empty: false,
+            is_over: false,
             scratch: Scratch {
                 read_buffer: vec![0; READ_BYTES],
                 ..Scratch::default()
@@ -197,7 +205,7 @@ impl Shard {
     pub async fn run(mut self) -> std::io::Result<()> {
         let mut parking = park::Parking::new(self.post.mailbox(self.id).wake())?;
         self.ring.mute(true);
-        while !(self.is_draining && self.connections.is_empty()) {
+        while !self.is_over {
             let began = Instant::now();
             let is_busy = self.turn()?;
             if is_busy {
@@ -242,12 +250,27 @@ impl Shard {
         while let Some(index) = self.scratch.ended.pop() {
             self.free_if_joined(index);
         }
+        self.note_if_empty();
         self.post
             .mailbox(self.id)
             .report_backlog(self.fanout.backlog_bytes());
         self.metrics.ring_overflows_total += u64::from(self.ring.take_overflows());
         self.post.flush();
         Ok(is_busy)
+    }
+
+    /// Without connections of its own a shard still is the home of channels that those of others ask for: all end
+    /// together, told by the one that was the last to become empty.
+    fn note_if_empty(&mut self) {
+        if !self.is_draining || self.is_empty || !self.connections.is_empty() {
+            return;
+        }
+        self.is_empty = true;
+        if self.shared.n_occupied.fetch_sub(1, Ordering::AcqRel) == 1 {
+            for shard in 0..self.post.n_shards() {
+                self.post.send(ShardId(shard as u16), Mail::Over);
+            }
+        }
     }
 
     fn on_completion(&mut self, completion: Completion) {
