@@ -237,6 +237,32 @@ fn pipelined_requests_before_a_half_close_are_all_answered() {
 }
 
 #[test]
+fn a_half_close_that_is_noticed_early_cuts_no_answer() {
+    let file = "message_bytes_max = \"8MiB\"\noutbox_bytes_max = \"64MiB\"\n[namespace.\"\"]\nhistory_bytes = \"64MiB\"\n";
+    let server = Start::new("--threads 1").file(file).serve();
+    server.publish("large", vec![b'x'; 8 * MIB]);
+    // A long poll looks out for its client's end, and what is behind it fills the socket.
+    let mut client = server.get("/poll/c?wait=60");
+    for _ in 0..3 {
+        client.get("/poll/large?since=earliest");
+    }
+    server.wait_subscribers("c", 1);
+    server.publish("c", "go on");
+    assert_eq!(client.response().messages(), ["go on"]);
+    client.finish_sending();
+    server.ask("GET", "/healthz", b"");
+    for n in 0..3 {
+        let response = client.response();
+        assert_eq!(
+            (response.status, response.messages()[0].len()),
+            (200, 8 * MIB),
+            "answer {n}"
+        );
+    }
+    assert_eq!(client.read_to_end().unwrap(), b"");
+}
+
+#[test]
 fn pings_without_a_reader_cost_one_pong() {
     let file = "write_stall_timeout = \"60s\"\n[namespace.\"\"]\nhistory_bytes = \"8MiB\"\n";
     let server = Start::new("--message-bytes-max 8MiB").file(file).serve();

@@ -47,6 +47,29 @@ fn beyond_connections_max_a_newcomer_is_refused() {
 }
 
 #[test]
+fn a_flood_of_newcomers_beyond_the_limit_is_closed_without_a_word() {
+    let server = Server::start("--connections-max 2 --linger-timeout 60s");
+    let mut listener = server.ws("/ws/c");
+    server.publish("c", "before");
+    let mut flood: Vec<_> = (0..200).map(|_| server.connect()).collect();
+    server.wait_metric("connections_rejected_total", 200);
+    let told = flood
+        .iter_mut()
+        .filter_map(|newcomer| newcomer.has_answer("HTTP/1.1 503 ").then_some(()))
+        .count();
+    // What a refusal takes, is bounded, too.
+    assert_eq!(told, 64);
+    assert_eq!(server.metric("connections{"), 2 + 64);
+    server.publish("c", "after");
+    assert_eq!(
+        (listener.text(), listener.text()),
+        ("before".to_owned(), "after".to_owned())
+    );
+    drop(flood);
+    server.wait_metric("connections{", 2);
+}
+
+#[test]
 fn without_descriptors_newcomers_are_refused_and_the_server_rests() {
     let server = Server::start("--threads 1");
     let mut listener = server.ws("/ws/c");

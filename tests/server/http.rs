@@ -192,6 +192,21 @@ fn ten_megabytes_of_pipelined_requests_do_not_pile_up() {
 }
 
 #[test]
+fn a_body_that_nobody_needs_is_read_over() {
+    let server = Server::start("");
+    let mut client = server.connect();
+    for target in ["/healthz", "/poll/c", "/metrics", "/channels"] {
+        client.send(format!(
+            "GET {target} HTTP/1.1\r\nHost: t\r\nContent-Length: 14\r\n\r\nGET / HTTP/1.1"
+        ));
+        assert!(client.response().status < 300, "{target}");
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"));
+        assert!(client.response().status < 300, "{target}");
+    }
+    client.assert_silent();
+}
+
+#[test]
 fn a_client_that_expects_100_is_told_to_go_on() {
     let server = Server::start("");
     let mut client = server.connect();
@@ -204,6 +219,12 @@ fn a_client_that_expects_100_is_told_to_go_on() {
     );
     client.send("ab");
     assert_eq!(client.response().status, 202);
+    // RFC 9110 §10.1.1: HTTP/1.0 knows no 100.
+    let mut old = server.connect();
+    old.send("POST /pub/c HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+    server.ask("GET", "/healthz", b"");
+    old.send("ab");
+    assert_eq!(old.response().status, 202);
     // Refused before the body: no 100, and no body is waited for.
     client.send("POST /pub/c HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 99999999\r\n\r\n");
     let response = client.response();
@@ -268,7 +289,7 @@ fn a_message_may_be_as_long_as_the_limit_and_no_longer() {
         let _ = client.try_send("0\r\n\r\n");
         assert_eq!(client.response().status, status, "{bytes} bytes in chunks");
         let mut ws = server.connect();
-        ws.send(ws_handshake("/ws/c"));
+        ws.send(ws_handshake("/ws/own"));
         ws.read_until("\r\n\r\n");
         let _ = ws.try_send(ws_frame(0x81, &body));
         match status {
@@ -305,5 +326,5 @@ fn sixty_four_mebibytes_go_through_where_they_are_allowed() {
         (201, &serde_json::json!(1))
     );
     let text = reading.join().unwrap();
-    assert!(text.len() == 64 * MIB && text.bytes().all(|byte| byte == b'y'));
+    assert!(text == "y".repeat(64 * MIB));
 }

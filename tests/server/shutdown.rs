@@ -8,6 +8,16 @@ use crate::harness::{Client, Server, Start, wait_until};
 const DELAYED: &str =
     "--drain-delay 500ms --drain-period 100ms --drain-timeout 20s --linger-timeout 100ms";
 
+/// A publish whose head the server has read and whose body it waits for.
+fn begin_upload(server: &Server, channels: &str, bytes: usize) -> Client {
+    let mut client = server.connect();
+    client.send(format!(
+        "POST /pub/{channels} HTTP/1.1\r\nHost: t\r\nContent-Length: {bytes}\r\nExpect: 100-continue\r\n\r\n"
+    ));
+    client.read_until("100 Continue\r\n\r\n");
+    client
+}
+
 #[test]
 fn everybody_is_told_in_the_way_of_their_transport() {
     let mut server = Server::start(DELAYED);
@@ -23,8 +33,7 @@ fn everybody_is_told_in_the_way_of_their_transport() {
     old_sse.read_until("retry: ");
     old_sse.read_until("\n");
     let mut ws = server.ws("/ws/c");
-    let mut upload = server.connect();
-    upload.send("POST /pub/upload HTTP/1.1\r\nHost: t\r\nContent-Length: 50000\r\n\r\n");
+    let mut upload = begin_upload(&server, "upload", 50_000);
     server.wait_metric("connections{", 10);
     (0..4).for_each(|n| server.wait_subscribers(&format!("c{n}"), 1));
     server.wait_subscribers("c", 3);
@@ -93,11 +102,8 @@ fn everybody_is_told_in_the_way_of_their_transport() {
 fn a_shard_with_nobody_left_still_answers_for_its_channels() {
     let mut server =
         Server::start("--threads 4 --drain-period 0s --drain-timeout 60s --linger-timeout 100ms");
-    let mut upload = server.connect();
-    upload.send(
-        "POST /pub/c1,c2,c3,c4,c5,c6,c7,c8,c9 HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\na",
-    );
-    server.wait_metric("requests_total", 2);
+    let mut upload = begin_upload(&server, "c1,c2,c3,c4,c5,c6,c7,c8,c9", 1);
+    server.publish("c", "x");
     server.signal(Signal::TERM);
     server.wait_log("draining");
     // The backend's connection ends, and with it all that three of the shards have.
@@ -121,8 +127,7 @@ fn an_idle_server_ends_at_once() {
 fn a_second_signal_cuts_a_third_ends() {
     // Each signal skips one wait: the delay, the drain.
     let mut server = Server::start("--drain-delay 60s --drain-timeout 60s --drain-period 0s");
-    let mut upload = server.connect();
-    upload.send("POST /pub/c HTTP/1.1\r\nHost: t\r\nContent-Length: 50\r\n\r\n");
+    let mut upload = begin_upload(&server, "c", 50);
     let mut ws = server.ws("/ws/c");
     server.signal(Signal::TERM);
     server.wait_log("not ready");
@@ -138,9 +143,7 @@ fn a_second_signal_cuts_a_third_ends() {
 #[test]
 fn who_does_not_finish_in_time_is_cut() {
     let mut server = Server::start("--drain-period 0s --drain-timeout 300ms");
-    let mut upload = server.connect();
-    upload.send("POST /pub/c HTTP/1.1\r\nHost: t\r\nContent-Length: 50\r\n\r\n");
-    server.wait_metric("requests_total", 2);
+    let mut upload = begin_upload(&server, "c", 50);
     server.signal(Signal::TERM);
     assert_eq!(upload.wait_end(), b"");
     assert!(server.wait_exit().success());

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Client, Server, Start};
+use crate::harness::{Client, Server, Start, ws_frame, ws_handshake};
 
 /// With this many channels every shard is the home of some, and every connection listens beyond its own shard.
 const MANY: usize = 24;
@@ -214,6 +214,14 @@ fn a_namespace_decides_on_history_and_on_who_may_publish() {
                 .status,
             204
         );
+    }
+    // Frames right behind the handshake wait for its answer.
+    for n in 0..MANY {
+        let mut eager = server.connect();
+        let frames = [ws_frame(0x81, b"one"), ws_frame(0x81, b"two")].concat();
+        eager.send([ws_handshake(&format!("/ws/echo:{n}")).as_bytes(), &frames].concat());
+        eager.read_until("\r\n\r\n");
+        assert_eq!(eager.read_bytes(10), b"\x81\x03one\x81\x03two");
     }
     let mut json = server.ws("/ws/echo:0,echo:1");
     json.send(r#"{"channel":"echo:1","data":[1,2]}"#);
