@@ -54,7 +54,8 @@ impl Shard {
         if let Some(input) = self.connections[index as usize].input.take() {
             self.feed_kept(index, input);
         }
-        if self.connections[index as usize].end_of_input && self.takes_input(index) {
+        let connection = &self.connections[index as usize];
+        if connection.end_of_input && connection.outbox.is_none() && self.takes_input(index) {
             self.end_now(index, CloseReason::PeerClosed);
         }
     }
