@@ -3,7 +3,8 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::{Client, Server, Start, wait_until, ws_frame, ws_handshake};
+use crate::client::{Client, ws_frame, ws_handshake};
+use crate::harness::{Server, Start, wait_until};
 
 const MIB: usize = 1024 * 1024;
 

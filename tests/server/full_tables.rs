@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, prlimit};
 
-use crate::harness::{Client, Server, Start, wait_until};
+use crate::client::Client;
+use crate::harness::{Server, Start, wait_until};
 
 fn refused(code: &str) -> String {
     format!("refusals_total{{code=\"{code}\",status=\"503\"}}")

@@ -2,12 +2,14 @@
 
 use fastrand::Rng;
 
-use crate::harness::{Client, Server, Start, ws_frame, ws_handshake};
+use crate::client::{Client, ws_frame, ws_handshake};
+use crate::harness::{Server, Start, wait_until};
 
 const MIB: usize = 1024 * 1024;
-const CONNECTIONS: usize = 1500;
+const STEPS: usize = 30_000;
 /// Connections that are open at the same time.
-const TOGETHER: usize = 30;
+const PEERS_MAX: usize = 50;
+const CHANNELS: &[&str] = &["a", "b", "echo:c", "d", "e", "f"];
 
 /// What a connection says when nobody spoils it.
 fn script(rng: &mut Rng) -> Vec<u8> {
@@ -72,24 +74,38 @@ fn spoil(bytes: &mut Vec<u8>, rng: &mut Rng) {
     }
 }
 
-/// Sends in pieces, reads a little or nothing, and leaves in one way or another.
-fn play(server: &Server, bytes: &[u8], rng: &mut Rng) -> Option<Client> {
-    let mut client = server.connect();
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let n = rng.usize(1..=rest.len());
-        // A server that has had enough may have closed.
-        if client.try_send(&rest[..n]).is_err() {
-            return None;
+/// One peer with what it has still to say.
+struct Peer {
+    client: Client,
+    script: Vec<u8>,
+}
+
+impl Peer {
+    fn new(server: &Server, rng: &mut Rng) -> Self {
+        let mut script = script(rng);
+        spoil(&mut script, rng);
+        Self {
+            client: server.connect(),
+            script,
         }
-        rest = &rest[n..];
     }
-    match rng.u8(0..3) {
-        0 => client.reset(),
-        1 => drop(client),
-        _ => return Some(client),
+
+    /// Says a little more. A server that has had enough may have closed.
+    fn speak(&mut self, rng: &mut Rng) {
+        let bytes = rng.usize(0..=self.script.len());
+        let piece: Vec<_> = self.script.drain(..bytes).collect();
+        if self.client.try_send(piece).is_err() {
+            self.script.clear();
+        }
     }
-    None
+
+    fn leave(self, rng: &mut Rng) {
+        match rng.u8(0..3) {
+            0 => self.client.reset(),
+            1 => drop(self.client.try_finish_sending()),
+            _ => {}
+        }
+    }
 }
 
 #[test]
@@ -99,24 +115,29 @@ fn spoiled_bytes_leave_nothing_behind() {
     println!("PUSHRING_TEST_SEED={seed}");
     let mut rng = Rng::with_seed(seed);
     let file = "head_timeout = \"1s\"\nbody_timeout = \"1s\"\nidle_timeout = \"5s\"\nlinger_timeout = \"200ms\"\n\
-                [namespace.echo]\nclient_publish = true\n";
+                heartbeat = \"100ms\"\n[namespace.echo]\nclient_publish = true\n";
     let server = Start::new("").file(file).serve();
     server.publish("a", "warm");
     let descriptors = server.descriptors();
     let rss = server.rss_bytes();
-    let mut open: Vec<Client> = Vec::new();
-    for n in 0..CONNECTIONS {
-        let mut bytes = script(&mut rng);
-        spoil(&mut bytes, &mut rng);
-        open.extend(play(&server, &bytes, &mut rng));
-        if open.len() > TOGETHER {
-            drop(open.swap_remove(rng.usize(0..open.len())));
-        }
-        if n % 100 == 0 {
-            assert_eq!(server.ask("GET", "/healthz", b"").status, 200);
+    let mut peers: Vec<Peer> = Vec::new();
+    for _ in 0..STEPS {
+        let at = rng.usize(0..PEERS_MAX);
+        match rng.u8(0..10) {
+            _ if at >= peers.len() => peers.push(Peer::new(&server, &mut rng)),
+            0..6 => peers[at].speak(&mut rng),
+            6 => peers[at].client.read_what_is_there(),
+            7 => peers.swap_remove(at).leave(&mut rng),
+            8 => drop(server.publish(rng.choice(CHANNELS).unwrap(), "news")),
+            _ => {
+                // Now and then it is there.
+                let channel = rng.choice(CHANNELS).unwrap();
+                server.ask("DELETE", &format!("/channels/{channel}"), b"");
+            }
         }
     }
-    drop(open);
+    assert_eq!(server.ask("GET", "/healthz", b"").status, 200);
+    drop(peers);
     server.wait_metric("connections{", 1);
     assert_eq!(server.metric("panics_total"), 0);
     assert_eq!(server.metric("channels_listened"), 0);
@@ -124,12 +145,34 @@ fn spoiled_bytes_leave_nothing_behind() {
         server.metric("connections_accepted_total"),
         server.metric("connections_closed_total") + 1
     );
-    crate::harness::wait_until("descriptors", || server.descriptors() == descriptors);
+    wait_until("descriptors", || server.descriptors() == descriptors);
     assert!(
         server.rss_bytes() < rss + 32 * MIB,
         "{} after {rss}",
         server.rss_bytes()
     );
+    // The peers got far enough to be ended in all these ways.
+    for reason in [
+        "answered",
+        "refused",
+        "peer_closed",
+        "peer_reset",
+        "websocket_protocol",
+        "policy",
+        "channel_deleted",
+    ] {
+        assert!(
+            server.metric(&format!("connections_closed_total{{reason=\"{reason}\"}}")) > 0,
+            "{reason}"
+        );
+    }
+    for channel in CHANNELS {
+        let info = server.ask("GET", &format!("/channels/{channel}"), b"");
+        assert!(
+            info.status == 404 || info.json()["subscribers"] == 0,
+            "{info:?}"
+        );
+    }
     let mut ws = server.ws("/ws/echo:end");
     ws.send("fine");
     assert_eq!(ws.text(), "fine");

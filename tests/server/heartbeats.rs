@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Server, ws_handshake};
+use crate::client::ws_handshake;
+use crate::harness::{Server, wait_until};
 
 #[test]
 fn a_quiet_stream_shows_signs_of_life() {
@@ -57,7 +58,7 @@ fn the_heartbeats_of_those_who_came_together_are_spread() {
     }
     let began = Instant::now();
     let mut buckets = BTreeSet::new();
-    crate::harness::wait_until("a ping for each", || {
+    wait_until("a ping for each", || {
         streams.retain_mut(|stream| {
             let is_pinged = stream.read(&mut [0; 2]).is_ok();
             if is_pinged {

@@ -2,7 +2,8 @@
 
 use std::thread;
 
-use crate::harness::{Server, Start, ws_frame, ws_handshake};
+use crate::client::{ws_frame, ws_handshake};
+use crate::harness::{Server, Start, wait_until};
 
 const MIB: usize = 1024 * 1024;
 
@@ -168,7 +169,7 @@ fn ten_megabytes_of_pipelined_requests_do_not_pile_up() {
         }
     });
     // By then the server has stopped reading, since nobody reads its answers.
-    crate::harness::wait_until("back-pressure", || {
+    wait_until("back-pressure", || {
         let before = server.metric("requests_total");
         thread::sleep(std::time::Duration::from_millis(100));
         server.metric("requests_total") - before <= 1

@@ -1,6 +1,7 @@
 //! The server as its peers see it: the built binary, real sockets, raw bytes.
 
 mod broken_peers;
+mod client;
 mod full_tables;
 mod fuzz;
 mod harness;

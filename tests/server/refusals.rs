@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::harness::{Server, Start, wait_until, ws_handshake};
+use crate::client::ws_handshake;
+use crate::harness::{Server, Start, wait_until};
 
 /// The heads that the parser refuses, one a line; its own tests say how they are written.
 const HEADS: &str = include_str!("../../src/proto/http_request/refused.txt");

@@ -2,7 +2,8 @@
 
 use rustix::process::Signal;
 
-use crate::harness::{Client, Server, Start, wait_until};
+use crate::client::Client;
+use crate::harness::{Server, Start, wait_until};
 
 /// A server that takes its time before it closes anything.
 const DELAYED: &str =

@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::harness::{Client, Server, Start, ws_frame, ws_handshake};
+use crate::client::{Client, ws_frame, ws_handshake};
+use crate::harness::{Server, Start};
 
 /// With this many channels every shard is the home of some, and every connection listens beyond its own shard.
 const MANY: usize = 24;
