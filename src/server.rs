@@ -448,3 +448,47 @@ fn wait(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_says_what_to_change() {
+        let address: SocketAddr = "127.0.0.1:80".parse().unwrap();
+        let listen = |error: io::ErrorKind| ServeError::Listen {
+            address,
+            error: error.into(),
+        };
+        for (error, needles) in [
+            (
+                ServeError::Ring(Errno::PERM.into()),
+                &[
+                    "forbidden",
+                    "seccomp",
+                    "io_uring_setup",
+                    "kernel.io_uring_disabled",
+                ][..],
+            ),
+            (ServeError::Ring(Errno::NOSYS.into()), &["Linux 6.1"]),
+            (ServeError::Ring(Errno::INVAL.into()), &["Linux 6.1"]),
+            (ServeError::Ring(Errno::NOMEM.into()), &["ulimit -l"]),
+            (ServeError::Ring(Errno::MFILE.into()), &["ulimit -n"]),
+            (
+                ServeError::Descriptors { limit: 64 },
+                &["64", "96", "ulimit -n"],
+            ),
+            (
+                listen(io::ErrorKind::AddrInUse),
+                &["127.0.0.1:80", "--listen"],
+            ),
+            (listen(io::ErrorKind::AddrNotAvailable), &["--listen"]),
+            (listen(io::ErrorKind::PermissionDenied), &["1024"]),
+        ] {
+            let text = error.to_string();
+            for needle in needles {
+                assert!(text.contains(needle), "no {needle:?} in: {text}");
+            }
+        }
+    }
+}
