@@ -158,6 +158,41 @@ fn beyond_channels_max_a_new_channel_is_refused() {
 }
 
 #[test]
+fn a_publish_that_cannot_be_delivered_in_time_is_refused_and_the_others_arrive() {
+    const PUBLISHES: usize = 300;
+    let flags = "--fanout-backlog-bytes-max 1KiB --fanout-sends-per-turn 1";
+    let server = Server::start(flags);
+    let mut listeners: Vec<_> = (0..20).map(|_| server.ws("/ws/c")).collect();
+    let mut publisher = server.connect();
+    for n in 0..PUBLISHES {
+        publisher.request("POST", "/pub/c", "", format!("{n:0500}").as_bytes());
+    }
+    let mut promised = Vec::new();
+    for n in 0..PUBLISHES {
+        let response = publisher.response();
+        match response.status {
+            201 => promised.push(format!("{n:0500}")),
+            _ => assert_eq!(
+                (response.status, response.code().as_str()),
+                (503, "backlog_full")
+            ),
+        }
+    }
+    let refused = server.metric(&refused("backlog_full"));
+    assert!(
+        refused > 0 && refused as usize == PUBLISHES - promised.len(),
+        "{refused}"
+    );
+    for listener in &mut listeners {
+        for want in &promised {
+            assert_eq!(&listener.text(), want);
+        }
+        Client::of(listener.socket.get_ref()).assert_silent();
+    }
+    server.wait_metric("fanout_backlog_bytes", 0);
+}
+
+#[test]
 fn over_the_total_of_histories_a_channel_gives_up_its_own_past() {
     let server = Server::start("--threads 1 --history-bytes-total-max 10KiB");
     for n in 0..20 {

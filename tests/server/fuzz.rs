@@ -19,7 +19,7 @@ fn script(rng: &mut Rng) -> Vec<u8> {
         0..4 => {
             for _ in 0..rng.usize(1..6) {
                 let body = "x".repeat(rng.usize(0..300));
-                let request = match rng.u8(0..7) {
+                let request = match rng.u8(0..8) {
                     0 => format!(
                         "GET /poll/{channel}?since=earliest&limit=2 HTTP/1.1\r\nHost: t\r\n\r\n"
                     ),
@@ -33,6 +33,7 @@ fn script(rng: &mut Rng) -> Vec<u8> {
                         "POST /pub/{channel} HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
                         body.len().max(1)
                     ),
+                    5 => format!("GET /poll/{channel}?last=1 HTTP/1.0\r\n\r\n"),
                     _ => format!(
                         "POST /pub/{channel} HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n{body}",
                         body.len()

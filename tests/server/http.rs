@@ -6,6 +6,14 @@ use crate::client::{ws_frame, ws_handshake};
 use crate::harness::{Server, Start, wait_until};
 
 const MIB: usize = 1024 * 1024;
+const REQUEST_BYTES: usize = 256;
+
+/// A request of [`REQUEST_BYTES`].
+fn padded_get(target: &str) -> String {
+    let request = format!("GET {target} HTTP/1.1\r\nHost: test\r\nX: ");
+    let padded_bytes = REQUEST_BYTES - "\r\n\r\n".len();
+    format!("{request:x<padded_bytes$}\r\n\r\n")
+}
 
 #[test]
 fn head_gets_the_head_that_get_gets() {
@@ -149,9 +157,47 @@ fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[test]
+fn a_long_poll_keeps_only_so_much_of_what_is_behind_it() {
+    let server = Server::start("--input-bytes-max 1KiB --threads 1");
+    let rss = server.rss_bytes();
+    let mut client = server.get("/poll/c?wait=60");
+    let mut writer = client.another_handle();
+    let requests = 4 * MIB / REQUEST_BYTES;
+    let writing =
+        thread::spawn(move || (0..requests).for_each(|_| writer.send(padded_get("/healthz"))));
+    server.wait_subscribers("c", 1);
+    // What is read is what came with one read of the socket.
+    let read = server.metric("socket_in_bytes_total");
+    assert!(
+        read < MIB as u64 && server.rss_bytes() < rss + 16 * MIB,
+        "{read}"
+    );
+    client.assert_silent();
+    server.publish("c", "news");
+    assert_eq!(client.response().messages(), ["news"]);
+    for _ in 0..requests {
+        assert_eq!(client.response().text(), "ok\n");
+    }
+    writing.join().unwrap();
+}
+
+#[test]
+fn a_long_poll_without_news_ends_with_its_cursor() {
+    let server = Server::start("--poll-wait-max 200ms");
+    let id = server.publish("c", "x");
+    for target in ["/poll/c?wait=0.1", "/poll/c?wait=3600"] {
+        let response = server.get(target).response();
+        assert_eq!(
+            (response.status, response.field("pushring-cursor")),
+            (204, Some(&*id)),
+            "{target}"
+        );
+    }
+}
+
+#[test]
 fn ten_megabytes_of_pipelined_requests_do_not_pile_up() {
     let server = Server::start("");
-    const REQUEST_BYTES: usize = 256;
     const CHANNELS: usize = 100;
     let requests = 10 * MIB / REQUEST_BYTES;
     // Answers differ by their cursor, so that their order shows.
@@ -163,9 +209,7 @@ fn ten_megabytes_of_pipelined_requests_do_not_pile_up() {
     let mut writer = client.another_handle();
     let writing = thread::spawn(move || {
         for n in 0..requests {
-            let request = format!("GET /poll/c{} HTTP/1.1\r\nHost: test\r\nX: ", n % CHANNELS);
-            let padding = REQUEST_BYTES - "\r\n\r\n".len();
-            writer.send(format!("{request:x<padding$}\r\n\r\n"));
+            writer.send(padded_get(&format!("/poll/c{}", n % CHANNELS)));
         }
     });
     // By then the server has stopped reading, since nobody reads its answers.

@@ -243,6 +243,26 @@ fn a_namespace_decides_on_history_and_on_who_may_publish() {
 }
 
 #[test]
+fn what_a_client_publishes_comes_back_in_its_order_however_few_may_be_under_way() {
+    for in_flight in [1, 32] {
+        let file = format!(
+            "publishes_in_flight_max = {in_flight}\n[namespace.echo]\nclient_publish = true\n"
+        );
+        let server = Start::new("").file(&file).serve();
+        for channel in 0..8 {
+            let mut ws = server.ws(&format!("/ws/echo:{channel}"));
+            let frames: Vec<_> = (0..300)
+                .flat_map(|n| ws_frame(0x81, n.to_string().as_bytes()))
+                .collect();
+            Client::of(ws.socket.get_ref()).send(frames);
+            for n in 0..300 {
+                assert_eq!(ws.text(), n.to_string());
+            }
+        }
+    }
+}
+
+#[test]
 fn a_repeat_under_a_key_delivers_once_whichever_connection_it_comes_by() {
     let server = Server::start("--threads 4");
     for n in 0..MANY {
