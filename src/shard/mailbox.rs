@@ -43,6 +43,8 @@ pub enum Mail {
     EndListeners(ChannelName),
     /// From the main thread.
     Stage(Stage),
+    /// From the shard that ended the last connection of all: nobody asks anything any more.
+    Over,
 }
 
 /// What the main thread tells every shard on the way to the exit.
@@ -54,8 +56,6 @@ pub enum Stage {
     Drain,
     /// End what is left.
     Cut,
-    /// From the shard that ended the last connection of all: nobody asks anything any more.
-    Over,
 }
 
 /// The box of one shard.

@@ -119,7 +119,7 @@ fn a_stream_of_several_channels_has_each_in_its_order() {
             server.publish(name, format!("{name} {round}"));
         }
     }
-    let mut next_of = vec![[0, 0]; MANY];
+    let mut next_of = [[0, 0]; MANY];
     for _ in 0..3 * MANY {
         for (reader, text) in [ws.text(), sse.event_data()].iter().enumerate() {
             let object: serde_json::Value = serde_json::from_str(text).unwrap();
@@ -190,7 +190,7 @@ fn a_cursor_of_another_epoch_is_answered_with_what_is_left_and_a_notice() {
     );
     let mut sse = server.sse(&format!("/sse/c?{lost}"));
     sse.read_until("event: pushring.gap");
-    assert_eq!(sse.event_data().starts_with("{\"channel\":\"c\""), true);
+    assert!(sse.event_data().starts_with("{\"channel\":\"c\""));
     assert_eq!(sse.event_data(), "kept");
     let mut ws = server.ws(&format!("/ws/c?{lost}&format=json"));
     assert!(ws.text().starts_with("{\"gap\":{\"channel\":\"c\""));
