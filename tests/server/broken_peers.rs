@@ -1,7 +1,7 @@
 //! Peers that are slow, rude or gone: each costs its own connection, and nobody else's.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::client::{Client, ws_frame, ws_handshake};
 use crate::harness::{Server, Start, wait_until};
@@ -67,6 +67,18 @@ fn a_kept_connection_without_a_request_is_closed() {
         assert_eq!(client.read_to_end().unwrap(), b"");
     }
     server.wait_metric(&closed("idle"), 2);
+}
+
+#[test]
+fn a_connection_whose_requests_are_refused_is_not_idle() {
+    let server = Server::start("--idle-timeout 1s");
+    let mut client = server.connect();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1500) {
+        client.get("/nowhere");
+        assert_eq!(client.response().status, 404);
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
