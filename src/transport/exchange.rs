@@ -19,7 +19,7 @@ use crate::proto::ws_handshake;
 use crate::transport::event_stream::EventStream;
 use crate::transport::outbox::Waiting;
 use crate::transport::poll::{self, LongPoll};
-use crate::transport::response::{Body, Fields, Meta, refuse, respond};
+use crate::transport::response::{Body, Fields, Meta, refuse, respond, retry_after_seconds};
 use crate::transport::websocket::WebSocket;
 use crate::transport::{Context, Effects, Next, Transport, jittered_down};
 
@@ -471,16 +471,17 @@ fn finish_publish(
     if let [(_, Err(refusal))] = &results[..] {
         return refuse(context, meta, refusal);
     }
+    for refusal in results.iter().filter_map(|(_, result)| result.err()) {
+        context.metrics.on_refusal(refusal.code, refusal.status);
+    }
     let mut body = Vec::with_capacity(64 + 64 * results.len());
     let status = publish::answer(&results, &mut body);
-    respond(
-        context,
-        meta,
-        status,
-        JSON,
-        &Fields::new(&meta.cors),
-        Body::Own(&body),
-    )
+    let seconds = (status == 503).then(|| retry_after_seconds(context));
+    let mut fields = Fields::new(&meta.cors);
+    if let Some(seconds) = &seconds {
+        fields.push("Retry-After", seconds);
+    }
+    respond(context, meta, status, JSON, &fields, Body::Own(&body))
 }
 
 fn finish_report(

@@ -120,7 +120,7 @@ pub fn respond(
 pub fn refuse(context: &mut Context<'_>, meta: &Meta, refusal: &Refusal) -> Next {
     context.metrics.on_refusal(refusal.code, refusal.status);
     let keep_alive = meta.keep_alive && !context.is_draining;
-    let seconds = context.rng.u32(RETRY_AFTER_SECONDS).to_string();
+    let seconds = retry_after_seconds(context);
     let mut fields = Fields::new(&meta.cors);
     match refusal.extra {
         Extra::Nothing => {}
@@ -147,6 +147,11 @@ pub fn refuse(context: &mut Context<'_>, meta: &Meta, refusal: &Refusal) -> Next
         Next::End(_) => Next::End(CloseReason::Refused),
         next => next,
     }
+}
+
+/// The value of `Retry-After`: jittered, so that those who are turned away together do not come back together.
+pub fn retry_after_seconds(context: &mut Context<'_>) -> String {
+    context.rng.u32(RETRY_AFTER_SECONDS).to_string()
 }
 
 fn after(keep_alive: bool) -> Next {
