@@ -1,6 +1,7 @@
 //! Bytes that nobody meant: whatever comes in, the server goes on, and nothing of it stays behind.
 
 use fastrand::Rng;
+use rustix::process::Signal;
 
 use crate::client::{Client, ws_frame, ws_handshake};
 use crate::harness::{Server, Start, wait_until};
@@ -109,26 +110,31 @@ impl Peer {
     }
 }
 
-#[test]
-fn spoiled_bytes_leave_nothing_behind() {
+fn seeded() -> Rng {
     let seed = std::env::var("PUSHRING_TEST_SEED")
         .map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
     println!("PUSHRING_TEST_SEED={seed}");
-    let mut rng = Rng::with_seed(seed);
+    Rng::with_seed(seed)
+}
+
+fn start(flags: &str) -> Server {
     let file = "head_timeout = \"1s\"\nbody_timeout = \"1s\"\nidle_timeout = \"5s\"\nlinger_timeout = \"200ms\"\n\
                 heartbeat = \"100ms\"\n[namespace.echo]\nclient_publish = true\n";
-    let server = Start::new("").file(file).serve();
+    let server = Start::new(flags).file(file).serve();
     server.publish("a", "warm");
-    let descriptors = server.descriptors();
-    let rss = server.rss_bytes();
+    server
+}
+
+/// Peers come, speak, read and leave in any order, while their channels speak and are deleted. Gives those that stay.
+fn crowd(server: &Server, steps: usize, rng: &mut Rng) -> Vec<Peer> {
     let mut peers: Vec<Peer> = Vec::new();
-    for _ in 0..STEPS {
+    for _ in 0..steps {
         let at = rng.usize(0..PEERS_MAX);
         match rng.u8(0..10) {
-            _ if at >= peers.len() => peers.push(Peer::new(&server, &mut rng)),
-            0..6 => peers[at].speak(&mut rng),
+            _ if at >= peers.len() => peers.push(Peer::new(server, rng)),
+            0..6 => peers[at].speak(rng),
             6 => peers[at].client.read_what_is_there(),
-            7 => peers.swap_remove(at).leave(&mut rng),
+            7 => peers.swap_remove(at).leave(rng),
             8 => drop(server.publish(rng.choice(CHANNELS).unwrap(), "news")),
             _ => {
                 // Now and then it is there.
@@ -137,6 +143,34 @@ fn spoiled_bytes_leave_nothing_behind() {
             }
         }
     }
+    peers
+}
+
+#[test]
+fn a_crowd_of_spoiled_peers_does_not_keep_the_server_from_its_end() {
+    let mut rng = seeded();
+    for _ in 0..3 {
+        let mut server =
+            start("--threads 3 --drain-period 100ms --drain-timeout 60s --close-timeout 200ms");
+        let peers = crowd(&server, 1000, &mut rng);
+        server.signal(Signal::TERM);
+        assert!(server.wait_exit().success());
+        drop(peers);
+        assert_eq!(
+            (server.log_lines("panicked"), server.log_lines("cutting")),
+            (0, 0)
+        );
+        server.wait_log("ended");
+    }
+}
+
+#[test]
+fn spoiled_bytes_leave_nothing_behind() {
+    let mut rng = seeded();
+    let server = start("");
+    let descriptors = server.descriptors();
+    let rss = server.rss_bytes();
+    let peers = crowd(&server, STEPS, &mut rng);
     assert_eq!(server.ask("GET", "/healthz", b"").status, 200);
     drop(peers);
     server.wait_metric("connections{", 1);

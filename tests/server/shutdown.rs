@@ -116,6 +116,19 @@ fn a_shard_with_nobody_left_still_answers_for_its_channels() {
 }
 
 #[test]
+fn sixty_four_shards_end_together() {
+    let mut server = Server::start("--threads 64 --drain-period 200ms --drain-timeout 60s");
+    let mut listeners: Vec<_> = (0..200).map(|n| server.ws(&format!("/ws/c{n}"))).collect();
+    server.signal(Signal::TERM);
+    for listener in &mut listeners {
+        assert_eq!(listener.close().0, 3001);
+    }
+    drop(listeners);
+    assert!(server.wait_exit().success());
+    assert_eq!(server.log_lines("cutting"), 0);
+}
+
+#[test]
 fn an_idle_server_ends_at_once() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut server = Server::start("--drain-timeout 30s --threads 3");
