@@ -20,6 +20,8 @@ pub struct EventStream {
     format: Format,
     /// HTTP/1.1; an older client gets a body that ends with the connection.
     is_chunked: bool,
+    /// Listens no more. The positions stay: what still waits to be written needs them for its ids.
+    has_left: bool,
 }
 
 impl EventStream {
@@ -41,6 +43,7 @@ impl EventStream {
             keep_alive_due_ms: context.now_ms + context.rng.u64(1..=heartbeat_ms),
             format,
             is_chunked: meta.version == Version::Http11,
+            has_left: false,
         };
         let retry_ms = jittered_around(context.config.timing.sse_retry_ms, context.rng);
         stream.write(&mut context.effects.out, |own| {
@@ -153,7 +156,10 @@ impl EventStream {
     }
 
     pub fn release(&mut self, effects: &mut Effects) {
-        self.subscriptions.release(effects);
+        if !self.has_left {
+            self.has_left = true;
+            effects.released.extend(self.subscriptions.iter());
+        }
     }
 
     fn end(&mut self, reason: CloseReason, context: &mut Context<'_>) -> Next {
