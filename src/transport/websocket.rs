@@ -341,7 +341,9 @@ impl WebSocket {
 
     /// Says when to come back, and waits for the peer's own goodbye.
     pub fn on_drain(&mut self, context: &mut Context<'_>) -> Next {
-        if self.closing == Closing::Open {
+        // Who waits for an echo to leave has a goodbye already.
+        let is_leaving = self.own.as_ref().is_some_and(|own| own.goodbye.is_some());
+        if self.closing == Closing::Open && !is_leaving {
             let delay_ms = jittered_around(context.config.timing.sse_retry_ms, context.rng);
             self.close(
                 3001,
@@ -419,7 +421,7 @@ impl WebSocket {
     /// Ends as `goodbye` says, now or when the echo of what came before is there.
     fn leave(&mut self, goodbye: Goodbye, context: &mut Context<'_>) -> Next {
         match &mut self.own {
-            Some(own) if own.is_due() => {
+            Some(own) if own.is_due() && self.closing == Closing::Open => {
                 own.goodbye = Some(goodbye);
                 Next::Stay
             }

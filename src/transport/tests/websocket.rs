@@ -32,6 +32,16 @@ fn take_close_code(peer: &mut Peer) -> u16 {
     close_code(&std::mem::take(&mut peer.output))
 }
 
+/// Of the server's frames, none of which is long.
+fn opcodes(mut frames: &[u8]) -> Vec<u8> {
+    let mut opcodes = Vec::new();
+    while let [first, payload_bytes, rest @ ..] = frames {
+        opcodes.push(first & 0x0F);
+        frames = &rest[usize::from(*payload_bytes)..];
+    }
+    opcodes
+}
+
 #[test]
 fn a_websocket_echoes_where_clients_may_publish() {
     let mut peer = echo_peer();
@@ -280,6 +290,38 @@ fn a_shutdown_says_when_to_come_back_and_waits_for_the_goodbye() {
             Some(CloseReason::Shutdown)
         )
     );
+}
+
+#[test]
+fn who_leaves_during_a_shutdown_is_told_goodbye_once() {
+    for close in [frame(8, b""), frame(8, &1000u16.to_be_bytes())] {
+        for drains_first in [false, true] {
+            let mut peer = echo_peer();
+            peer.get("/ws/echo:a", HANDSHAKE);
+            peer.holds_questions = true;
+            peer.send(&frame(1, b"hello"));
+            for is_drain in [drains_first, !drains_first] {
+                if is_drain {
+                    peer.is_draining = true;
+                    let next = peer.step(|transport, context| transport.on_drain(context));
+                    peer.settle(next);
+                } else {
+                    peer.input.extend_from_slice(&close);
+                    peer.offer_input();
+                }
+            }
+            let mut opcodes = opcodes(&std::mem::take(&mut peer.output));
+            if peer.ended.is_none() {
+                let (place, question) = peer.questions.remove(0);
+                peer.answer(place, question);
+                peer.deliver_quietly();
+                opcodes.extend(self::opcodes(&peer.output));
+            }
+            let expected: &[u8] = if drains_first { &[8] } else { &[1, 8] };
+            assert_eq!(opcodes, expected, "{close:?}");
+            assert!(peer.ended.is_some());
+        }
+    }
 }
 
 #[test]
