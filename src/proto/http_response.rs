@@ -95,6 +95,7 @@ pub fn write_error(
     status: u16,
     code: &'static str,
     message: &'static str,
+    date: Option<&[u8]>,
     extra: &[(&str, &str)],
     head_only: bool,
 ) {
@@ -120,7 +121,7 @@ pub fn write_error(
             keep_alive,
             body,
             content_type,
-            date: None,
+            date,
             extra,
         },
     );
@@ -388,8 +389,8 @@ mod tests {
 
     #[test]
     fn writes_errors() {
-        let head = "HTTP/1.1 405 Method Not Allowed\r\nContent-Type: application/json\r\nAllow: GET\r\n\
-                    Content-Length: 58\r\nConnection: close\r\n\r\n";
+        let head = "HTTP/1.1 405 Method Not Allowed\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+                    Content-Type: application/json\r\nAllow: GET\r\nContent-Length: 58\r\nConnection: close\r\n\r\n";
         let body = r#"{"error":{"code":"method_not_allowed","message":"Use GET."}}"#;
         let head = head.replace("58", &body.len().to_string());
         for (head_only, want) in [(false, format!("{head}{body}")), (true, head.clone())] {
@@ -402,6 +403,7 @@ mod tests {
                 405,
                 "method_not_allowed",
                 "Use GET.",
+                Some(&http_date(784_111_777)),
                 &extra,
                 head_only,
             );

@@ -82,6 +82,7 @@ impl Door {
             status,
             code,
             message,
+            None,
             &fields,
             head_only,
         );

@@ -139,6 +139,7 @@ pub fn refuse(context: &mut Context<'_>, meta: &Meta, refusal: &Refusal) -> Next
             refusal.status,
             refusal.code,
             refusal.message,
+            Some(context.date),
             fields.as_slice(),
             meta.head_only,
         );

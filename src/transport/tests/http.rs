@@ -74,6 +74,27 @@ fn a_connection_is_kept_if_both_sides_can() {
     }
 }
 
+/// RFC 9110 §6.6.1: a server with a clock dates every answer, refusals included.
+#[test]
+fn every_answer_is_dated() {
+    for (input, want) in [
+        ("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+        ("GET /poll/a HTTP/1.1\r\nHost: a\r\n\r\n", 204),
+        ("GET /sse/a HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+        ("GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+        ("GET /ws/a HTTP/1.1\r\nHost: a\r\n\r\n", 426),
+        ("nonsense\r\n\r\n", 400),
+    ] {
+        let answer = Peer::new().send(input.as_bytes());
+        assert_eq!(status(&answer), want, "{input}");
+        assert_eq!(
+            field(&answer, "Date").map(str::as_bytes),
+            Some(DATE),
+            "{input}"
+        );
+    }
+}
+
 #[test]
 fn head_gets_the_head_that_get_would_get() {
     for target in [
