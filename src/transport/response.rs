@@ -128,6 +128,8 @@ pub fn refuse(context: &mut Context<'_>, meta: &Meta, refusal: &Refusal) -> Next
         Extra::WebSocketVersion => {
             fields.push("Sec-WebSocket-Version", "13");
             fields.push("Upgrade", "websocket");
+            // RFC 9110 §7.8: or an intermediary passes Upgrade on as if it were meant for the other side.
+            fields.push("Connection", "Upgrade");
         }
         Extra::RetryAfter => fields.push("Retry-After", &seconds),
     }

@@ -95,6 +95,20 @@ fn every_answer_is_dated() {
     }
 }
 
+/// RFC 9110 §15.5.22, §7.8.
+#[test]
+fn who_has_to_upgrade_is_told_to_what() {
+    let answer = Peer::new().send(b"GET /ws/a HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(status(&answer), 426);
+    for (name, value) in [
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Version", "13"),
+    ] {
+        assert_eq!(field(&answer, name), Some(value), "{answer}");
+    }
+}
+
 #[test]
 fn head_gets_the_head_that_get_would_get() {
     for target in [
