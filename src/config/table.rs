@@ -2,6 +2,7 @@
 
 use super::setting::{Field, Group, Kind, Setting};
 use super::{Config, LogFormat, LogLevel, Namespace, THREADS_MAX};
+use crate::proto::http_request::HEADERS_MAX;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -66,7 +67,7 @@ pub static SETTINGS: &[Setting<Config>] = {
             "Request line and header fields together. A longer head is refused with 431."),
         setting(Requests, "target_bytes_max", Bytes(field!(limits.target_bytes_max), 256..=64 * KIB),
             "Path and query of a request. A longer target is refused with 414."),
-        setting(Requests, "headers_max", Count(field!(limits.headers_max), 8..=1_024),
+        setting(Requests, "headers_max", Count(field!(limits.headers_max), 8..=HEADERS_MAX),
             "Header fields of a request. More are refused with 431."),
         setting(Requests, "input_bytes_max", Bytes(field!(limits.input_bytes_max), KIB..=64 * MIB),
             "Pipelined bytes kept while an answer is pending. At the limit the connection is not read until the \
@@ -231,6 +232,8 @@ mod tests {
             ("message_bytes_max", "0", Err(ValueError::TooSmall)),
             ("threads", "256", Ok(())),
             ("threads", "257", Err(ValueError::TooBig)),
+            ("headers_max", "100", Ok(())),
+            ("headers_max", "101", Err(ValueError::TooBig)),
             ("heartbeat", "100ms", Ok(())),
             ("heartbeat", "99ms", Err(ValueError::TooSmall)),
             ("log_format", "json", Ok(())),

@@ -11,6 +11,7 @@ mod fields;
 mod tests;
 
 pub use error::HeadError;
+pub use fields::HEADERS_MAX;
 
 /// What a peer may make us hold and look at before its request is known.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +20,7 @@ pub struct HeadLimits {
     pub head_bytes_max: usize,
     /// The request target; wants to be smaller than `head_bytes_max`, or 431 comes before 414.
     pub target_bytes_max: usize,
-    /// Header lines; at most 100.
+    /// Header lines; at most [`HEADERS_MAX`].
     pub headers_max: usize,
 }
 
@@ -181,7 +182,7 @@ impl HeadProgress {
                 return Ok(Some(next_line));
             } else if !in_request_line {
                 self.n_headers += 1;
-                if usize::from(self.n_headers) > limits.headers_max.min(fields::HEADERS_MAX) {
+                if usize::from(self.n_headers) > limits.headers_max.min(HEADERS_MAX) {
                     return Err(HeadError::TooManyHeaders);
                 }
             } else if line.is_empty() {
