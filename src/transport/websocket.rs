@@ -121,8 +121,8 @@ impl WebSocket {
         }
         let message_bytes_max = match self.format {
             Format::Raw => context.config.limits.message_bytes_max,
-            // The object around the payload, its escapes or its base64.
-            Format::Json => 2 * context.config.limits.message_bytes_max + 1024,
+            // The payload may come with every byte escaped (`\u0000`), in an object of its own.
+            Format::Json => 6 * context.config.limits.message_bytes_max + 1024,
         };
         let limits = WsLimits {
             message_bytes_max,

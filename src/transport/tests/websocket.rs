@@ -149,6 +149,25 @@ fn every_end_of_a_websocket_has_its_code() {
     );
 }
 
+/// `message_bytes_max` counts the payload, however its sender escapes it.
+#[test]
+fn a_payload_of_the_greatest_size_may_be_escaped() {
+    let bytes_max = Config::default().limits.message_bytes_max;
+    for (text, chars_max) in [("\\u0001", bytes_max), ("\\u0436", bytes_max / 2)] {
+        let publish = |chars: usize| {
+            let object = format!(r#"{{"channel":"echo:a","data":"{}"}}"#, text.repeat(chars));
+            let mut peer = echo_peer();
+            peer.get("/ws/echo:a?format=json", HANDSHAKE);
+            let length = (object.len() as u64).to_be_bytes();
+            peer.input = [&[0x81, 0xFF][..], &length, &[0; 4], object.as_bytes()].concat();
+            peer.offer_input();
+            peer
+        };
+        assert_eq!(publish(chars_max).ended, None, "{text}");
+        assert_eq!(take_close_code(&mut publish(chars_max + 1)), 1009, "{text}");
+    }
+}
+
 #[test]
 fn a_close_frame_without_a_code_is_answered_without_one() {
     let mut peer = Peer::new();
