@@ -8,6 +8,8 @@ pub mod http;
 pub mod outbox;
 pub mod outgoing;
 pub mod poll;
+mod replay;
+mod report;
 pub mod response;
 pub mod websocket;
 
