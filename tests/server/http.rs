@@ -150,6 +150,7 @@ fn pipelined_requests_are_answered_in_their_order() {
     // A request behind a long poll waits for it.
     client.get("/poll/p0?wait=60");
     client.get("/healthz");
+    server.wait_subscribers("p0", 1);
     client.assert_silent();
     server.publish("p0", "news");
     assert_eq!(client.response().messages(), ["news"]);
