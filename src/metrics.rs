@@ -36,13 +36,6 @@ impl TimeHistogram {
         self.buckets[TIME_BOUNDS_US.partition_point(|&bound| bound < us)] += 1;
         self.sum_us += us;
     }
-
-    fn add(&mut self, other: &Self) {
-        for (bucket, more) in self.buckets.iter_mut().zip(other.buckets) {
-            *bucket += more;
-        }
-        self.sum_us += other.sum_us;
-    }
 }
 
 /// The counts of one shard. Names say what is counted; totals only grow, the others are states.
@@ -301,24 +294,30 @@ impl Exposition<'_> {
         histogram: impl Fn(&Metrics) -> &TimeHistogram,
     ) {
         self.family(name, "histogram", help);
-        let mut sum = TimeHistogram::default();
-        for metrics in self.shards {
-            sum.add(histogram(metrics));
-        }
-        let mut count = 0;
-        for (bound_us, bucket) in TIME_BOUNDS_US.iter().zip(sum.buckets) {
-            count += bucket;
+        for (shard, metrics) in self.shards.iter().enumerate() {
+            let histogram = histogram(metrics);
+            let mut count = 0;
+            let bounds = TIME_BOUNDS_US
+                .iter()
+                .map(|&bound_us| (bound_us as f64 / 1e6).to_string())
+                .chain(["+Inf".to_owned()]);
+            for (bound, bucket) in bounds.zip(histogram.buckets) {
+                count += bucket;
+                self.line(
+                    &format!("{name}_bucket"),
+                    &format!("shard=\"{shard}\",le=\"{bound}\""),
+                    count,
+                );
+            }
+            let sum = histogram.sum_us as f64 / 1e6;
+            writeln!(self.out, "pushring_{name}_sum{{shard=\"{shard}\"}} {sum}")
+                .expect("writing to a String");
             self.line(
-                &format!("{name}_bucket"),
-                &format!("le=\"{}\"", *bound_us as f64 / 1e6),
+                &format!("{name}_count"),
+                &format!("shard=\"{shard}\""),
                 count,
             );
         }
-        count += sum.buckets[TIME_BOUNDS_US.len()];
-        self.line(&format!("{name}_bucket"), "le=\"+Inf\"", count);
-        writeln!(self.out, "pushring_{name}_sum {}", sum.sum_us as f64 / 1e6)
-            .expect("writing to a String");
-        self.line(&format!("{name}_count"), "", count);
     }
 }
 
@@ -341,6 +340,7 @@ mod tests {
         }
         let mut two = one.clone();
         two.on_transport(Some(TransportKind::WebSocket), None);
+        two.turn_time.record_us(100);
         let mut text = String::new();
         write_exposition(&mut text, &[one, two]);
         for line in [
@@ -350,12 +350,13 @@ mod tests {
             "pushring_connections_closed_total{reason=\"slow_reader\"} 2",
             "pushring_refusals_total{code=\"path_unknown\",status=\"404\"} 2",
             "pushring_messages_published_total 6",
-            "pushring_turn_seconds_bucket{le=\"0.0001\"} 2",
-            "pushring_turn_seconds_bucket{le=\"0.00025\"} 4",
-            "pushring_turn_seconds_bucket{le=\"1\"} 4",
-            "pushring_turn_seconds_bucket{le=\"+Inf\"} 6",
-            "pushring_turn_seconds_sum 4.000402",
-            "pushring_turn_seconds_count 6",
+            "pushring_turn_seconds_bucket{shard=\"0\",le=\"0.0001\"} 1",
+            "pushring_turn_seconds_bucket{shard=\"0\",le=\"0.00025\"} 2",
+            "pushring_turn_seconds_bucket{shard=\"0\",le=\"1\"} 2",
+            "pushring_turn_seconds_bucket{shard=\"0\",le=\"+Inf\"} 3",
+            "pushring_turn_seconds_sum{shard=\"0\"} 2.000201",
+            "pushring_turn_seconds_count{shard=\"0\"} 3",
+            "pushring_turn_seconds_count{shard=\"1\"} 4",
         ] {
             assert!(
                 text.lines().any(|got| got == line),
