@@ -377,22 +377,4 @@ impl Shard {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_comes_back_as_it_went() {
-        for index in [0, 1, u32::MAX] {
-            for generation in [0, 1, GENERATION_MASK] {
-                let key = ConnectionKey { index, generation };
-                for token in [
-                    Token::Readable(key),
-                    Token::Writable(key),
-                    Token::Acceptable(index),
-                ] {
-                    assert_eq!(Token::unpack(token.pack()), token);
-                }
-            }
-        }
-    }
-}
+mod tests;
