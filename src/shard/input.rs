@@ -46,14 +46,15 @@ impl Shard {
         self.rest(index);
     }
 
-    /// Goes on with what came in while the connection was busy.
+    /// Goes on with what came in while the connection was busy, and ends when that was all.
     pub(super) fn resume(&mut self, index: u32) {
-        if !self.takes_input(index) || self.connections[index as usize].outbox.is_some() {
+        if !self.takes_input(index) {
             return;
         }
         if let Some(input) = self.connections[index as usize].input.take() {
             self.feed_kept(index, input);
         }
+        // Asked behind the input: it may have made an answer that waits for the socket.
         let connection = &self.connections[index as usize];
         if connection.end_of_input && connection.outbox.is_none() && self.takes_input(index) {
             self.end_now(index, CloseReason::PeerClosed);

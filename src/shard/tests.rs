@@ -1,7 +1,7 @@
 //! Whole shards with real sockets, turned by hand: what happens between which turns is up to the test.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use super::mailbox::{Mailbox, Stage};
@@ -80,6 +80,11 @@ impl Process {
         client
     }
 
+    /// The only connection.
+    fn connection(&self) -> &Connection {
+        &self.shards[0].connections[0]
+    }
+
     /// A channel that has its home on `shard`.
     fn channel(&self, shard: u16) -> ChannelName {
         let names = (0..).map(|n| ChannelName::parse(&format!("echo:{n}")).unwrap());
@@ -131,6 +136,82 @@ fn a_shard_without_connections_answers_the_others_while_they_drain() {
     drop(client);
     process.turn_until("the end", |process| {
         process.shards.iter().all(|shard| shard.is_over)
+    });
+}
+
+#[test]
+fn who_half_closes_behind_pipelined_requests_gets_every_answer() {
+    const PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
+    let mut process = Process::new(1, |config| {
+        config.limits.message_bytes_max = PAYLOAD_BYTES;
+        config.limits.outbox_bytes_max = PAYLOAD_BYTES;
+    });
+    let mut publisher = process.connect();
+    let mut publish = |process: &mut Process| {
+        let length = PAYLOAD_BYTES;
+        let head =
+            format!("POST /pub/echo:1 HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        let request = [head.as_bytes(), &vec![b'x'; PAYLOAD_BYTES]].concat();
+        let mut rest = &request[..];
+        process.turn_until("sent", |_| {
+            let sent = publisher.write(rest).unwrap_or(0);
+            rest = &rest[sent..];
+            rest.is_empty()
+        });
+        process.read_until(&publisher, |answer| answer.ends_with(b"}"));
+    };
+    let mut client = process.connect();
+    let requests = "GET /poll/echo:1?wait=60 HTTP/1.1\r\nHost: a\r\n\r\n\
+                    GET /poll/echo:1?since=earliest HTTP/1.1\r\nHost: a\r\n\r\n";
+    client.write_all(requests.as_bytes()).unwrap();
+    process.turn_until("the long poll", |process| {
+        process.shards[0].fanout.channels() == 1
+    });
+    publish(&mut process);
+    process.turn_until("a backlog", |process| {
+        process.shards[0].connections[1].outbox.is_some()
+    });
+    client.shutdown(Shutdown::Write).unwrap();
+    process.turn_until("the end of the input", |process| {
+        process.shards[0].connections[1].end_of_input
+    });
+    let answers = process.read_until(&client, |_| false);
+    let payload_bytes = answers.iter().filter(|&&byte| byte == b'x').count();
+    assert!(payload_bytes >= 2 * PAYLOAD_BYTES, "{payload_bytes} bytes");
+}
+
+#[test]
+fn a_websocket_that_publishes_and_does_not_read_is_held_back() {
+    let mut process = Process::new(2, |config| {
+        config.limits.publishes_in_flight_max = 1;
+        config.limits.outbox_bytes_max = 1 << 30;
+    });
+    let mut client = process.connect();
+    let channel = process.channel(1);
+    let handshake = format!(
+        "GET /ws/{channel} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    client.write_all(handshake.as_bytes()).unwrap();
+    process.read_until(&client, |answer| answer.ends_with(b"\r\n\r\n"));
+    // Frames of a client with the mask 0: long ones until the echoes fill the socket, then short ones.
+    let long = [&[0x82, 0xFE, 0xFF, 0xFF, 0, 0, 0, 0][..], &[0; 0xFFFF]].concat();
+    let short = [0x82, 0x81, 0, 0, 0, 0, 0].repeat(10_000);
+    let mut rest = &long[..];
+    let mut turns_left = 1000;
+    process.turn_until("held back", |process| {
+        let has_backlog = process.connection().outbox.is_some();
+        if rest.is_empty() {
+            rest = if has_backlog { &short } else { &long };
+        }
+        let sent = client.write(rest).unwrap_or(0);
+        rest = &rest[sent..];
+        let input = process.connection().input.as_ref();
+        let kept_bytes = input.map_or(0, |input| input.len());
+        assert!(kept_bytes <= 2 * READ_BYTES, "{kept_bytes} bytes");
+        assert!(process.connection().is_open());
+        turns_left -= usize::from(has_backlog);
+        turns_left == 0
     });
 }
 
