@@ -284,7 +284,10 @@ fn ask_to_listen(
 ) -> Vec<Since> {
     let bytes_max = match mode {
         ListenMode::Stream => usize::MAX,
-        ListenMode::Once | ListenMode::UntilFirst => context.config.limits.outbox_bytes_max,
+        // The answer is made of all of them at once.
+        ListenMode::Once | ListenMode::UntilFirst => {
+            context.config.limits.outbox_bytes_max / channels.len()
+        }
     };
     let ask = |(place, (channel, since))| {
         let listen = Listen {

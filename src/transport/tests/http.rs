@@ -319,6 +319,25 @@ fn a_long_poll_without_a_message_ends_in_204_with_the_same_cursor() {
 }
 
 #[test]
+fn a_poll_of_many_channels_takes_no_more_bytes_than_a_poll_of_one() {
+    let mut peer = Peer::new();
+    peer.config.limits.outbox_bytes_max = 10_000;
+    let payload = "x".repeat(4_000);
+    let channels = ["a", "b", "c"];
+    for channel in channels.repeat(2) {
+        peer.publish(channel, &payload);
+    }
+    let mut target = "/poll/a,b,c?since=earliest".to_owned();
+    for _ in 0..2 {
+        let answer = peer.get(&target, "");
+        assert_eq!(answer.matches(&payload).count(), 3, "one of each");
+        let cursor = field(&answer, "Pushring-Cursor").unwrap();
+        target = format!("/poll/a,b,c?since={cursor}");
+    }
+    assert_eq!(status(&peer.get(&target, "")), 204);
+}
+
+#[test]
 fn a_long_poll_takes_no_more_than_its_limit() {
     let mut peer = Peer::new();
     peer.get("/poll/a?wait=9&limit=1", "");
