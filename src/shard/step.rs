@@ -53,7 +53,7 @@ impl Shard {
         let next = catch_unwind(AssertUnwindSafe(|| step(transport, &mut context)));
         let next = next.unwrap_or_else(|_| {
             self.metrics.panics_total += 1;
-            self.scratch.effects.out.clear();
+            self.scratch.effects.clear_output();
             self.scratch.effects.questions.clear();
             Next::End(CloseReason::Panicked)
         });
