@@ -95,7 +95,9 @@ pub fn run(config: Config) -> Result<(), ServeError> {
             .map_err(ServeError::Start)?;
     }
     parted.wait();
-    await_start(&inbox, shards)?;
+    if !await_start(&inbox, shards)? {
+        return Ok(());
+    }
     for (address, audience, _) in &addresses {
         let audience = if *audience == Audience::Public {
             "public"
@@ -310,17 +312,17 @@ fn pin(shard: ShardId) {
     }
 }
 
-fn await_start(inbox: &Receiver<Event>, shards: usize) -> Result<(), ServeError> {
+/// `false` if a signal came first: the server has not said that it listens, so nobody counts on an orderly end.
+fn await_start(inbox: &Receiver<Event>, shards: usize) -> Result<bool, ServeError> {
     let mut ready = 0;
     while ready < shards {
         match inbox.recv() {
             Ok(Event::Ready) => ready += 1,
-            Ok(Event::Signal) => return Ok(()),
             Ok(Event::Ended(Err(error))) => return Err(ServeError::Shard(error)),
-            Ok(Event::Ended(Ok(()))) | Err(_) => return Ok(()),
+            Ok(Event::Signal | Event::Ended(Ok(()))) | Err(_) => return Ok(false),
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Waits for the signal, then brings the shards to their end: not ready, drain, cut. A second signal skips the waits.
@@ -379,4 +381,22 @@ fn wait(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_during_the_start_ends_it() {
+        let (events, inbox) = mpsc::channel();
+        for (is_signalled, is_started) in [(false, true), (true, false)] {
+            events.send(Event::Ready).unwrap();
+            if is_signalled {
+                events.send(Event::Signal).unwrap();
+            }
+            events.send(Event::Ready).unwrap();
+            assert_eq!(await_start(&inbox, 2).unwrap(), is_started);
+        }
+    }
 }
