@@ -125,7 +125,7 @@ impl Shard {
 
     /// Somebody is at the door.
     pub(super) fn on_acceptable(&mut self, listener: usize) {
-        if self.door.listeners.is_empty() {
+        if self.is_draining {
             return;
         }
         self.accept_from(listener);
@@ -208,8 +208,8 @@ impl Shard {
         for listener in 0..self.door.listeners.len() {
             self.accept_from(listener);
         }
-        // Brings the armed polls home; they find nobody.
-        for listener in self.door.listeners.drain(..) {
+        // Brings the armed polls home; they find nobody. One may still wait to be submitted, so the descriptors stay.
+        for listener in &self.door.listeners {
             let _ = shutdown(&listener.socket, Shutdown::Both);
         }
         self.door.retry_ms = None;
