@@ -284,10 +284,7 @@ fn ask_to_listen(
 ) -> Vec<Since> {
     let bytes_max = match mode {
         ListenMode::Stream => usize::MAX,
-        // The answer is made of all of them at once.
-        ListenMode::Once | ListenMode::UntilFirst => {
-            context.config.limits.outbox_bytes_max / channels.len()
-        }
+        ListenMode::Once | ListenMode::UntilFirst => context.config.limits.outbox_bytes_max,
     };
     let ask = |(place, (channel, since))| {
         let listen = Listen {

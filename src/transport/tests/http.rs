@@ -328,9 +328,9 @@ fn a_poll_of_many_channels_takes_no_more_bytes_than_a_poll_of_one() {
         peer.publish(channel, &payload);
     }
     let mut target = "/poll/a,b,c?since=earliest".to_owned();
-    for _ in 0..2 {
+    for _ in 0..3 {
         let answer = peer.get(&target, "");
-        assert_eq!(answer.matches(&payload).count(), 3, "one of each");
+        assert_eq!(answer.matches(&payload).count(), 2, "two fit");
         let cursor = field(&answer, "Pushring-Cursor").unwrap();
         target = format!("/poll/a,b,c?since={cursor}");
     }
