@@ -136,21 +136,23 @@ impl Shard {
         }
     }
 
-    /// Accepts until nobody waits, or enough for this turn.
-    pub(super) fn accept_from(&mut self, listener: usize) {
+    /// Accepts until nobody waits (`true`), or enough for this turn.
+    pub(super) fn accept_from(&mut self, listener: usize) -> bool {
         for _ in 0..ACCEPTS_PER_TURN {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             match accept_with(&self.door.listeners[listener].socket, flags) {
                 Ok(socket) => self.admit(socket, self.door.listeners[listener].audience),
-                Err(Errno::AGAIN) => return,
+                Err(Errno::AGAIN) => return true,
                 // The system lacks something that may come back.
                 Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
-                    return self.rest_listener(listener, error);
+                    self.rest_listener(listener, error);
+                    return true;
                 }
                 // The newcomer was gone before we got there (accept(2), "Error handling").
                 Err(_) => {}
             }
         }
+        false
     }
 
     fn admit(&mut self, socket: OwnedFd, audience: Audience) {
@@ -206,7 +208,7 @@ impl Shard {
     /// Takes those who have already been let in by the kernel, then closes the door.
     pub(super) fn close_door(&mut self) {
         for listener in 0..self.door.listeners.len() {
-            self.accept_from(listener);
+            while !self.accept_from(listener) {}
         }
         // Brings the armed polls home; they find nobody. One may still wait to be submitted, so the descriptors stay.
         for listener in &self.door.listeners {

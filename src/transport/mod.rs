@@ -180,6 +180,11 @@ impl Transport {
         matches!(self, Self::Http(http) if http.is_asking())
     }
 
+    /// Its last word is said, though the peer's is still to come: deliveries pass it by.
+    pub fn has_said_goodbye(&self) -> bool {
+        matches!(self, Self::WebSocket(websocket) if websocket.has_said_goodbye())
+    }
+
     /// The slow reader's goodbye, after which nothing else is sent.
     pub fn on_slow_reader(&mut self, context: &mut Context<'_>) {
         if let Self::WebSocket(websocket) = self {

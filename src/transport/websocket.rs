@@ -387,6 +387,11 @@ impl WebSocket {
         self.subscriptions.release(effects);
     }
 
+    /// Our close frame is on its way.
+    pub fn has_said_goodbye(&self) -> bool {
+        self.closing == Closing::Sent
+    }
+
     /// Sends the close frame; nothing is sent after it.
     pub fn close(&mut self, code: u16, reason: &str, context: &mut Context<'_>) {
         if self.closing == Closing::Open {
