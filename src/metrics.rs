@@ -78,7 +78,11 @@ impl Metrics {
     }
 
     pub fn on_refusal(&mut self, code: &'static str, status: u16) {
-        *self.refusals_total.entry((code, status)).or_default() += 1;
+        self.on_refusals(code, status, 1);
+    }
+
+    pub fn on_refusals(&mut self, code: &'static str, status: u16, count: u64) {
+        *self.refusals_total.entry((code, status)).or_default() += count;
     }
 
     /// A connection is used differently from now on. `None`: it did not exist, or no longer does.

@@ -101,8 +101,8 @@ pub static SETTINGS: &[Setting<Config>] = {
         setting(Channels, "channels_max", Count(field!(limits.channels_max), 1..=100_000_000),
             "Channels of the process. At the limit a request that needs a new one is refused with 503."),
         setting(Channels, "channel_idle_timeout", Duration(field!(timing.channel_idle_timeout_ms), 0..=30 * DAY),
-            "How long a channel without history and listeners is kept after its last use; then it is forgotten, epoch \
-             and all, and older cursors are told of a gap."),
+            "How long a channel without listeners is kept after its last use and the end of its history; then it is \
+             forgotten, epoch and all, and older cursors are told of a gap."),
         setting(Channels, "history_bytes_total_max", Bytes(field!(limits.history_bytes_total_max), 0..=1_024 * GIB),
             "All histories of the process together, an equal share for each shard. Beyond, a channel that is \
              published to loses its own oldest messages; where that is not enough, the publish is refused with 503."),

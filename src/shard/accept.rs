@@ -184,7 +184,10 @@ impl Shard {
     /// The listener rests, so that a lasting lack does not become a busy loop; those who are connected go on.
     fn rest_listener(&mut self, listener: usize, error: Errno) {
         self.metrics.accept_errors_total += 1;
-        self.metrics.rejected_total += self.door.turn_away(listener);
+        let turned_away = self.door.turn_away(listener);
+        self.metrics.rejected_total += turned_away;
+        let Refusal { code, status, .. } = Refusal::CONNECTIONS_FULL;
+        self.metrics.on_refusals(code, status, turned_away);
         self.door.resting.push(listener);
         self.door.retry_ms = Some(self.now_ms + REST_MS);
         self.complain(Complaint::Descriptors);

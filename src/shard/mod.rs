@@ -323,7 +323,9 @@ impl Shard {
     }
 
     fn read_clock(&mut self) {
-        self.now_ms = self.shared.started.elapsed().as_millis() as u64;
+        let elapsed = self.shared.started.elapsed();
+        self.now_ms = elapsed.as_millis() as u64;
+        self.hub.observe_us(elapsed.as_micros() as u64);
         let second = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());

@@ -50,26 +50,26 @@ pub(super) fn queue(parts: &[Part], since: &[Since], context: &mut Context<'_>) 
             }
         };
         let mut gaps = replay.gaps(*since).into_iter().peekable();
-        let mut when_ms = 0;
+        let mut when_us = 0;
         for (index, message) in replay.messages.iter().enumerate() {
-            when_ms = message.published_ms;
+            when_us = message.published_us;
             while let Some((_, position)) = gaps.next_if(|(before, _)| *before == index) {
-                items.push((when_ms, gap(position)));
+                items.push((when_us, gap(position)));
             }
             items.push((
-                when_ms,
+                when_us,
                 Waiting::Message {
                     channel,
                     message: message.clone(),
                 },
             ));
         }
-        items.extend(gaps.map(|(_, position)| (when_ms, gap(position))));
+        items.extend(gaps.map(|(_, position)| (when_us, gap(position))));
         context.metrics.gaps_told_total += u64::from(replay.lost);
         context.metrics.delivered_messages_total += replay.messages.len() as u64;
     }
     // Stable: what one channel says stays in its order.
-    items.sort_by_key(|(when_ms, _)| *when_ms);
+    items.sort_by_key(|(when_us, _)| *when_us);
     context
         .effects
         .replay
@@ -84,7 +84,7 @@ pub(super) fn oldest(parts: &[Part], limit: usize, bytes_max: usize) -> (Vec<&Me
         .flat_map(|(replay, _)| replay.messages.iter().map(Arc::as_ref))
         .collect();
     // Stable: what one channel says stays in its order.
-    messages.sort_by_key(|message| message.published_ms);
+    messages.sort_by_key(|message| message.published_us);
     messages.truncate(limit);
     let mut bytes = 0;
     let fitting = messages.iter().take_while(|message| {
