@@ -76,17 +76,23 @@ impl Shard {
             return;
         };
         let is_stalled = connection.is_stalled(&self.config, self.now_ms);
-        match connection.phase {
+        let is_silent = connection.transport.is_silent(&self.config, self.now_ms);
+        let is_told = connection.is_drained;
+        let phase = connection.phase;
+        match phase {
             Phase::Open if is_stalled => self.end_now(index, CloseReason::WriteStalled),
             Phase::Flushing(_) if is_stalled => self.end_now(index, CloseReason::WriteStalled),
             Phase::Lingering { reason, until_ms } if self.now_ms >= until_ms => {
                 self.end_now(index, reason)
             }
-            Phase::Open if self.is_draining && !connection.is_drained => {
+            Phase::Open if self.is_draining && !is_told => {
                 self.connections[index as usize].is_drained = true;
                 self.step(index, |transport, context| transport.on_drain(context));
             }
+            // What the peer has sent may wait behind others: nobody is ended for the shard's own lateness.
+            Phase::Open if is_silent && self.read_ahead(index) => {}
             Phase::Open => {
+                let connection = &self.connections[index as usize];
                 let deadline_ms = connection.transport.next_deadline_ms(&self.config);
                 if deadline_ms.is_some_and(|deadline_ms| self.now_ms >= deadline_ms) {
                     self.step(index, |transport, context| transport.on_deadline(context));

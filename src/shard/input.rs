@@ -31,6 +31,21 @@ impl Shard {
         self.scratch.read_buffer = buffer;
     }
 
+    /// Reads what is there before the ring has said so; `false` if that is nothing.
+    pub(super) fn read_ahead(&mut self, index: u32) -> bool {
+        let mut buffer = std::mem::take(&mut self.scratch.read_buffer);
+        let received = self.connections[index as usize].receive(&mut buffer);
+        let has_input = if let Ok(Some(bytes @ 1..)) = received {
+            self.metrics.socket_bytes_in_total += bytes as u64;
+            self.on_input(index, &mut buffer[..bytes]);
+            true
+        } else {
+            false
+        };
+        self.scratch.read_buffer = buffer;
+        has_input
+    }
+
     /// New bytes go behind those that are kept; without any, they are used where they are.
     fn on_input(&mut self, index: u32, bytes: &mut [u8]) {
         match self.connections[index as usize].input.take() {

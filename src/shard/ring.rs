@@ -106,22 +106,16 @@ impl Ring {
         }
     }
 
-    /// Moves what has come home into `completions`; `true` if that was everything.
-    pub fn reap(&mut self, completions: &mut Vec<Completion>, max: usize) -> bool {
-        let mut queue = self.ring.completion();
-        completions.extend(
-            queue
-                .by_ref()
-                .take(max)
-                .map(|entry: cqueue::Entry| Completion {
-                    token: entry.user_data(),
-                    result: match entry.result() {
-                        flags @ 0.. => Ok(PollFlags::from_bits_retain(flags as u16)),
-                        error => Err(Errno::from_raw_os_error(-error)),
-                    },
-                }),
-        );
-        queue.is_empty()
+    /// Moves what has come home into `completions`, at most `max`.
+    pub fn reap(&mut self, completions: &mut Vec<Completion>, max: usize) {
+        let home = |entry: cqueue::Entry| Completion {
+            token: entry.user_data(),
+            result: match entry.result() {
+                flags @ 0.. => Ok(PollFlags::from_bits_retain(flags as u16)),
+                error => Err(Errno::from_raw_os_error(-error)),
+            },
+        };
+        completions.extend(self.ring.completion().take(max).map(home));
     }
 
     /// While muted the ring does not signal its eventfd: its thread is awake and looks by itself.

@@ -10,7 +10,7 @@ use crate::proto::{json, sse_event};
 use crate::transport::outbox::Waiting;
 use crate::transport::outgoing::Outgoing;
 use crate::transport::response::{Fields, Meta};
-use crate::transport::{Context, Effects, Next, Subscriptions, jittered_around};
+use crate::transport::{Context, Effects, Next, Subscriptions, jittered_around, on_beat};
 
 /// One open stream.
 #[derive(Debug)]
@@ -40,7 +40,10 @@ impl EventStream {
         let stream = Self {
             subscriptions: Subscriptions::new(positions),
             // A random phase spreads the keep-alives of those who came together.
-            keep_alive_due_ms: context.now_ms + context.rng.u64(1..=heartbeat_ms),
+            keep_alive_due_ms: on_beat(
+                context.now_ms + context.rng.u64(1..=heartbeat_ms),
+                heartbeat_ms,
+            ),
             format,
             is_chunked: meta.version == Version::Http11,
             has_left: false,
@@ -113,7 +116,8 @@ impl EventStream {
                     own.extend_from_slice(sse_event::KEEP_ALIVE)
                 });
             }
-            self.keep_alive_due_ms = context.now_ms + context.config.timing.heartbeat_ms;
+            let heartbeat_ms = context.config.timing.heartbeat_ms;
+            self.keep_alive_due_ms = on_beat(context.now_ms + heartbeat_ms, heartbeat_ms);
         }
         Next::Stay
     }

@@ -180,6 +180,11 @@ impl Transport {
         matches!(self, Self::Http(http) if http.is_asking())
     }
 
+    /// About to be ended for its silence.
+    pub fn is_silent(&self, config: &Config, now_ms: u64) -> bool {
+        matches!(self, Self::WebSocket(websocket) if websocket.is_silent(config, now_ms))
+    }
+
     /// Its last word is said, though the peer's is still to come: deliveries pass it by.
     pub fn has_said_goodbye(&self) -> bool {
         matches!(self, Self::WebSocket(websocket) if websocket.has_said_goodbye())
@@ -290,6 +295,14 @@ impl Subscriptions {
         effects.released.extend(self.iter());
         *self = Self::None;
     }
+}
+
+/// A heartbeat's time on its beat: what is due at the same beat goes out in one turn of the shard, instead of waking it
+/// for each. A beat is less than a hundredth of the interval, so the load stays even.
+pub fn on_beat(due_ms: u64, heartbeat_ms: u64) -> u64 {
+    const BEAT_MS_MAX: u64 = 128;
+    let beat_ms = (heartbeat_ms / 128).clamp(1, BEAT_MS_MAX);
+    due_ms - due_ms % beat_ms
 }
 
 /// A wait around `ms`, by up to a half less or more: those whom one restart cut off come back spread out.

@@ -17,7 +17,7 @@ use crate::proto::{json, ws_frame, ws_handshake};
 use crate::transport::outbox::Waiting;
 use crate::transport::outgoing::Outgoing;
 use crate::transport::response::{Fields, Meta};
-use crate::transport::{Context, Effects, Next, Subscriptions, jittered_around};
+use crate::transport::{Context, Effects, Next, Subscriptions, jittered_around, on_beat};
 
 /// Empty fragments in a row: they cost work and bring nothing forward.
 const EMPTY_FRAGMENTS_MAX: u32 = 65_536;
@@ -97,12 +97,16 @@ impl WebSocket {
                 .replay
                 .retain(|waiting| !matches!(waiting, Waiting::Gap { .. }));
         }
+        let heartbeat_ms = context.config.timing.heartbeat_ms;
         Self {
             assembler: WsAssembler::default(),
             subscriptions: Subscriptions::new(positions),
             heard_ms: context.now_ms,
             // A random phase spreads the pings of those who came together.
-            ping_due_ms: context.now_ms + context.rng.u64(1..=context.config.timing.heartbeat_ms),
+            ping_due_ms: on_beat(
+                context.now_ms + context.rng.u64(1..=heartbeat_ms),
+                heartbeat_ms,
+            ),
             own: None,
             format,
             has_spoken: false,
@@ -304,7 +308,7 @@ impl WebSocket {
             self.heard_ms = context.now_ms;
             self.has_spoken = true;
         }
-        if context.now_ms >= self.heard_ms + timing.heartbeat_ms + timing.pong_timeout_ms {
+        if self.is_silent(context.config, context.now_ms) {
             self.close(3012, "no pong", context);
             return Next::End(CloseReason::NoPong);
         }
@@ -322,11 +326,19 @@ impl WebSocket {
                     .effects
                     .out
                     .write(|own| own.extend_from_slice(&ws_frame::PING));
-                self.ping_due_ms = context.now_ms + timing.heartbeat_ms;
+                self.ping_due_ms =
+                    on_beat(context.now_ms + timing.heartbeat_ms, timing.heartbeat_ms);
             }
             self.has_spoken = false;
         }
         Next::Stay
+    }
+
+    /// No sign of life for `heartbeat` + `pong_timeout`.
+    pub fn is_silent(&self, config: &Config, now_ms: u64) -> bool {
+        let timing = &config.timing;
+        self.closing == Closing::Open
+            && now_ms >= self.heard_ms + timing.heartbeat_ms + timing.pong_timeout_ms
     }
 
     pub fn next_deadline_ms(&self, config: &Config) -> u64 {

@@ -257,12 +257,23 @@ fn who_answers_every_ping_stays() {
         }
     });
     assert!(pings.len() >= 50);
-    assert!(
-        pings
-            .windows(2)
-            .take(48)
-            .all(|pair| pair[1] - pair[0] == peer.config.timing.heartbeat_ms)
-    );
+    let heartbeat_ms = peer.config.timing.heartbeat_ms;
+    let is_on_beat = |pair: &[u64]| pair[1] == on_beat(pair[0] + heartbeat_ms, heartbeat_ms);
+    assert!(pings.windows(2).take(48).all(is_on_beat));
+}
+
+#[test]
+fn a_beat_is_a_small_part_of_the_interval() {
+    for heartbeat_ms in [1, 100, 1_000, 25_000, 3_600_000] {
+        for due_ms in [0, 1, 127, 128, 1_000_003] {
+            let beat_ms = on_beat(due_ms, heartbeat_ms);
+            assert!(
+                beat_ms <= due_ms && due_ms - beat_ms <= heartbeat_ms / 128,
+                "{due_ms} {heartbeat_ms}"
+            );
+            assert_eq!(on_beat(beat_ms, heartbeat_ms), beat_ms);
+        }
+    }
 }
 
 #[test]
