@@ -105,7 +105,7 @@ finish() {
         save_markdown "$1" >"bench/results/$1.md"
         say "saved bench/results/$1.json and .md"
     fi
-    $agrees || die "not met, see the lines with BAD"
+    $agrees || die "not met, see the lines with BAD or MISSED"
 }
 
 commit() {
