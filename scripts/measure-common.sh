@@ -96,7 +96,7 @@ threads_for() {
     echo $((threads > $(nproc) ? threads : $(nproc)))
 }
 
-# finish NAME: saves all runs as bench/results/NAME.{json,md} if asked to, with summary.{json,md} of the work_dir where a
+# finish NAME: saves all runs as bench/results/NAME.{json,md} if asked to, with work_dir/summary.{json,md} where a
 # script has made them, and fails if a count or limit did not agree.
 finish() {
     if [[ -n $save ]]; then

@@ -3,8 +3,8 @@
 --   wrk --threads 1 --connections 1 --duration 12s --script bench/wrk/publish.lua http://127.0.0.1:8080 &
 --   wrk --threads 1 --connections 64 --duration 10s --script bench/wrk/long-poll.lua http://127.0.0.1:8080
 --
--- wrk's scripts do not know which connection they speak for: all of a thread go on from the same cursor, so messages are
--- neither counted nor checked here. pushring-bench does both.
+-- wrk's scripts do not know which connection they speak for: all of a thread go on from the same cursor, so messages
+-- are neither counted nor checked here. pushring-bench does both.
 
 local cursor = "now"
 answered, empty = 0, 0
