@@ -32,8 +32,8 @@ struct Handle {
     wake: &'static OwnedFd,
 }
 
-/// How many workers hold `connections`: what was asked for, or the larger of the cores and the tables needed; a multiple
-/// of `modes`, since each has the same share of the connections.
+/// How many workers hold `connections`: what was asked for, or the larger of the cores and the tables needed; a
+/// multiple of `modes`, since each has the same share of the connections.
 pub(crate) fn worker_count(
     connections: u32,
     asked: Option<u32>,
