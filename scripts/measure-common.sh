@@ -115,11 +115,13 @@ commit() {
 }
 
 cpu() { sed --quiet 's/^model name\s*: //p' /proc/cpuinfo | head --lines=1; }
+# The version; what a builder appends to it says nothing here.
+kernel() { uname --kernel-release | sed 's/-.*//'; }
 memory_gib() { awk '/^MemTotal/ { printf "%.0f", $2 / 1048576 }' /proc/meminfo; }
 
 save_json() {
     printf '{\n"date": "%s",\n"commit": "%s",\n"kernel": "%s",\n"cpu": "%s",\n"cores": %s,\n"memory_gib": %s,\n' \
-        "$(date --utc --iso-8601)" "$(commit)" "$(uname --kernel-release)" "$(cpu)" "$(nproc)" "$(memory_gib)"
+        "$(date --utc --iso-8601)" "$(commit)" "$(kernel)" "$(cpu)" "$(nproc)" "$(memory_gib)"
     printf '"descriptors_per_table": %s,\n' "$(ulimit -H -n)"
     [[ ! -e $work_dir/summary.json ]] || printf '"summary": %s,\n' "$(cat "$work_dir/summary.json")"
     printf '"runs": {'
@@ -136,7 +138,7 @@ save_markdown() {
     printf '# %s\n\n' "$1"
     printf 'Made by `%s` on %s at commit %s.\n\n' "$invocation" "$(date --utc --iso-8601)" "$(commit)"
     printf '%s cores of %s, %s GiB, Linux %s, %s descriptors per table; server and clients on the same host.\n' \
-        "$(nproc)" "$(cpu)" "$(memory_gib)" "$(uname --kernel-release)" "$(ulimit -H -n)"
+        "$(nproc)" "$(cpu)" "$(memory_gib)" "$(kernel)" "$(ulimit -H -n)"
     [[ ! -e $work_dir/summary.md ]] || printf '\n%s\n' "$(cat "$work_dir/summary.md")"
     for name in "${runs[@]}"; do
         printf '\n## %s\n\n```text\n' "$name"
