@@ -81,6 +81,9 @@ pub(crate) struct Server {
     /// Body of a publish, with {payload} and {channel}; the payload alone if not given.
     #[arg(long, global = true, value_name = "TEMPLATE")]
     pub(crate) publish_body: Option<String>,
+    /// Open a new connection for each message of `broadcast`, for servers that close after an answer.
+    #[arg(long, global = true)]
+    pub(crate) publish_reconnect: bool,
     /// Header of a poll's answer that holds the cursor, and after `=` the header that gives it back (without `=` it
     /// goes where the path says {cursor}). May be repeated.
     #[arg(

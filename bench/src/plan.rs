@@ -36,6 +36,7 @@ pub(crate) struct Plan {
     pub(crate) admitted_by_answer: bool,
     /// Headers of a poll's answer that together are its cursor.
     pub(crate) cursor_headers: Vec<String>,
+    pub(crate) publish_reconnect: bool,
     publish_head: Template,
     /// What stands before and after the payload in the body of a publish.
     publish_body: [Template; 2],
@@ -110,6 +111,7 @@ impl Plan {
             ),
             admitted_by_answer,
             cursor_headers,
+            publish_reconnect: server.publish_reconnect,
             publish_head: publish_head(server),
             publish_body: publish_body(server),
             connections_per_source: options.load.connections_per_source,

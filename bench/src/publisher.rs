@@ -48,6 +48,9 @@ impl Publisher {
 
     /// Publishes one message and waits for the answer. Returns when the message was sent.
     pub(crate) fn publish(&mut self, channel: u32) -> Result<u64, String> {
+        if self.plan.publish_reconnect {
+            self.connection = HttpConnection::connect(self.plan.publish_target)?;
+        }
         let mut request = Vec::new();
         let intended_ns = now_ns();
         let stamp = self.next_stamp(channel, intended_ns);
