@@ -85,3 +85,6 @@ release_build() {
     fi
     [[ -x "$PUSHRING_BIN" ]] || die "there is no program at $PUSHRING_BIN"
 }
+
+# Memory that can be had without swapping.
+available_mib() { awk '/^MemAvailable/ { print int($2 / 1024) }' /proc/meminfo; }

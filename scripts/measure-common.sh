@@ -7,6 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 work_dir="$(mktemp --directory)"
 server_pid=
 save=
+invocation="scripts/$(basename "$0")${*:+ $*}"
 agrees=true
 runs=()
 trap stop_measuring EXIT
@@ -26,11 +27,15 @@ read_options() {
     done
 }
 
-# build: both programs are built; PUSHRING_BIN, where it is set, is taken as it is.
+# build: both programs are built; PUSHRING_BIN and PUSHRING_BENCH_BIN, where they are set, are taken as they are.
 build() {
     release_build
-    say "building the load generator"
-    cargo build --release --locked --package pushring-bench
+    if [[ -z "${PUSHRING_BENCH_BIN:-}" ]]; then
+        say "building the load generator"
+        cargo build --release --locked --package pushring-bench
+        export PUSHRING_BENCH_BIN="$target_dir/release/pushring-bench"
+    fi
+    [[ -x "$PUSHRING_BENCH_BIN" ]] || die "there is no program at $PUSHRING_BENCH_BIN"
 }
 
 # start_server THREADS [ARGUMENT...]: an empty server on a port of its own; sets server_pid and server_address.
@@ -39,7 +44,8 @@ start_server() {
     shift
     stop_server
     # PUSHRING_* are the server's settings, and it refuses those that it doesn't know.
-    env --unset=PUSHRING_BIN "$PUSHRING_BIN" serve --listen 127.0.0.1:0 --threads "$threads" "$@" 2>"$work_dir/server.log" &
+    env --unset=PUSHRING_BIN --unset=PUSHRING_BENCH_BIN \
+        "$PUSHRING_BIN" serve --listen 127.0.0.1:0 --threads "$threads" "$@" 2>"$work_dir/server.log" &
     server_pid=$!
     server_address=
     for _ in $(seq 100); do
@@ -67,12 +73,31 @@ bench() {
     local name=$1
     shift
     say "$name"
-    "$target_dir/release/pushring-bench" "$@" --target "$server_address" --server-pid "$server_pid" \
-        --metrics-url "http://$server_address/metrics" --json "$work_dir/$name.json" | tee "$work_dir/$name.txt" || agrees=false
+    bench_command "$name" "$@"
+    "${command[@]}" | tee "$work_dir/$name.txt" || agrees=false
     runs+=("$name")
 }
 
-# finish NAME: saves all runs as bench/results/NAME.{json,md} if asked to, and fails if a count or limit did not agree.
+# bench_command NAME ARGUMENT...: sets command to that run, for those who don't wait for it.
+bench_command() {
+    local name=$1
+    shift
+    command=("$PUSHRING_BENCH_BIN" "$@" --target "$server_address" --server-pid "$server_pid"
+        --metrics-url "http://$server_address/metrics" --json "$work_dir/$name.json")
+}
+
+# threads_for CONNECTIONS: server threads whose descriptor tables hold them, at least one for each core. An eighth of a
+# table is left free, since the kernel spreads connections over the listeners by a hash.
+threads_for() {
+    local limit threads
+    limit=$(ulimit -H -n)
+    [[ $limit != unlimited ]] || limit=$(cat /proc/sys/fs/nr_open)
+    threads=$(($1 / (limit * 7 / 8) + 1))
+    echo $((threads > $(nproc) ? threads : $(nproc)))
+}
+
+# finish NAME: saves all runs as bench/results/NAME.{json,md} if asked to, with work_dir/summary.{json,md} where a
+# script has made them, and fails if a count or limit did not agree.
 finish() {
     if [[ -n $save ]]; then
         mkdir --parents bench/results
@@ -80,7 +105,7 @@ finish() {
         save_markdown "$1" >"bench/results/$1.md"
         say "saved bench/results/$1.json and .md"
     fi
-    $agrees || die "not met, see the lines with BAD"
+    $agrees || die "not met, see the lines with BAD or MISSED"
 }
 
 commit() {
@@ -95,7 +120,9 @@ memory_gib() { awk '/^MemTotal/ { printf "%.0f", $2 / 1048576 }' /proc/meminfo; 
 save_json() {
     printf '{\n"date": "%s",\n"commit": "%s",\n"kernel": "%s",\n"cpu": "%s",\n"cores": %s,\n"memory_gib": %s,\n' \
         "$(date --utc --iso-8601)" "$(commit)" "$(uname --kernel-release)" "$(cpu)" "$(nproc)" "$(memory_gib)"
-    printf '"descriptors_per_table": %s,\n"runs": {' "$(ulimit -H -n)"
+    printf '"descriptors_per_table": %s,\n' "$(ulimit -H -n)"
+    [[ ! -e $work_dir/summary.json ]] || printf '"summary": %s,\n' "$(cat "$work_dir/summary.json")"
+    printf '"runs": {'
     local separator=
     for name in "${runs[@]}"; do
         printf '%s\n"%s": ' "$separator" "$name"
@@ -107,9 +134,10 @@ save_json() {
 
 save_markdown() {
     printf '# %s\n\n' "$1"
-    printf 'Made by `scripts/measure-%s --save` on %s at commit %s.\n\n' "$1" "$(date --utc --iso-8601)" "$(commit)"
+    printf 'Made by `%s` on %s at commit %s.\n\n' "$invocation" "$(date --utc --iso-8601)" "$(commit)"
     printf '%s cores of %s, %s GiB, Linux %s, %s descriptors per table; server and clients on the same host.\n' \
         "$(nproc)" "$(cpu)" "$(memory_gib)" "$(uname --kernel-release)" "$(ulimit -H -n)"
+    [[ ! -e $work_dir/summary.md ]] || printf '\n%s\n' "$(cat "$work_dir/summary.md")"
     for name in "${runs[@]}"; do
         printf '\n## %s\n\n```text\n' "$name"
         cat "$work_dir/$name.txt"

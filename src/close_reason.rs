@@ -28,7 +28,7 @@ pub enum CloseReason {
     WriteStalled,
     /// The channel was deleted.
     ChannelDeleted,
-    /// The hub could not take the listener (503, or 1013 on an open WebSocket).
+    /// The hub could not take the listener (503, or 1011 on an open WebSocket).
     Unavailable,
     /// The server is shutting down (3001).
     Shutdown,
@@ -82,10 +82,7 @@ impl CloseReason {
 
     /// Ends that an operator may have to do something about; the others are everyday life and are counted only.
     pub fn is_noteworthy(self) -> bool {
-        matches!(
-            self,
-            Self::SlowReader | Self::WriteStalled | Self::TooManyConnections | Self::Panicked
-        )
+        matches!(self, Self::SlowReader | Self::WriteStalled | Self::Panicked)
     }
 }
 

@@ -36,13 +36,6 @@ impl TimeHistogram {
         self.buckets[TIME_BOUNDS_US.partition_point(|&bound| bound < us)] += 1;
         self.sum_us += us;
     }
-
-    fn add(&mut self, other: &Self) {
-        for (bucket, more) in self.buckets.iter_mut().zip(other.buckets) {
-            *bucket += more;
-        }
-        self.sum_us += other.sum_us;
-    }
 }
 
 /// The counts of one shard. Names say what is counted; totals only grow, the others are states.
@@ -75,6 +68,8 @@ pub struct Metrics {
     pub channels_listened: u64,
     pub history_bytes: u64,
     pub fanout_backlog_bytes: u64,
+    /// Of the whole process; the first shard reports them.
+    pub log_lines_dropped_total: u64,
 }
 
 impl Metrics {
@@ -83,7 +78,11 @@ impl Metrics {
     }
 
     pub fn on_refusal(&mut self, code: &'static str, status: u16) {
-        *self.refusals_total.entry((code, status)).or_default() += 1;
+        self.on_refusals(code, status, 1);
+    }
+
+    pub fn on_refusals(&mut self, code: &'static str, status: u16, count: u64) {
+        *self.refusals_total.entry((code, status)).or_default() += count;
     }
 
     /// A connection is used differently from now on. `None`: it did not exist, or no longer does.
@@ -241,6 +240,12 @@ pub fn write_exposition(out: &mut String, shards: &[Metrics]) {
         "Bytes of messages on their way to listeners.",
         |m| m.fanout_backlog_bytes,
     );
+    exposition.sum(
+        "log_lines_dropped_total",
+        "counter",
+        "Log lines lost because stderr was not read fast enough.",
+        |m| m.log_lines_dropped_total,
+    );
     exposition.histogram(
         "heartbeat_lateness_seconds",
         "How late heartbeats went out.",
@@ -293,24 +298,30 @@ impl Exposition<'_> {
         histogram: impl Fn(&Metrics) -> &TimeHistogram,
     ) {
         self.family(name, "histogram", help);
-        let mut sum = TimeHistogram::default();
-        for metrics in self.shards {
-            sum.add(histogram(metrics));
-        }
-        let mut count = 0;
-        for (bound_us, bucket) in TIME_BOUNDS_US.iter().zip(sum.buckets) {
-            count += bucket;
+        for (shard, metrics) in self.shards.iter().enumerate() {
+            let histogram = histogram(metrics);
+            let mut count = 0;
+            let bounds = TIME_BOUNDS_US
+                .iter()
+                .map(|&bound_us| (bound_us as f64 / 1e6).to_string())
+                .chain(["+Inf".to_owned()]);
+            for (bound, bucket) in bounds.zip(histogram.buckets) {
+                count += bucket;
+                self.line(
+                    &format!("{name}_bucket"),
+                    &format!("shard=\"{shard}\",le=\"{bound}\""),
+                    count,
+                );
+            }
+            let sum = histogram.sum_us as f64 / 1e6;
+            writeln!(self.out, "pushring_{name}_sum{{shard=\"{shard}\"}} {sum}")
+                .expect("writing to a String");
             self.line(
-                &format!("{name}_bucket"),
-                &format!("le=\"{}\"", *bound_us as f64 / 1e6),
+                &format!("{name}_count"),
+                &format!("shard=\"{shard}\""),
                 count,
             );
         }
-        count += sum.buckets[TIME_BOUNDS_US.len()];
-        self.line(&format!("{name}_bucket"), "le=\"+Inf\"", count);
-        writeln!(self.out, "pushring_{name}_sum {}", sum.sum_us as f64 / 1e6)
-            .expect("writing to a String");
-        self.line(&format!("{name}_count"), "", count);
     }
 }
 
@@ -333,6 +344,7 @@ mod tests {
         }
         let mut two = one.clone();
         two.on_transport(Some(TransportKind::WebSocket), None);
+        two.turn_time.record_us(100);
         let mut text = String::new();
         write_exposition(&mut text, &[one, two]);
         for line in [
@@ -342,12 +354,13 @@ mod tests {
             "pushring_connections_closed_total{reason=\"slow_reader\"} 2",
             "pushring_refusals_total{code=\"path_unknown\",status=\"404\"} 2",
             "pushring_messages_published_total 6",
-            "pushring_turn_seconds_bucket{le=\"0.0001\"} 2",
-            "pushring_turn_seconds_bucket{le=\"0.00025\"} 4",
-            "pushring_turn_seconds_bucket{le=\"1\"} 4",
-            "pushring_turn_seconds_bucket{le=\"+Inf\"} 6",
-            "pushring_turn_seconds_sum 4.000402",
-            "pushring_turn_seconds_count 6",
+            "pushring_turn_seconds_bucket{shard=\"0\",le=\"0.0001\"} 1",
+            "pushring_turn_seconds_bucket{shard=\"0\",le=\"0.00025\"} 2",
+            "pushring_turn_seconds_bucket{shard=\"0\",le=\"1\"} 2",
+            "pushring_turn_seconds_bucket{shard=\"0\",le=\"+Inf\"} 3",
+            "pushring_turn_seconds_sum{shard=\"0\"} 2.000201",
+            "pushring_turn_seconds_count{shard=\"0\"} 3",
+            "pushring_turn_seconds_count{shard=\"1\"} 4",
         ] {
             assert!(
                 text.lines().any(|got| got == line),

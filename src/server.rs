@@ -1,6 +1,9 @@
 //! The process: a self-test of what the kernel gives, one shard per core, signals, and the way to the exit.
 
-use std::fmt;
+mod error;
+
+pub use error::ServeError;
+
 use std::hash::RandomState;
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +16,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use monoio::{IoUringDriver, RuntimeBuilder};
-use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -33,79 +35,12 @@ const BACKLOG: i32 = 65_535;
 const NOTSENT_BYTES_MAX: u32 = 128 * 1024;
 /// Descriptors of each thread that are not client sockets: listeners, rings, wake-ups, standard streams, refusals.
 const DESCRIPTORS_RESERVED: usize = 96;
+/// Descriptors that a shard itself takes, where all share a table.
+const DESCRIPTORS_PER_SHARD: usize = 8;
 /// Entries of monoio's own ring, which has little to do.
 const PARKING_RING_ENTRIES: u32 = 256;
 /// How long connections have to notice that they were cut, before the process goes.
 const CUT_MS: u64 = 500;
-
-/// Why the server does not run. The text says what to change.
-#[derive(Debug)]
-pub enum ServeError {
-    /// io_uring is not to be had, or not enough of it.
-    Ring(io::Error),
-    Descriptors {
-        limit: u64,
-    },
-    Listen {
-        address: SocketAddr,
-        error: io::Error,
-    },
-    Start(io::Error),
-    Shard(io::Error),
-}
-
-impl fmt::Display for ServeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ring(error) => {
-                let advice = match error.raw_os_error().map(Errno::from_raw_os_error) {
-                    Some(Errno::PERM | Errno::ACCESS) => {
-                        "it is forbidden: allow io_uring_setup, io_uring_enter and io_uring_register in the container's \
-                         seccomp profile, and check sysctl kernel.io_uring_disabled"
-                    }
-                    Some(Errno::NOSYS) => {
-                        "this kernel has none: pushring needs Linux 6.1 or newer with CONFIG_IO_URING"
-                    }
-                    Some(Errno::INVAL) => {
-                        "this kernel's is too old: pushring needs Linux 6.1 or newer"
-                    }
-                    Some(Errno::NOMEM) => {
-                        "there is no memory for it: raise the memory limit, or ulimit -l (LimitMEMLOCK)"
-                    }
-                    Some(Errno::MFILE | Errno::NFILE) => {
-                        "there are no descriptors left: raise ulimit -n (LimitNOFILE)"
-                    }
-                    _ => "see io_uring_setup(2)",
-                };
-                write!(f, "io_uring cannot be used ({error}): {advice}")
-            }
-            Self::Descriptors { limit } => write!(
-                f,
-                "the descriptor limit is {limit}, and {DESCRIPTORS_RESERVED} are needed beside the connections: raise \
-                 ulimit -n (LimitNOFILE)"
-            ),
-            Self::Listen { address, error } => {
-                let advice = match error.kind() {
-                    io::ErrorKind::AddrInUse => {
-                        "another program has this port: choose another one with --listen"
-                    }
-                    io::ErrorKind::AddrNotAvailable => {
-                        "this host does not have that address: check --listen"
-                    }
-                    io::ErrorKind::PermissionDenied => {
-                        "ports below 1024 need a privilege: choose a higher one"
-                    }
-                    _ => "check --listen and --internal",
-                };
-                write!(f, "cannot listen on {address} ({error}): {advice}")
-            }
-            Self::Start(error) => write!(f, "cannot start: {error}"),
-            Self::Shard(error) => write!(f, "a shard has failed: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for ServeError {}
 
 /// What happens to the process.
 enum Event {
@@ -116,9 +51,9 @@ enum Event {
 
 /// Serves until a signal has ended it in order.
 pub fn run(config: Config) -> Result<(), ServeError> {
-    self_test()?;
+    let has_own_tables = self_test()?;
     let shards = config.shards();
-    let connections_max = connections_max(&config, shards)?;
+    let connections_max = connections_max(&config, shards, has_own_tables)?;
     let config = Arc::new(config);
 
     // The order matters: what another thread writes to must be open before the descriptor tables part, and a signal
@@ -137,6 +72,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         hasher: RandomState::new(),
         n_connections: AtomicUsize::new(0),
         connections_max,
+        n_occupied: AtomicUsize::new(shards),
     });
     let parted = Arc::new(Barrier::new(shards + 1));
     for shard in 0..shards {
@@ -148,6 +84,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
                 .iter()
                 .map(|&(address, audience, _)| (address, audience))
                 .collect(),
+            has_own_tables,
             parted: parted.clone(),
             events: events.clone(),
         };
@@ -158,7 +95,9 @@ pub fn run(config: Config) -> Result<(), ServeError> {
             .map_err(ServeError::Start)?;
     }
     parted.wait();
-    await_start(&inbox, shards)?;
+    if !await_start(&inbox, shards)? {
+        return Ok(());
+    }
     for (address, audience, _) in &addresses {
         let audience = if *audience == Audience::Public {
             "public"
@@ -170,22 +109,37 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     supervise(&config, &boxes, &inbox)
 }
 
-/// Finds out before the first client does.
-fn self_test() -> Result<(), ServeError> {
+/// Finds out before the first client does. `true`: each thread may have a descriptor table of its own.
+fn self_test() -> Result<bool, ServeError> {
     let wake = Mailbox::new().map_err(|error| ServeError::Start(error.into()))?;
-    Ring::new(wake.wake()).map(drop).map_err(ServeError::Ring)
+    Ring::new(wake.wake()).map_err(ServeError::Ring)?;
+    let unshared = thread::spawn(ring::unshare_descriptor_table).join();
+    let has_own_tables = matches!(unshared, Ok(Ok(())));
+    if !has_own_tables {
+        tracing::warn!(
+            "all threads share one descriptor table, and its limit: unshare(CLONE_FILES) is forbidden. Allow unshare in \
+             the container's seccomp profile, or raise ulimit -n (LimitNOFILE)"
+        );
+    }
+    Ok(has_own_tables)
 }
 
-/// How many connections there may be. Each thread has a descriptor table of its own, so the limit counts for each.
-fn connections_max(config: &Config, shards: usize) -> Result<usize, ServeError> {
+/// How many connections there may be. The limit on descriptors counts for each table.
+fn connections_max(
+    config: &Config,
+    shards: usize,
+    has_own_tables: bool,
+) -> Result<usize, ServeError> {
     let limit = raise_descriptor_limit();
-    let per_table = usize::try_from(limit)
-        .unwrap_or(usize::MAX)
-        .saturating_sub(DESCRIPTORS_RESERVED);
-    if per_table == 0 {
-        return Err(ServeError::Descriptors { limit });
+    let per_table = usize::try_from(limit).unwrap_or(usize::MAX);
+    let (tables, reserved) = match has_own_tables {
+        true => (shards, DESCRIPTORS_RESERVED),
+        false => (1, DESCRIPTORS_RESERVED + DESCRIPTORS_PER_SHARD * shards),
+    };
+    let possible = per_table.saturating_sub(reserved).saturating_mul(tables);
+    if possible == 0 {
+        return Err(ServeError::Descriptors { limit, reserved });
     }
-    let possible = per_table.saturating_mul(shards);
     match config.limits.connections_max {
         0 => Ok(possible),
         wanted if wanted > possible => {
@@ -290,6 +244,7 @@ struct Start {
     shared: Arc<Shared>,
     boxes: Arc<[Mailbox]>,
     addresses: Vec<(SocketAddr, Audience)>,
+    has_own_tables: bool,
     parted: Arc<Barrier>,
     events: Sender<Event>,
 }
@@ -306,7 +261,11 @@ impl Start {
     }
 
     fn serve(self) -> io::Result<()> {
-        let unshared = ring::unshare_descriptor_table();
+        let unshared = if self.has_own_tables {
+            ring::unshare_descriptor_table()
+        } else {
+            Ok(())
+        };
         self.parted.wait();
         unshared?;
         if self.shared.config.pin_threads {
@@ -353,17 +312,17 @@ fn pin(shard: ShardId) {
     }
 }
 
-fn await_start(inbox: &Receiver<Event>, shards: usize) -> Result<(), ServeError> {
+/// `false` if a signal came first: the server has not said that it listens, so nobody counts on an orderly end.
+fn await_start(inbox: &Receiver<Event>, shards: usize) -> Result<bool, ServeError> {
     let mut ready = 0;
     while ready < shards {
         match inbox.recv() {
             Ok(Event::Ready) => ready += 1,
-            Ok(Event::Signal) => return Ok(()),
             Ok(Event::Ended(Err(error))) => return Err(ServeError::Shard(error)),
-            Ok(Event::Ended(Ok(()))) | Err(_) => return Ok(()),
+            Ok(Event::Signal | Event::Ended(Ok(()))) | Err(_) => return Ok(false),
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Waits for the signal, then brings the shards to their end: not ready, drain, cut. A second signal skips the waits.
@@ -422,4 +381,22 @@ fn wait(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_during_the_start_ends_it() {
+        let (events, inbox) = mpsc::channel();
+        for (is_signalled, is_started) in [(false, true), (true, false)] {
+            events.send(Event::Ready).unwrap();
+            if is_signalled {
+                events.send(Event::Signal).unwrap();
+            }
+            events.send(Event::Ready).unwrap();
+            assert_eq!(await_start(&inbox, 2).unwrap(), is_started);
+        }
+    }
 }

@@ -20,6 +20,7 @@ const DESCRIPTORS_RESERVED: usize = 128;
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 pub(crate) struct Fleet {
+    /// The first worker's plan. Those of the others differ in what is spoken alone.
     pub(crate) plan: Arc<Plan>,
     workers: Vec<Handle>,
     stall_timeout_ns: u64,
@@ -31,8 +32,13 @@ struct Handle {
     wake: &'static OwnedFd,
 }
 
-/// How many workers hold `connections`: what was asked for, or the larger of the cores and the tables needed.
-pub(crate) fn worker_count(connections: u32, asked: Option<u32>) -> Result<u32, String> {
+/// How many workers hold `connections`: what was asked for, or the larger of the cores and the tables needed; a
+/// multiple of `modes`, since each has the same share of the connections.
+pub(crate) fn worker_count(
+    connections: u32,
+    asked: Option<u32>,
+    modes: u32,
+) -> Result<u32, String> {
     let per_worker = descriptors_per_table()
         .saturating_sub(DESCRIPTORS_RESERVED)
         .max(1);
@@ -43,15 +49,22 @@ pub(crate) fn worker_count(connections: u32, asked: Option<u32>) -> Result<u32, 
             "{connections} connections need {needed} workers, since one table holds {per_worker} sockets: \
              raise --workers or the limit of open files"
         )),
+        Some(asked) if !asked.is_multiple_of(modes) => Err(format!(
+            "--workers must be a multiple of {modes}, the sum of the weights of --mix"
+        )),
         Some(asked) => Ok(asked),
-        None => Ok(needed.max(cores.min(connections)).max(1)),
+        None => Ok(needed
+            .max(cores.min(connections))
+            .max(1)
+            .next_multiple_of(modes)),
     }
 }
 
 impl Fleet {
-    /// Starts the workers of `plan`; they have no connections yet.
-    pub(crate) fn start(plan: Plan, stall_timeout_s: f64) -> Self {
-        let plan = Arc::new(plan);
+    /// Starts the workers, which take the `plans` in turn; they have no connections yet.
+    pub(crate) fn start(plans: Vec<Plan>, stall_timeout_s: f64) -> Self {
+        let plans: Vec<_> = plans.into_iter().map(Arc::new).collect();
+        let plan = Arc::clone(&plans[0]);
         // All wake-ups exist before the first worker leaves this thread's table.
         let wakes: Vec<&'static OwnedFd> = (0..plan.workers)
             .map(|_| {
@@ -60,10 +73,12 @@ impl Fleet {
                 ))
             })
             .collect();
-        let workers = wakes.into_iter().zip(0..).map(|(wake, index)| {
+        let in_turn = plans.iter().cycle();
+        let workers = wakes.into_iter().zip(0..).zip(in_turn);
+        let workers = workers.map(|((wake, index), plan)| {
             let (commands, receiver) = channel();
             let progress = Arc::new(Progress::default());
-            let (plan, worker_progress) = (Arc::clone(&plan), Arc::clone(&progress));
+            let (plan, worker_progress) = (Arc::clone(plan), Arc::clone(&progress));
             thread::Builder::new()
                 .name(format!("worker-{index}"))
                 .spawn(move || {

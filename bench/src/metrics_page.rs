@@ -1,5 +1,6 @@
-//! The server's own counters: one gauge or counter out of a page in the Prometheus text format.
+//! The server's own counters: gauges and counters out of a page in the Prometheus text format.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
@@ -28,10 +29,16 @@ impl MetricsPage {
 
     /// The value of `name`, summed over its labels; `None` if the page doesn't have it.
     pub(crate) fn value(&self, name: &str) -> Result<Option<f64>, String> {
+        let samples = self.samples(name)?;
+        Ok(samples.into_values().reduce(|sum, value| sum + value))
+    }
+
+    /// The values of `name` by its labels as they are written; none if the page doesn't have it.
+    pub(crate) fn samples(&self, name: &str) -> Result<BTreeMap<String, f64>, String> {
         let text = self
             .fetch()
             .map_err(|error| format!("http://{}{}: {error}", self.authority, self.path))?;
-        Ok(sum_samples(&text, name))
+        Ok(samples(&text, name))
     }
 
     fn fetch(&self) -> Result<String, String> {
@@ -71,16 +78,17 @@ impl MetricsPage {
     }
 }
 
-fn sum_samples(page: &str, name: &str) -> Option<f64> {
+fn samples(page: &str, name: &str) -> BTreeMap<String, f64> {
     let samples = page.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;
-        let value = match rest.strip_prefix('{') {
-            Some(labelled) => labelled.rsplit_once('}')?.1,
-            None => rest.strip_prefix(' ')?,
+        let (labels, value) = match rest.strip_prefix('{') {
+            Some(labelled) => labelled.rsplit_once('}')?,
+            None => ("", rest.strip_prefix(' ')?),
         };
-        value.split_whitespace().next()?.parse::<f64>().ok()
+        let value = value.split_whitespace().next()?.parse().ok()?;
+        Some((labels.to_owned(), value))
     });
-    samples.reduce(|sum, value| sum + value)
+    samples.collect()
 }
 
 #[cfg(test)]
@@ -88,11 +96,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_a_name_over_its_labels() {
+    fn reads_a_name_with_its_labels() {
         let page = "# TYPE a gauge\na{t=\"ws\"} 3\na{t=\"}\"} 4 1700000000\na_total 9\nb 1.5\n";
-        assert_eq!(sum_samples(page, "a"), Some(7.0));
-        assert_eq!(sum_samples(page, "a_total"), Some(9.0));
-        assert_eq!(sum_samples(page, "b"), Some(1.5));
-        assert_eq!(sum_samples(page, "c"), None);
+        check(page, "a", &[("t=\"ws\"", 3.0), ("t=\"}\"", 4.0)]);
+        check(page, "a_total", &[("", 9.0)]);
+        check(page, "b", &[("", 1.5)]);
+        check(page, "c", &[]);
+    }
+
+    #[track_caller]
+    fn check(page: &str, name: &str, want: &[(&str, f64)]) {
+        let want = want.iter().map(|&(labels, value)| (labels.into(), value));
+        assert_eq!(samples(page, name), want.collect());
     }
 }

@@ -31,6 +31,30 @@ impl Options {
         };
         self.load.connections.unwrap_or(default)
     }
+
+    /// The modes that workers take in turn.
+    pub(crate) fn modes(&self) -> Vec<Mode> {
+        if self.load.mix.is_empty() {
+            return vec![self.load.mode];
+        }
+        let turns = self.load.mix.iter();
+        turns
+            .flat_map(|&(mode, weight)| std::iter::repeat_n(mode, weight as usize))
+            .collect()
+    }
+}
+
+/// `MODE=WEIGHT` of `--mix`.
+fn parse_share(text: &str) -> Result<(Mode, u32), String> {
+    let (mode, weight) = text.split_once('=').ok_or("must be MODE=WEIGHT")?;
+    let weight = weight
+        .parse()
+        .ok()
+        .filter(|weight| (1..=100).contains(weight));
+    Ok((
+        Mode::from_str(mode, false)?,
+        weight.ok_or("the weight must be 1 to 100")?,
+    ))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -114,6 +138,10 @@ pub(crate) struct Server {
 pub(crate) struct Load {
     #[arg(long, global = true, value_enum, default_value = "ws")]
     pub(crate) mode: Mode,
+    /// Several modes at once by small weights, such as sse=5,ws=3,long=2, instead of --mode. A worker has one mode, so
+    /// there are as many workers as the weights, or a multiple of that.
+    #[arg(long, global = true, value_delimiter = ',', value_parser = parse_share, value_name = "MODE=WEIGHT,…")]
+    pub(crate) mix: Vec<(Mode, u32)>,
     /// Connections; 10,000 if not given, and 64 for the closed loops of `publish` and `poll`.
     #[arg(long, short = 'n', global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) connections: Option<u32>,
@@ -166,6 +194,18 @@ pub(crate) struct Probe {
         value_name = "NAME"
     )]
     pub(crate) metrics_deliveries: String,
+    /// Counter of connections that ended in that page, labelled by reason; looked at where none may end.
+    #[arg(
+        long,
+        global = true,
+        default_value = "pushring_connections_closed_total",
+        value_name = "NAME"
+    )]
+    pub(crate) metrics_closed: String,
+    /// The reason in that page of connections that ended because they were not to be kept. Our own requests of the page
+    /// are among them.
+    #[arg(long, global = true, default_value = "answered", value_name = "REASON")]
+    pub(crate) metrics_closed_answered: String,
     /// Write the report for machines.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -322,4 +362,26 @@ pub(crate) enum FloorKind {
     Hold,
     /// A constant answer to whatever one read brings, on an epoll set.
     Echo,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mix_gives_each_worker_a_mode() {
+        use Mode::{Long, Sse, Ws};
+        check(&["--mode", "sse"], Some(&[Sse]));
+        check(&["--mix", "sse=2,ws=1,long=1"], Some(&[Sse, Sse, Ws, Long]));
+        check(&["--mix", "sse"], None);
+        check(&["--mix", "sse=0"], None);
+        check(&["--mix", "tcp=1"], None);
+    }
+
+    #[track_caller]
+    fn check(arguments: &[&str], want: Option<&[Mode]>) {
+        let words = ["pushring-bench", "idle"].iter().chain(arguments);
+        let modes = Options::try_parse_from(words).ok().map(|got| got.modes());
+        assert_eq!(modes.as_deref(), want);
+    }
 }

@@ -44,14 +44,17 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// A plan for subscribers in the mode of the options.
-    pub(crate) fn subscribers(options: &Options, workers: u32) -> Self {
-        let protocol = match options.load.mode {
-            Mode::Ws => Protocol::WebSocket,
-            Mode::Sse => Protocol::EventStream,
-            Mode::Long | Mode::Short => Protocol::Poll,
+    /// A plan for subscribers in each of the options' modes; they differ in what is spoken alone.
+    pub(crate) fn subscribers(options: &Options, workers: u32) -> Vec<Self> {
+        let plan = |mode| {
+            let protocol = match mode {
+                Mode::Ws => Protocol::WebSocket,
+                Mode::Sse => Protocol::EventStream,
+                Mode::Long | Mode::Short => Protocol::Poll,
+            };
+            Self::new(options, protocol, mode, options.server.target, workers)
         };
-        Self::new(options, protocol, options.server.target, workers)
+        options.modes().into_iter().map(plan).collect()
     }
 
     /// A plan for connections that publish.
@@ -60,21 +63,25 @@ impl Plan {
             .server
             .publish_target
             .unwrap_or(options.server.target);
-        Self::new(options, Protocol::Publish { pipeline }, target, workers)
+        let protocol = Protocol::Publish { pipeline };
+        Self::new(options, protocol, options.load.mode, target, workers)
     }
 
-    fn new(options: &Options, protocol: Protocol, target: SocketAddr, workers: u32) -> Self {
+    fn new(
+        options: &Options,
+        protocol: Protocol,
+        mode: Mode,
+        target: SocketAddr,
+        workers: u32,
+    ) -> Self {
         let server = &options.server;
         let is_poll = protocol == Protocol::Poll;
-        let subscribe_path = server
-            .subscribe_path
-            .as_deref()
-            .unwrap_or(match options.load.mode {
-                Mode::Ws => "/ws/{channel}",
-                Mode::Sse => "/sse/{channel}",
-                Mode::Long => "/poll/{channel}?since={cursor}&wait=60",
-                Mode::Short => "/poll/{channel}?since={cursor}",
-            });
+        let subscribe_path = server.subscribe_path.as_deref().unwrap_or(match mode {
+            Mode::Ws => "/ws/{channel}",
+            Mode::Sse => "/sse/{channel}",
+            Mode::Long => "/poll/{channel}?since={cursor}&wait=60",
+            Mode::Short => "/poll/{channel}?since={cursor}",
+        });
         let admitted_by_answer = !is_poll || !server.start_path.is_empty();
         let first_path = if is_poll && admitted_by_answer {
             &server.start_path

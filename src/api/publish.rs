@@ -9,7 +9,7 @@ use crate::hub::message::ChannelName;
 use crate::hub::{Publish, Published};
 use crate::proto::http_request::RequestHead;
 use crate::proto::payload::PayloadKind;
-use crate::proto::{json, query, sse_event};
+use crate::proto::{decimal, json, query, sse_event};
 
 /// Bytes of an `Idempotency-Key`.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 64;
@@ -103,9 +103,11 @@ pub fn answer(results: &[PublishResult], out: &mut Vec<u8>) -> u16 {
                     position,
                     receivers,
                 } = published;
-                use std::io::Write;
-                write!(out, r#","id":"{position}","receivers":{receivers}}}"#)
-                    .expect("writing to a Vec");
+                out.extend_from_slice(br#","id":""#);
+                out.extend_from_slice(position.text().as_str().as_bytes());
+                out.extend_from_slice(br#"","receivers":"#);
+                decimal::push(out, u64::from(*receivers));
+                out.push(b'}');
             }
             Err(refusal) => {
                 out.extend_from_slice(br#","error":{"code":"#);

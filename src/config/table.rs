@@ -2,6 +2,7 @@
 
 use super::setting::{Field, Group, Kind, Setting};
 use super::{Config, LogFormat, LogLevel, Namespace, THREADS_MAX};
+use crate::proto::http_request::HEADERS_MAX;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -66,7 +67,7 @@ pub static SETTINGS: &[Setting<Config>] = {
             "Request line and header fields together. A longer head is refused with 431."),
         setting(Requests, "target_bytes_max", Bytes(field!(limits.target_bytes_max), 256..=64 * KIB),
             "Path and query of a request. A longer target is refused with 414."),
-        setting(Requests, "headers_max", Count(field!(limits.headers_max), 8..=1_024),
+        setting(Requests, "headers_max", Count(field!(limits.headers_max), 8..=HEADERS_MAX),
             "Header fields of a request. More are refused with 431."),
         setting(Requests, "input_bytes_max", Bytes(field!(limits.input_bytes_max), KIB..=64 * MIB),
             "Pipelined bytes kept while an answer is pending. At the limit the connection is not read until the \
@@ -100,11 +101,11 @@ pub static SETTINGS: &[Setting<Config>] = {
         setting(Channels, "channels_max", Count(field!(limits.channels_max), 1..=100_000_000),
             "Channels of the process. At the limit a request that needs a new one is refused with 503."),
         setting(Channels, "channel_idle_timeout", Duration(field!(timing.channel_idle_timeout_ms), 0..=30 * DAY),
-            "How long an unused channel keeps its epoch after its history is empty; then it is forgotten, and older \
-             cursors are told of a gap."),
+            "How long a channel without listeners is kept after its last use and the end of its history; then it is \
+             forgotten, epoch and all, and older cursors are told of a gap."),
         setting(Channels, "history_bytes_total_max", Bytes(field!(limits.history_bytes_total_max), 0..=1_024 * GIB),
-            "All histories of the process together. Beyond, the oldest messages go first, and late cursors are told \
-             of a gap."),
+            "All histories of the process together, an equal share for each shard. Beyond, a channel that is \
+             published to loses its own oldest messages; where that is not enough, the publish is refused with 503."),
         setting(Channels, "idempotency_window", Duration(field!(timing.idempotency_window_ms), 0..=DAY),
             "How long a repeat of a publish with the same Idempotency-Key is answered with the first result; 0s \
              delivers repeats."),
@@ -161,7 +162,8 @@ pub static NAMESPACE_SETTINGS: &[Setting<Namespace>] = {
         setting(Namespace, "history_age", Duration(field!(history_age_ms), 0..=30 * DAY),
             "How long a message is kept."),
         setting(Namespace, "history_bytes", Bytes(field!(history_bytes), 0..=64 * GIB),
-            "Payload bytes kept for each channel. The oldest messages go first."),
+            "Bytes kept for each channel: payloads, event names, and some 100 bytes for each message. The oldest messages \
+             go first; the newest one always has room."),
         setting(Namespace, "client_publish", Bool(field!(client_publish)),
             "Whether a WebSocket client may publish to its channel. If not, its data frame is answered with close \
              code 1008."),
@@ -171,7 +173,7 @@ pub static NAMESPACE_SETTINGS: &[Setting<Namespace>] = {
 /// What a namespace is, for `--help` and the README.
 pub const NAMESPACE_HELP: &str = "The part of a channel's name before its first colon is its namespace; \
     a channel without a colon is in the namespace \"\". \
-    A namespace without a table of its own is treated as \"\" is; a field that a table leaves out has its default.";
+    A namespace without a table of its own is treated as \"\" is; a field that a table leaves out is as in \"\".";
 
 /// In the order of the enum, so that the discriminant is the index.
 impl LogFormat {
@@ -230,6 +232,8 @@ mod tests {
             ("message_bytes_max", "0", Err(ValueError::TooSmall)),
             ("threads", "256", Ok(())),
             ("threads", "257", Err(ValueError::TooBig)),
+            ("headers_max", "100", Ok(())),
+            ("headers_max", "101", Err(ValueError::TooBig)),
             ("heartbeat", "100ms", Ok(())),
             ("heartbeat", "99ms", Err(ValueError::TooSmall)),
             ("log_format", "json", Ok(())),

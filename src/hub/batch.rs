@@ -114,8 +114,8 @@ impl Batch {
                 }
                 WireForm::EventStream { format, chunked } => {
                     for message in &self.messages {
-                        let id = message.position.to_string();
-                        sse_event::write_id_line(&mut out, &id);
+                        let id = message.position.text();
+                        sse_event::write_id_line(&mut out, id.as_str());
                         write_event_body(&mut out, message, format);
                     }
                     if chunked {
@@ -206,11 +206,11 @@ pub fn write_poll_body<'a>(
 
 /// `{"channel":…,"id":…,"event":…,"data":…}`.
 fn write_object(out: &mut Vec<u8>, message: &Message) {
-    let id = message.position.to_string();
+    let id = message.position.text();
     json::write_message(
         out,
         message.channel.as_str(),
-        &id,
+        id.as_str(),
         message.event.as_deref(),
         message.kind,
         &message.payload,

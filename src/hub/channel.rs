@@ -64,6 +64,8 @@ pub struct Channel {
     early_expiry_ms: u64,
     /// How many listeners each shard has here; shards without any are left out.
     listeners: Vec<(ShardId, u32)>,
+    /// When the last of all that was ever stored expires.
+    kept_until_ms: u64,
     /// When it was last published to or listened on; `None` since it was deleted.
     used_ms: Option<u64>,
 }
@@ -79,6 +81,7 @@ impl Channel {
             history_bytes: 0,
             early_expiry_ms: u64::MAX,
             listeners: Vec::new(),
+            kept_until_ms: 0,
             used_ms: Some(now_ms),
         }
     }
@@ -134,6 +137,7 @@ impl Channel {
         }
         self.history_bytes += message.bytes();
         self.early_expiry_ms = self.early_expiry_ms.min(self.early_expiry(&message));
+        self.kept_until_ms = self.kept_until_ms.max(message.expires_ms);
         self.history.push_back(message);
         while self.history.len() > self.namespace.history_messages
             || (self.history_bytes > self.namespace.history_bytes && self.history.len() > 1)
@@ -290,6 +294,7 @@ impl Channel {
         self.history = VecDeque::new();
         self.history_bytes = 0;
         self.early_expiry_ms = u64::MAX;
+        self.kept_until_ms = 0;
         self.used_ms = None;
     }
 
@@ -298,11 +303,12 @@ impl Channel {
         self.used_ms.is_none()
     }
 
-    /// Nobody listens, nothing is kept, and nobody came by for `idle_ms`: it may be forgotten, epoch and all.
+    /// Nobody listens, and for `idle_ms` nothing was kept and nobody came by: it may be forgotten, epoch and all.
+    /// Whoever had everything when the history ran out, and comes back within that time, has lost nothing.
     pub fn is_forgettable(&self, now_ms: u64, idle_ms: u64) -> bool {
-        let is_unused = self
-            .used_ms
-            .is_none_or(|used_ms| now_ms >= used_ms.saturating_add(idle_ms));
+        let is_unused = self.used_ms.is_none_or(|used_ms| {
+            now_ms >= used_ms.max(self.kept_until_ms).saturating_add(idle_ms)
+        });
         self.listeners.is_empty() && self.history.is_empty() && is_unused
     }
 }
@@ -338,6 +344,7 @@ mod tests {
             event: None,
             payload: (*b"hi").into(),
             published_ms: 0,
+            published_us: 0,
             expires_ms,
         });
         if store {
@@ -534,6 +541,10 @@ mod tests {
         publish(&mut channel, 1000, true);
         assert!(!channel.is_forgettable(500, 10));
         channel.expire(1000);
-        assert!(channel.is_forgettable(1000, 10));
+        assert!(
+            !channel.is_forgettable(1009, 10),
+            "who has everything may still come back"
+        );
+        assert!(channel.is_forgettable(1010, 10));
     }
 }

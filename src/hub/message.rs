@@ -62,6 +62,8 @@ pub struct Message {
     pub payload: Arc<[u8]>,
     /// When its channel's home numbered it, on the process's monotonic clock.
     pub published_ms: u64,
+    /// The same in microseconds, and different for any two messages of one home: the order over several channels.
+    pub published_us: u64,
     /// From when on the history no longer gives it out, on the same clock.
     pub expires_ms: u64,
 }

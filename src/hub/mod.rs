@@ -106,6 +106,9 @@ pub struct Hub {
     channels_max: usize,
     history_bytes_max: usize,
     idempotency: Idempotency,
+    /// The clock, finer than the `now_ms` of each call, and the newest message's time by it.
+    now_us: u64,
+    newest_us: u64,
     /// The next slab index that [`sweep`](Self::sweep) looks at.
     sweep_next: usize,
     epochs: fastrand::Rng,
@@ -131,10 +134,17 @@ impl Hub {
                 config.timing.idempotency_window_ms,
                 share(config.limits.idempotency_keys_max),
             ),
+            now_us: 0,
+            newest_us: 0,
             sweep_next: 0,
             epochs: fastrand::Rng::with_seed(seed),
             config,
         }
+    }
+
+    /// What the clock says now. Messages published within one millisecond on different homes get their order by it.
+    pub fn observe_us(&mut self, now_us: u64) {
+        self.now_us = now_us;
     }
 
     /// Numbers and stores a message. The message and the shards that listen come back for the delivery; a repeat
@@ -166,6 +176,7 @@ impl Hub {
             event: publish.event,
             payload: publish.payload,
             published_ms: now_ms,
+            published_us: self.now_us.max(now_ms * 1000).max(self.newest_us + 1),
             expires_ms: now_ms.saturating_add(age_ms),
         };
         let bytes_before = channel.history_bytes();
@@ -181,6 +192,7 @@ impl Hub {
             }
         }
         message.position = channel.take_position(now_ms);
+        self.newest_us = message.published_us;
         let message = Arc::new(message);
         if publish.store {
             channel.store(message.clone(), now_ms);

@@ -2,11 +2,16 @@
 
 use std::fmt;
 
+use crate::proto::decimal::Decimal;
+
 /// Characters of an [`Epoch`].
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// Bytes of an epoch on the wire: 62^8 ≈ 2^47.6, so two histories of one channel never share a name by chance.
 const EPOCH_BYTES: usize = 8;
+
+/// Bytes of the longest position: an epoch, `-`, and the digits of a `u64`.
+const POSITION_BYTES_MAX: usize = EPOCH_BYTES + 1 + 20;
 
 /// Names one unbroken history of one channel. It changes when that history is lost.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,6 +54,21 @@ pub struct Position {
 }
 
 impl Position {
+    /// The wire form, without an allocation.
+    pub fn text(self) -> PositionText {
+        let offset = Decimal::new(self.offset);
+        let offset = offset.as_bytes();
+        let mut bytes = [0; POSITION_BYTES_MAX];
+        let len = EPOCH_BYTES + 1 + offset.len();
+        bytes[..EPOCH_BYTES].copy_from_slice(&self.epoch.0);
+        bytes[EPOCH_BYTES] = b'-';
+        bytes[EPOCH_BYTES + 1..len].copy_from_slice(offset);
+        PositionText {
+            bytes,
+            len: len as u8,
+        }
+    }
+
     /// Reads exactly what [`Display`](fmt::Display) writes; anything else is `None`.
     pub fn parse(text: &str) -> Option<Self> {
         let (epoch, offset) = text.split_once('-')?;
@@ -69,9 +89,22 @@ impl Position {
     }
 }
 
+/// A position as it stands on the wire.
+#[derive(Clone, Copy)]
+pub struct PositionText {
+    bytes: [u8; POSITION_BYTES_MAX],
+    len: u8,
+}
+
+impl PositionText {
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).expect("a position is ASCII")
+    }
+}
+
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.epoch, self.offset)
+        f.write_str(self.text().as_str())
     }
 }
 
@@ -83,12 +116,11 @@ impl fmt::Debug for Position {
 
 /// Writes the positions of a request's channels in the request's order, joined by `,`.
 pub fn write_cursor(out: &mut String, positions: impl IntoIterator<Item = Position>) {
-    use fmt::Write;
     for (index, position) in positions.into_iter().enumerate() {
         if index > 0 {
             out.push(',');
         }
-        write!(out, "{position}").expect("writing to a String");
+        out.push_str(position.text().as_str());
     }
 }
 

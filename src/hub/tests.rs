@@ -307,3 +307,17 @@ fn sweeping_goes_round_and_forgets_what_nobody_needs() {
     let left = hub.list("", None, 99, idle_ms);
     assert_eq!((left.len(), left[0].name.as_str()), (1, "none:7"));
 }
+
+#[test]
+fn messages_of_one_millisecond_have_an_order() {
+    let mut hub = hub();
+    hub.observe_us(5_200);
+    let times: Vec<_> = ["b", "a", "b"]
+        .into_iter()
+        .map(|name| {
+            let (_, message) = hub.publish(publish(name), 5, &mut Vec::new()).unwrap();
+            message.expect("new").published_us
+        })
+        .collect();
+    assert_eq!(times, [5_200, 5_201, 5_202]);
+}

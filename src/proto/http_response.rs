@@ -1,5 +1,6 @@
 //! Answers (RFC 9112 §4–§7): values → bytes appended to the caller's buffer, with no allocation beyond it.
 
+use super::decimal;
 use super::http_request::Version;
 
 /// Sent to a client that expects it, before its body is read (RFC 9110 §10.1.1).
@@ -38,7 +39,7 @@ pub struct ResponseHead<'a> {
 
 pub fn write_head(out: &mut Vec<u8>, head: &ResponseHead<'_>) {
     out.extend_from_slice(b"HTTP/1.1 ");
-    push_number(out, usize::from(head.status));
+    decimal::push(out, u64::from(head.status));
     out.push(b' ');
     out.extend_from_slice(reason_phrase(head.status).as_bytes());
     out.extend_from_slice(b"\r\n");
@@ -56,7 +57,7 @@ pub fn write_head(out: &mut Vec<u8>, head: &ResponseHead<'_>) {
     match head.body {
         ResponseBody::Length(length) if has_framing => {
             out.extend_from_slice(b"Content-Length: ");
-            push_number(out, length);
+            decimal::push(out, length as u64);
             out.extend_from_slice(b"\r\n");
         }
         ResponseBody::Chunked if has_framing => {
@@ -94,6 +95,7 @@ pub fn write_error(
     status: u16,
     code: &'static str,
     message: &'static str,
+    date: Option<&[u8]>,
     extra: &[(&str, &str)],
     head_only: bool,
 ) {
@@ -119,7 +121,7 @@ pub fn write_error(
             keep_alive,
             body,
             content_type,
-            date: None,
+            date,
             extra,
         },
     );
@@ -262,21 +264,6 @@ fn push_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn push_number(out: &mut Vec<u8>, number: usize) {
-    let mut digits = [0; 20];
-    let mut start = digits.len();
-    let mut rest = number;
-    loop {
-        start -= 1;
-        digits[start] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[start..]);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -402,8 +389,8 @@ mod tests {
 
     #[test]
     fn writes_errors() {
-        let head = "HTTP/1.1 405 Method Not Allowed\r\nContent-Type: application/json\r\nAllow: GET\r\n\
-                    Content-Length: 58\r\nConnection: close\r\n\r\n";
+        let head = "HTTP/1.1 405 Method Not Allowed\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+                    Content-Type: application/json\r\nAllow: GET\r\nContent-Length: 58\r\nConnection: close\r\n\r\n";
         let body = r#"{"error":{"code":"method_not_allowed","message":"Use GET."}}"#;
         let head = head.replace("58", &body.len().to_string());
         for (head_only, want) in [(false, format!("{head}{body}")), (true, head.clone())] {
@@ -416,6 +403,7 @@ mod tests {
                 405,
                 "method_not_allowed",
                 "Use GET.",
+                Some(&http_date(784_111_777)),
                 &extra,
                 head_only,
             );

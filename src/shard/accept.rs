@@ -82,6 +82,7 @@ impl Door {
             status,
             code,
             message,
+            None,
             &fields,
             head_only,
         );
@@ -124,7 +125,7 @@ impl Shard {
 
     /// Somebody is at the door.
     pub(super) fn on_acceptable(&mut self, listener: usize) {
-        if self.door.listeners.is_empty() {
+        if self.is_draining {
             return;
         }
         self.accept_from(listener);
@@ -135,21 +136,23 @@ impl Shard {
         }
     }
 
-    /// Accepts until nobody waits, or enough for this turn.
-    pub(super) fn accept_from(&mut self, listener: usize) {
+    /// Accepts until nobody waits (`true`), or enough for this turn.
+    pub(super) fn accept_from(&mut self, listener: usize) -> bool {
         for _ in 0..ACCEPTS_PER_TURN {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             match accept_with(&self.door.listeners[listener].socket, flags) {
                 Ok(socket) => self.admit(socket, self.door.listeners[listener].audience),
-                Err(Errno::AGAIN) => return,
+                Err(Errno::AGAIN) => return true,
                 // The system lacks something that may come back.
                 Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
-                    return self.rest_listener(listener, error);
+                    self.rest_listener(listener, error);
+                    return true;
                 }
                 // The newcomer was gone before we got there (accept(2), "Error handling").
                 Err(_) => {}
             }
         }
+        false
     }
 
     fn admit(&mut self, socket: OwnedFd, audience: Audience) {
@@ -181,7 +184,10 @@ impl Shard {
     /// The listener rests, so that a lasting lack does not become a busy loop; those who are connected go on.
     fn rest_listener(&mut self, listener: usize, error: Errno) {
         self.metrics.accept_errors_total += 1;
-        self.metrics.rejected_total += self.door.turn_away(listener);
+        let turned_away = self.door.turn_away(listener);
+        self.metrics.rejected_total += turned_away;
+        let Refusal { code, status, .. } = Refusal::CONNECTIONS_FULL;
+        self.metrics.on_refusals(code, status, turned_away);
         self.door.resting.push(listener);
         self.door.retry_ms = Some(self.now_ms + REST_MS);
         self.complain(Complaint::Descriptors);
@@ -205,10 +211,10 @@ impl Shard {
     /// Takes those who have already been let in by the kernel, then closes the door.
     pub(super) fn close_door(&mut self) {
         for listener in 0..self.door.listeners.len() {
-            self.accept_from(listener);
+            while !self.accept_from(listener) {}
         }
-        // Brings the armed polls home; they find nobody.
-        for listener in self.door.listeners.drain(..) {
+        // Brings the armed polls home; they find nobody. One may still wait to be submitted, so the descriptors stay.
+        for listener in &self.door.listeners {
             let _ = shutdown(&listener.socket, Shutdown::Both);
         }
         self.door.retry_ms = None;

@@ -40,7 +40,7 @@ pub struct Connection {
 }
 
 // A million of them are to fit beside their sockets.
-const _: () = assert!(size_of::<Connection>() <= 112);
+const _: () = assert!(size_of::<Connection>() <= 104);
 
 /// How far the end of a connection has come. Every end goes through these in order; some skip to the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,6 +11,9 @@ use crate::shard::Shard;
 use crate::shard::connection::{Connection, Phase};
 use crate::transport::Transport;
 
+/// Between two log lines about noteworthy ends; the counters have them all.
+const END_LINE_INTERVAL_MS: u64 = 1000;
+
 impl Shard {
     /// No new work: subscriptions and input are given up, what is written so far still goes out.
     pub(super) fn begin_end(&mut self, index: u32, reason: CloseReason) {
@@ -57,10 +60,11 @@ impl Shard {
         }
     }
 
-    /// Counts an end, and logs it if somebody should know.
+    /// Counts an end, and logs a sample of those that somebody should know of.
     fn note_end(&mut self, index: u32, kind: TransportKind, reason: CloseReason) {
         self.metrics.on_closed(reason);
-        if reason.is_noteworthy() {
+        if reason.is_noteworthy() && self.now_ms >= self.next_end_line_ms {
+            self.next_end_line_ms = self.now_ms + END_LINE_INTERVAL_MS;
             let peer = self.connections[index as usize].peer();
             tracing::warn!(shard = self.id.0, %peer, transport = ?kind, reason = reason.label(), "connection ended");
         }
@@ -72,17 +76,23 @@ impl Shard {
             return;
         };
         let is_stalled = connection.is_stalled(&self.config, self.now_ms);
-        match connection.phase {
+        let is_silent = connection.transport.is_silent(&self.config, self.now_ms);
+        let is_told = connection.is_drained;
+        let phase = connection.phase;
+        match phase {
             Phase::Open if is_stalled => self.end_now(index, CloseReason::WriteStalled),
             Phase::Flushing(_) if is_stalled => self.end_now(index, CloseReason::WriteStalled),
             Phase::Lingering { reason, until_ms } if self.now_ms >= until_ms => {
                 self.end_now(index, reason)
             }
-            Phase::Open if self.is_draining && !connection.is_drained => {
+            Phase::Open if self.is_draining && !is_told => {
                 self.connections[index as usize].is_drained = true;
                 self.step(index, |transport, context| transport.on_drain(context));
             }
+            // What the peer has sent may wait behind others: nobody is ended for the shard's own lateness.
+            Phase::Open if is_silent && self.read_ahead(index) => {}
             Phase::Open => {
+                let connection = &self.connections[index as usize];
                 let deadline_ms = connection.transport.next_deadline_ms(&self.config);
                 if deadline_ms.is_some_and(|deadline_ms| self.now_ms >= deadline_ms) {
                     self.step(index, |transport, context| transport.on_deadline(context));

@@ -51,6 +51,7 @@ impl Shard {
             Mail::Stage(Stage::NotReady) => self.is_ready = false,
             Mail::Stage(Stage::Drain) => self.drain(),
             Mail::Stage(Stage::Cut) => self.cut(),
+            Mail::Over => self.is_over = true,
         }
     }
 

@@ -31,6 +31,21 @@ impl Shard {
         self.scratch.read_buffer = buffer;
     }
 
+    /// Reads what is there before the ring has said so; `false` if that is nothing.
+    pub(super) fn read_ahead(&mut self, index: u32) -> bool {
+        let mut buffer = std::mem::take(&mut self.scratch.read_buffer);
+        let received = self.connections[index as usize].receive(&mut buffer);
+        let has_input = if let Ok(Some(bytes @ 1..)) = received {
+            self.metrics.socket_bytes_in_total += bytes as u64;
+            self.on_input(index, &mut buffer[..bytes]);
+            true
+        } else {
+            false
+        };
+        self.scratch.read_buffer = buffer;
+        has_input
+    }
+
     /// New bytes go behind those that are kept; without any, they are used where they are.
     fn on_input(&mut self, index: u32, bytes: &mut [u8]) {
         match self.connections[index as usize].input.take() {
@@ -46,15 +61,17 @@ impl Shard {
         self.rest(index);
     }
 
-    /// Goes on with what came in while the connection was busy.
+    /// Goes on with what came in while the connection was busy, and ends when that was all.
     pub(super) fn resume(&mut self, index: u32) {
-        if !self.takes_input(index) || self.connections[index as usize].outbox.is_some() {
+        if !self.takes_input(index) {
             return;
         }
         if let Some(input) = self.connections[index as usize].input.take() {
             self.feed_kept(index, input);
         }
-        if self.connections[index as usize].end_of_input && self.takes_input(index) {
+        // Asked behind the input: it may have made an answer that waits for the socket.
+        let connection = &self.connections[index as usize];
+        if connection.end_of_input && connection.outbox.is_none() && self.takes_input(index) {
             self.end_now(index, CloseReason::PeerClosed);
         }
     }

@@ -43,6 +43,8 @@ pub enum Mail {
     EndListeners(ChannelName),
     /// From the main thread.
     Stage(Stage),
+    /// From the shard that ended the last connection of all: nobody asks anything any more.
+    Over,
 }
 
 /// What the main thread tells every shard on the way to the exit.

@@ -17,7 +17,7 @@ pub mod timers;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use slab::Slab;
@@ -42,6 +42,8 @@ use timers::TimerWheel;
 const READ_BYTES: usize = 64 * 1024;
 /// Completions handled in one turn.
 const COMPLETIONS_PER_TURN: usize = 512;
+/// Calls into the kernel for them.
+const ENTERS_PER_TURN: usize = 32;
 /// Timers expired in one turn.
 const TIMERS_PER_TURN: usize = 256;
 /// Channels looked at in one sweep, and how often that happens: a million channels in under seven minutes.
@@ -59,6 +61,8 @@ pub struct Shared {
     /// Connections of the process.
     pub n_connections: AtomicUsize,
     pub connections_max: usize,
+    /// Shards that have or may get connections. Down to 0 while the server shuts down.
+    pub n_occupied: AtomicUsize,
 }
 
 /// One shard, on the thread that made it.
@@ -71,6 +75,7 @@ pub struct Shard {
     connections: Slab<Connection>,
     door: Door,
     complaints: Complaints,
+    next_end_line_ms: u64,
     timers: TimerWheel,
     ring: Ring,
     post: Post,
@@ -86,6 +91,10 @@ pub struct Shard {
     is_draining: bool,
     /// Deliveries of one turn.
     sends_per_turn: usize,
+    /// Drained, and no connection is left.
+    is_empty: bool,
+    /// So are all other shards.
+    is_over: bool,
     /// Used by every step and empty between steps, so that steps need no storage of their own.
     scratch: Scratch,
 }
@@ -165,6 +174,7 @@ impl Shard {
             connections: Slab::new(),
             door: Door::new(listeners),
             complaints: Complaints::default(),
+            next_end_line_ms: now_ms,
             timers: TimerWheel::new(now_ms),
             ring,
             post,
@@ -178,6 +188,8 @@ impl Shard {
             is_ready: true,
             is_draining: false,
             sends_per_turn: sends_per_turn.max(1),
+            is_empty: false,
+            is_over: false,
             scratch: Scratch {
                 read_buffer: vec![0; READ_BYTES],
                 ..Scratch::default()
@@ -195,7 +207,7 @@ impl Shard {
     pub async fn run(mut self) -> std::io::Result<()> {
         let mut parking = park::Parking::new(self.post.mailbox(self.id).wake())?;
         self.ring.mute(true);
-        while !(self.is_draining && self.connections.is_empty()) {
+        while !self.is_over {
             let began = Instant::now();
             let is_busy = self.turn()?;
             if is_busy {
@@ -225,10 +237,18 @@ impl Shard {
     /// One turn; `false` if there was nothing to do.
     fn turn(&mut self) -> std::io::Result<bool> {
         self.read_clock();
-        self.ring.enter()?;
         let mut completions = std::mem::take(&mut self.scratch.completions);
-        let has_reaped_all = self.ring.reap(&mut completions, COMPLETIONS_PER_TURN);
-        let mut is_busy = !completions.is_empty() || !has_reaped_all;
+        // The kernel hands over about twenty completions at a time. All of them come before the timers: a pong that is
+        // here is to be read before its lack is noted.
+        for _ in 0..ENTERS_PER_TURN {
+            self.ring.enter()?;
+            let room = COMPLETIONS_PER_TURN - completions.len();
+            self.ring.reap(&mut completions, room);
+            if completions.len() == COMPLETIONS_PER_TURN || self.ring.is_quiet() {
+                break;
+            }
+        }
+        let mut is_busy = !completions.is_empty();
         for completion in completions.drain(..) {
             self.on_completion(completion);
         }
@@ -240,12 +260,27 @@ impl Shard {
         while let Some(index) = self.scratch.ended.pop() {
             self.free_if_joined(index);
         }
+        self.note_if_empty();
         self.post
             .mailbox(self.id)
             .report_backlog(self.fanout.backlog_bytes());
         self.metrics.ring_overflows_total += u64::from(self.ring.take_overflows());
         self.post.flush();
         Ok(is_busy)
+    }
+
+    /// Without connections of its own a shard still is the home of channels that those of others ask for: all end
+    /// together, told by the one that was the last to become empty.
+    fn note_if_empty(&mut self) {
+        if !self.is_draining || self.is_empty || !self.connections.is_empty() {
+            return;
+        }
+        self.is_empty = true;
+        if self.shared.n_occupied.fetch_sub(1, Ordering::AcqRel) == 1 {
+            for shard in 0..self.post.n_shards() {
+                self.post.send(ShardId(shard as u16), Mail::Over);
+            }
+        }
     }
 
     fn on_completion(&mut self, completion: Completion) {
@@ -298,7 +333,9 @@ impl Shard {
     }
 
     fn read_clock(&mut self) {
-        self.now_ms = self.shared.started.elapsed().as_millis() as u64;
+        let elapsed = self.shared.started.elapsed();
+        self.now_ms = elapsed.as_millis() as u64;
+        self.hub.observe_us(elapsed.as_micros() as u64);
         let second = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
@@ -342,28 +379,14 @@ impl Shard {
             channels_listened: self.fanout.channels() as u64,
             history_bytes: self.hub.history_bytes() as u64,
             fanout_backlog_bytes: self.fanout.backlog_bytes() as u64,
+            log_lines_dropped_total: match self.id {
+                ShardId(0) => crate::logging::dropped_lines() as u64,
+                _ => 0,
+            },
             ..self.metrics.clone()
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_comes_back_as_it_went() {
-        for index in [0, 1, u32::MAX] {
-            for generation in [0, 1, GENERATION_MASK] {
-                let key = ConnectionKey { index, generation };
-                for token in [
-                    Token::Readable(key),
-                    Token::Writable(key),
-                    Token::Acceptable(index),
-                ] {
-                    assert_eq!(Token::unpack(token.pack()), token);
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 /// Submissions gathered before they must be handed over.
 const SUBMISSIONS: u32 = 1024;
-/// Completions that can wait to be reaped; the kernel keeps what is over, which is counted as an overflow.
+/// Completions that can wait to be reaped. The kernel keeps what is over, at the price of an allocation; it is counted.
 const COMPLETIONS: u32 = 8192;
 /// `IORING_ENTER_GETEVENTS`: without it a ring with deferred task work starves.
 const ENTER_GETEVENTS: u32 = 1;
@@ -65,21 +65,26 @@ impl Ring {
         let entry = opcode::PollAdd::new(fd, u32::from(flags.bits()))
             .build()
             .user_data(token);
-        while self.push(&entry).is_err() {
-            self.ring.submit()?;
+        if self.push(&entry).is_ok() {
+            return Ok(());
         }
-        Ok(())
+        self.enter()?;
+        self.push(&entry).map_err(|_| Errno::BUSY.into())
     }
 
     fn push(&mut self, entry: &squeue::Entry) -> Result<(), squeue::PushError> {
         // SAFETY: a poll refers to no memory of ours. Its descriptor is taken by number when the entry is submitted,
-        // which is before the descriptor can be closed: a connection is freed only when its polls have come home.
+        // which is before the descriptor can be closed: a connection is freed only when its polls have come home, and a
+        // listener stays open as long as the ring.
         unsafe { self.ring.submission().push(entry) }
     }
 
     /// Hands over what was armed and lets the kernel do its deferred work; never waits.
     pub fn enter(&mut self) -> io::Result<()> {
-        let to_submit = self.ring.submission().len() as u32;
+        let submission = self.ring.submission();
+        let to_submit = submission.len() as u32;
+        self.overflows += u32::from(submission.cq_overflow());
+        drop(submission);
         // SAFETY: there is no signal mask to point to, and the entries stand for themselves (see `push`).
         let entered = unsafe {
             self.ring
@@ -101,22 +106,16 @@ impl Ring {
         }
     }
 
-    /// Moves what has come home into `completions`; `true` if that was everything.
-    pub fn reap(&mut self, completions: &mut Vec<Completion>, max: usize) -> bool {
-        let mut queue = self.ring.completion();
-        completions.extend(
-            queue
-                .by_ref()
-                .take(max)
-                .map(|entry: cqueue::Entry| Completion {
-                    token: entry.user_data(),
-                    result: match entry.result() {
-                        flags @ 0.. => Ok(PollFlags::from_bits_retain(flags as u16)),
-                        error => Err(Errno::from_raw_os_error(-error)),
-                    },
-                }),
-        );
-        queue.is_empty()
+    /// Moves what has come home into `completions`, at most `max`.
+    pub fn reap(&mut self, completions: &mut Vec<Completion>, max: usize) {
+        let home = |entry: cqueue::Entry| Completion {
+            token: entry.user_data(),
+            result: match entry.result() {
+                flags @ 0.. => Ok(PollFlags::from_bits_retain(flags as u16)),
+                error => Err(Errno::from_raw_os_error(-error)),
+            },
+        };
+        completions.extend(self.ring.completion().take(max).map(home));
     }
 
     /// While muted the ring does not signal its eventfd: its thread is awake and looks by itself.
@@ -137,10 +136,9 @@ impl Ring {
         is_quiet && self.ring.completion().is_empty()
     }
 
-    /// How often the completion queue has overflowed since the last call.
+    /// How often the completion queue was found full since the last call.
     pub fn take_overflows(&mut self) -> u32 {
-        let overflows = self.ring.completion().overflow();
-        overflows.wrapping_sub(std::mem::replace(&mut self.overflows, overflows))
+        std::mem::take(&mut self.overflows)
     }
 }
 

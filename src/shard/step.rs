@@ -53,7 +53,7 @@ impl Shard {
         let next = catch_unwind(AssertUnwindSafe(|| step(transport, &mut context)));
         let next = next.unwrap_or_else(|_| {
             self.metrics.panics_total += 1;
-            self.scratch.effects.out.clear();
+            self.scratch.effects.clear_output();
             self.scratch.effects.questions.clear();
             Next::End(CloseReason::Panicked)
         });
@@ -265,7 +265,7 @@ impl Shard {
 
     fn deliver_to(&mut self, index: u32, channel: u32, delivery: &Delivery) {
         let connection = &mut self.connections[index as usize];
-        if !connection.is_open() {
+        if !connection.is_open() || connection.transport.has_said_goodbye() {
             return;
         }
         let bytes_max = self.config.limits.outbox_bytes_max;

@@ -76,6 +76,9 @@ impl TimerWheel {
     pub fn expire(&mut self, now_ms: u64, due: &mut Vec<u32>, due_max: usize) {
         due.clear();
         let end_tick = now_ms / TICK_MS;
+        // However long nobody looked, one turn of the wheel meets everything that is due.
+        let turn_start = (end_tick + 1).saturating_sub(BUCKETS as u64);
+        self.now_tick = self.now_tick.max(turn_start);
         while self.now_tick <= end_tick {
             let mut index = self.heads[self.now_tick as usize % BUCKETS];
             while index != NONE {
@@ -221,6 +224,23 @@ mod tests {
         for _ in 0..50 {
             check(fastrand::u64(..));
         }
+    }
+
+    #[test]
+    fn a_long_sleep_costs_one_turn_of_the_wheel() {
+        const YEAR_MS: u64 = 365 * 24 * 60 * 60 * 1000;
+        let mut wheel = TimerWheel::new(0);
+        for (index, deadline_ms) in [100, 70_000, YEAR_MS, YEAR_MS + 1000]
+            .into_iter()
+            .enumerate()
+        {
+            wheel.arm(index as u32, deadline_ms);
+        }
+        let mut due = Vec::new();
+        wheel.expire(YEAR_MS, &mut due, 9);
+        due.sort_unstable();
+        assert_eq!(due, [0, 1, 2]);
+        assert_eq!(wheel.next_ms(), Some(YEAR_MS + 1008));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::proto::{json, sse_event};
 use crate::transport::outbox::Waiting;
 use crate::transport::outgoing::Outgoing;
 use crate::transport::response::{Fields, Meta};
-use crate::transport::{Context, Effects, Next, Subscriptions, jittered_down};
+use crate::transport::{Context, Effects, Next, Subscriptions, jittered_around, on_beat};
 
 /// One open stream.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct EventStream {
     format: Format,
     /// HTTP/1.1; an older client gets a body that ends with the connection.
     is_chunked: bool,
+    /// Listens no more. The positions stay: what still waits to be written needs them for its ids.
+    has_left: bool,
 }
 
 impl EventStream {
@@ -38,11 +40,15 @@ impl EventStream {
         let stream = Self {
             subscriptions: Subscriptions::new(positions),
             // A random phase spreads the keep-alives of those who came together.
-            keep_alive_due_ms: context.now_ms + context.rng.u64(1..=heartbeat_ms),
+            keep_alive_due_ms: on_beat(
+                context.now_ms + context.rng.u64(1..=heartbeat_ms),
+                heartbeat_ms,
+            ),
             format,
             is_chunked: meta.version == Version::Http11,
+            has_left: false,
         };
-        let retry_ms = jittered_retry_ms(context);
+        let retry_ms = jittered_around(context.config.timing.sse_retry_ms, context.rng);
         stream.write(&mut context.effects.out, |own| {
             sse_event::write_opening(own, retry_ms)
         });
@@ -110,14 +116,15 @@ impl EventStream {
                     own.extend_from_slice(sse_event::KEEP_ALIVE)
                 });
             }
-            self.keep_alive_due_ms = context.now_ms + context.config.timing.heartbeat_ms;
+            let heartbeat_ms = context.config.timing.heartbeat_ms;
+            self.keep_alive_due_ms = on_beat(context.now_ms + heartbeat_ms, heartbeat_ms);
         }
         Next::Stay
     }
 
     /// Tells the browser when to come back, and ends.
     pub fn on_drain(&mut self, context: &mut Context<'_>) -> Next {
-        let retry_ms = jittered_retry_ms(context);
+        let retry_ms = jittered_around(context.config.timing.sse_retry_ms, context.rng);
         // Not followed by an empty line, as at the start: `retry` counts as soon as its line is read.
         self.write(&mut context.effects.out, |own| {
             own.extend_from_slice(format!("retry: {retry_ms}\n").as_bytes())
@@ -153,7 +160,10 @@ impl EventStream {
     }
 
     pub fn release(&mut self, effects: &mut Effects) {
-        self.subscriptions.release(effects);
+        if !self.has_left {
+            self.has_left = true;
+            effects.released.extend(self.subscriptions.iter());
+        }
     }
 
     fn end(&mut self, reason: CloseReason, context: &mut Context<'_>) -> Next {
@@ -176,10 +186,7 @@ impl EventStream {
 
     fn advance(&mut self, place: u16, position: Position) -> String {
         let mut cursor = String::new();
-        if let Subscriptions::Several(several) = &mut self.subscriptions {
-            several[usize::from(place)].1 = position;
-            write_cursor(&mut cursor, several.iter().map(|&(_, position)| position));
-        }
+        self.subscriptions.advance(place, position, &mut cursor);
         cursor
     }
 
@@ -237,10 +244,4 @@ fn write_head(meta: &Meta, cursor: Option<&str>, context: &mut Context<'_>) {
         .effects
         .out
         .write(|own| http_response::write_head(own, &head));
-}
-
-/// Jittered both ways by a fifth: those whom one restart cut off come back spread out.
-fn jittered_retry_ms(context: &mut Context<'_>) -> u64 {
-    let retry_ms = context.config.timing.sse_retry_ms;
-    jittered_down(retry_ms + retry_ms / 10, context.rng)
 }

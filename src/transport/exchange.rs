@@ -1,29 +1,21 @@
 //! A request that is complete: what it asks of the homes, and what it makes of their answers.
 
-use std::sync::Arc;
-
+use crate::api::Request;
 use crate::api::channels;
-use crate::api::publish::{self, PublishResult};
 use crate::api::question::{Answer, Question};
 use crate::api::refusal::Refusal;
-use crate::api::{Page, Request};
 use crate::close_reason::CloseReason;
 use crate::hub::batch::Format;
-use crate::hub::channel::Replay;
 use crate::hub::fanout::{Delivery, Subscription};
-use crate::hub::message::{ChannelName, Message};
-use crate::hub::position::{Position, Since, write_cursor};
+use crate::hub::message::ChannelName;
+use crate::hub::position::Since;
 use crate::hub::{Listen, ListenMode};
-use crate::metrics;
 use crate::proto::ws_handshake;
 use crate::transport::event_stream::EventStream;
-use crate::transport::outbox::Waiting;
-use crate::transport::poll::{self, LongPoll};
-use crate::transport::response::{Body, Fields, Meta, refuse, respond};
+use crate::transport::response::{Meta, refuse};
 use crate::transport::websocket::WebSocket;
-use crate::transport::{Context, Effects, Next, Transport, jittered_down};
-
-const JSON: Option<&str> = Some("application/json");
+use crate::transport::{Context, Effects, Next, Transport};
+use crate::transport::{poll, replay, report};
 
 /// A request that waits for answers.
 #[derive(Debug)]
@@ -39,10 +31,9 @@ pub struct Asking {
 
 /// What the answers are for.
 #[derive(Debug)]
-enum Purpose {
+pub(super) enum Purpose {
     Publish(Vec<ChannelName>),
     Poll {
-        since: Vec<Since>,
         wait_ms: u64,
         limit: usize,
     },
@@ -73,13 +64,13 @@ impl Asking {
     ) -> Result<Self, Next> {
         let page_limit = context.config.limits.poll_limit_max;
         let purpose = match request {
-            Request::Health => return Err(text(context, &meta, 200, "ok\n")),
+            Request::Health => return Err(report::text(context, &meta, 200, "ok\n")),
             Request::Readiness if !context.is_ready => {
                 return Err(refuse(context, &meta, &Refusal::NOT_READY));
             }
-            Request::Readiness => return Err(text(context, &meta, 200, "ready\n")),
-            Request::Preflight { allow } => return Err(preflight(context, &meta, allow)),
-            Request::Page(page) => return Err(respond_page(context, &meta, page)),
+            Request::Readiness => return Err(report::text(context, &meta, 200, "ready\n")),
+            Request::Preflight { allow } => return Err(report::preflight(context, &meta, allow)),
+            Request::Page(page) => return Err(report::page(context, &meta, page)),
             Request::Publish(request) => {
                 let channels = request.channels.clone();
                 let publishes = match request.complete(body) {
@@ -104,12 +95,8 @@ impl Asking {
                 } else {
                     ListenMode::UntilFirst
                 };
-                let since = ask_to_listen(listen.channels, mode, limit.min(page_limit), context);
-                Purpose::Poll {
-                    since,
-                    wait_ms,
-                    limit,
-                }
+                ask_to_listen(listen.channels, mode, limit.min(page_limit), context);
+                Purpose::Poll { wait_ms, limit }
             }
             Request::EventStream(listen) if meta.head_only => {
                 drop(listen);
@@ -236,16 +223,14 @@ impl Asking {
             .map(|answer| answer.expect("nothing is missing"));
         match purpose {
             Purpose::Publish(channels) => {
-                finish_publish(context, &meta, channels, answers.map(|(answer, _)| answer))
+                report::published(context, &meta, channels, answers.map(|(answer, _)| answer))
             }
-            Purpose::Poll {
-                since,
-                wait_ms,
-                limit,
-            } => finish_poll(context, meta, &since, wait_ms, limit, replays(answers)),
+            Purpose::Poll { wait_ms, limit } => {
+                poll::begin(context, meta, wait_ms, limit, replay::parts(answers))
+            }
             Purpose::EventStream { since, format } => {
-                let replays = replays(answers);
-                let mut positions = start_positions(&replays);
+                let parts = replay::parts(answers);
+                let mut positions = replay::starts(&parts);
                 // Ids stay at the client's own cursor until the notice of a loss after it: whoever leaves before it
                 // has read the notice is told again.
                 for ((_, position), since) in positions.iter_mut().zip(&since) {
@@ -253,7 +238,7 @@ impl Asking {
                         *position = *cursor;
                     }
                 }
-                queue_replay(&replays, &since, context);
+                replay::queue(&parts, &since, context);
                 Next::Become(Transport::EventStream(EventStream::begin(
                     &meta, format, positions, context,
                 )))
@@ -263,10 +248,10 @@ impl Asking {
                 format,
                 accept,
             } => {
-                let replays = replays(answers);
-                let is_recovered = replays.iter().all(|(replay, _)| !replay.lost);
-                let positions = start_positions(&replays);
-                queue_replay(&replays, &since, context);
+                let parts = replay::parts(answers);
+                let is_recovered = parts.iter().all(|(replay, _)| !replay.lost);
+                let positions = replay::starts(&parts);
+                replay::queue(&parts, &since, context);
                 let websocket =
                     WebSocket::begin(&meta, &accept, format, positions, is_recovered, context);
                 Next::Become(Transport::WebSocket(websocket))
@@ -275,7 +260,7 @@ impl Asking {
             | Purpose::ChannelDelete
             | Purpose::ChannelList { .. }
             | Purpose::Metrics => {
-                finish_report(context, &meta, &purpose, answers.map(|(answer, _)| answer))
+                report::report(context, &meta, &purpose, answers.map(|(answer, _)| answer))
             }
         }
     }
@@ -325,249 +310,6 @@ fn ask_all_shards(question: &Question, context: &mut Context<'_>) {
             .questions
             .push((place as u16, question.clone()));
     }
-}
-
-fn replays(
-    answers: impl Iterator<Item = (Answer, Option<Subscription>)>,
-) -> Vec<(Replay, Option<Subscription>)> {
-    let replay = |(answer, subscription)| match answer {
-        Answer::Replay { replay, .. } => (replay, subscription),
-        answer => unreachable!("no replay: {answer:?}"),
-    };
-    answers.map(replay).collect()
-}
-
-fn start_positions(replays: &[(Replay, Option<Subscription>)]) -> Vec<(Subscription, Position)> {
-    let start = |(replay, subscription): &(Replay, Option<Subscription>)| {
-        (
-            subscription.expect("a stream listens from the start"),
-            replay.start,
-        )
-    };
-    replays.iter().map(start).collect()
-}
-
-/// Queues what the channels had before the stream began, oldest first over all of them, with the notices of loss.
-fn queue_replay(
-    replays: &[(Replay, Option<Subscription>)],
-    since: &[Since],
-    context: &mut Context<'_>,
-) {
-    let mut items: Vec<(u64, Waiting)> = Vec::new();
-    for (place, ((replay, subscription), since)) in replays.iter().zip(since).enumerate() {
-        let channel = place as u16;
-        let gap = |position| {
-            let channel_name = context
-                .fanout
-                .name(subscription.expect("a stream listens"))
-                .clone();
-            Waiting::Gap {
-                channel,
-                channel_name,
-                position,
-            }
-        };
-        let mut gaps = replay.gaps(*since).into_iter().peekable();
-        let mut when_ms = 0;
-        for (index, message) in replay.messages.iter().enumerate() {
-            when_ms = message.published_ms;
-            while let Some((_, position)) = gaps.next_if(|(before, _)| *before == index) {
-                items.push((when_ms, gap(position)));
-            }
-            items.push((
-                when_ms,
-                Waiting::Message {
-                    channel,
-                    message: message.clone(),
-                },
-            ));
-        }
-        items.extend(gaps.map(|(_, position)| (when_ms, gap(position))));
-        context.metrics.gaps_told_total += u64::from(replay.lost);
-        context.metrics.delivered_messages_total += replay.messages.len() as u64;
-    }
-    // Stable: what one channel says stays in its order.
-    items.sort_by_key(|(when_ms, _)| *when_ms);
-    context
-        .effects
-        .replay
-        .extend(items.into_iter().map(|(_, item)| item));
-}
-
-fn finish_poll(
-    context: &mut Context<'_>,
-    meta: Meta,
-    since: &[Since],
-    wait_ms: u64,
-    limit: usize,
-    replays: Vec<(Replay, Option<Subscription>)>,
-) -> Next {
-    debug_assert_eq!(since.len(), replays.len());
-    let has_news = replays
-        .iter()
-        .any(|(replay, _)| replay.lost || !replay.messages.is_empty());
-    if !has_news && wait_ms > 0 && !context.is_draining {
-        let positions = replays.iter().map(|(replay, subscription)| {
-            (
-                subscription.expect("a poll without news listens"),
-                replay.end,
-            )
-        });
-        let deadline_ms = context.now_ms + jittered_down(wait_ms, context.rng);
-        let poll = LongPoll::new(meta, positions.collect(), limit, deadline_ms);
-        return Next::Become(Transport::LongPoll(Box::new(poll)));
-    }
-    context
-        .effects
-        .released
-        .extend(replays.iter().filter_map(|(_, subscription)| *subscription));
-    let mut messages: Vec<&Arc<Message>> = replays
-        .iter()
-        .flat_map(|(replay, _)| &replay.messages)
-        .collect();
-    messages.sort_by_key(|message| message.published_ms);
-    messages.truncate(limit);
-    let position = |(replay, _): &(Replay, Option<Subscription>)| {
-        let taken = messages
-            .iter()
-            .filter(|message| is_of(replay, message))
-            .count();
-        match taken {
-            _ if taken == replay.messages.len() => replay.end,
-            0 => replay.start,
-            _ => replay.messages[taken - 1].position,
-        }
-    };
-    let mut cursor = String::new();
-    write_cursor(&mut cursor, replays.iter().map(position));
-    let is_recovered = replays.iter().all(|(replay, _)| !replay.lost);
-    poll::answer(
-        context,
-        &meta,
-        &cursor,
-        is_recovered,
-        messages.into_iter().map(|message| &**message),
-    )
-}
-
-fn is_of(replay: &Replay, message: &Message) -> bool {
-    replay
-        .messages
-        .first()
-        .is_some_and(|first| first.channel == message.channel)
-}
-
-fn finish_publish(
-    context: &mut Context<'_>,
-    meta: &Meta,
-    channels: Vec<ChannelName>,
-    answers: impl Iterator<Item = Answer>,
-) -> Next {
-    let result = |(channel, answer)| match answer {
-        Answer::Published(result) => (channel, result.map_err(Refusal::from)),
-        answer => unreachable!("not published: {answer:?}"),
-    };
-    let results: Vec<PublishResult> = channels.into_iter().zip(answers).map(result).collect();
-    if let [(_, Err(refusal))] = &results[..] {
-        return refuse(context, meta, refusal);
-    }
-    let mut body = Vec::new();
-    let status = publish::answer(&results, &mut body);
-    respond(
-        context,
-        meta,
-        status,
-        JSON,
-        &Fields::new(&meta.cors),
-        Body::Own(&body),
-    )
-}
-
-fn finish_report(
-    context: &mut Context<'_>,
-    meta: &Meta,
-    purpose: &Purpose,
-    answers: impl Iterator<Item = Answer>,
-) -> Next {
-    let mut body = Vec::new();
-    let mut content_type = JSON;
-    let mut pages = Vec::new();
-    let mut shards = Vec::new();
-    let mut status = 200;
-    for answer in answers {
-        match answer {
-            Answer::Info(Some(info)) => channels::write_info(&mut body, &info),
-            Answer::Info(None) | Answer::Deleted(false) => {
-                return refuse(context, meta, &Refusal::CHANNEL_UNKNOWN);
-            }
-            Answer::Deleted(true) => status = 204,
-            Answer::List(page) => pages.push(page),
-            Answer::Metrics(metrics) => shards.push(*metrics),
-            answer => unreachable!("no report: {answer:?}"),
-        }
-    }
-    match purpose {
-        Purpose::ChannelList { limit } => channels::write_list(&mut body, pages, *limit),
-        Purpose::Metrics => {
-            let mut text = String::new();
-            metrics::write_exposition(&mut text, &shards);
-            content_type = Some("text/plain; version=0.0.4; charset=utf-8");
-            body = text.into_bytes();
-        }
-        _ => {}
-    }
-    let mut fields = Fields::new(&meta.cors);
-    fields.push("Cache-Control", "no-store");
-    let body = if body.is_empty() {
-        Body::Nothing
-    } else {
-        Body::Own(&body)
-    };
-    respond(
-        context,
-        meta,
-        status,
-        content_type.filter(|_| status == 200),
-        &fields,
-        body,
-    )
-}
-
-fn text(context: &mut Context<'_>, meta: &Meta, status: u16, text: &str) -> Next {
-    let mut fields = Fields::new(&meta.cors);
-    fields.push("Cache-Control", "no-store");
-    respond(
-        context,
-        meta,
-        status,
-        Some("text/plain; charset=utf-8"),
-        &fields,
-        Body::Own(text.as_bytes()),
-    )
-}
-
-fn respond_page(context: &mut Context<'_>, meta: &Meta, page: Page) -> Next {
-    let mut fields = Fields::new(&meta.cors);
-    fields.push("Cache-Control", "no-cache");
-    fields.push("X-Content-Type-Options", "nosniff");
-    respond(
-        context,
-        meta,
-        200,
-        Some(page.content_type),
-        &fields,
-        Body::Own(page.content.as_bytes()),
-    )
-}
-
-fn preflight(context: &mut Context<'_>, meta: &Meta, allow: &'static str) -> Next {
-    let mut fields = Fields::new(&meta.cors);
-    fields.push("Allow", allow);
-    fields.push("Access-Control-Allow-Methods", allow);
-    let headers = "Content-Type, Idempotency-Key, Last-Event-ID, Authorization, Cache-Control";
-    fields.push("Access-Control-Allow-Headers", headers);
-    fields.push("Access-Control-Max-Age", "3600");
-    respond(context, meta, 204, None, &fields, Body::Nothing)
 }
 
 /// The channel was deleted, or spoke too much, before the listener was there.

@@ -8,6 +8,8 @@ pub mod http;
 pub mod outbox;
 pub mod outgoing;
 pub mod poll;
+mod replay;
+mod report;
 pub mod response;
 pub mod websocket;
 
@@ -16,7 +18,7 @@ use crate::api::question::{Answer, Question};
 use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::hub::fanout::{Delivery, Fanout, Subscription};
-use crate::hub::position::Position;
+use crate::hub::position::{Position, write_cursor};
 use crate::metrics::{Metrics, TransportKind};
 
 use event_stream::EventStream;
@@ -178,6 +180,16 @@ impl Transport {
         matches!(self, Self::Http(http) if http.is_asking())
     }
 
+    /// About to be ended for its silence.
+    pub fn is_silent(&self, config: &Config, now_ms: u64) -> bool {
+        matches!(self, Self::WebSocket(websocket) if websocket.is_silent(config, now_ms))
+    }
+
+    /// Its last word is said, though the peer's is still to come: deliveries pass it by.
+    pub fn has_said_goodbye(&self) -> bool {
+        matches!(self, Self::WebSocket(websocket) if websocket.has_said_goodbye())
+    }
+
     /// The slow reader's goodbye, after which nothing else is sent.
     pub fn on_slow_reader(&mut self, context: &mut Context<'_>) {
         if let Self::WebSocket(websocket) = self {
@@ -235,8 +247,14 @@ pub enum Subscriptions {
     None,
     One(Subscription),
     /// Each with the position up to which the connection has everything.
-    Several(Box<[(Subscription, Position)]>),
+    Several(Box<Several>),
 }
+
+/// More than one, behind a thin pointer: the record of every connection has room for the rule, not for the exception.
+#[derive(Debug)]
+pub struct Several(Vec<(Subscription, Position)>);
+
+const _: () = assert!(size_of::<Subscriptions>() <= 16);
 
 impl Subscriptions {
     /// `positions` are where the connection stands; they are kept only where a cursor needs them.
@@ -244,7 +262,7 @@ impl Subscriptions {
         match *subscriptions {
             [] => Self::None,
             [(only, _)] => Self::One(only),
-            _ => Self::Several(subscriptions.into()),
+            _ => Self::Several(Box::new(Several(subscriptions))),
         }
     }
 
@@ -252,10 +270,18 @@ impl Subscriptions {
         let (one, several) = match self {
             Self::None => (None, &[][..]),
             Self::One(one) => (Some(*one), &[][..]),
-            Self::Several(several) => (None, &several[..]),
+            Self::Several(several) => (None, &several.0[..]),
         };
         one.into_iter()
             .chain(several.iter().map(|&(subscription, _)| subscription))
+    }
+
+    /// Moves on at `place`, where there are several, and writes the new cursor.
+    pub fn advance(&mut self, place: u16, position: Position, cursor: &mut String) {
+        if let Self::Several(several) = self {
+            several.0[usize::from(place)].1 = position;
+            write_cursor(cursor, several.0.iter().map(|&(_, position)| position));
+        }
     }
 
     /// Place in the request's order of the subscription on the fan-out's `channel`.
@@ -269,6 +295,19 @@ impl Subscriptions {
         effects.released.extend(self.iter());
         *self = Self::None;
     }
+}
+
+/// A heartbeat's time on its beat: what is due at the same beat goes out in one turn of the shard, instead of waking it
+/// for each. A beat is less than a hundredth of the interval, so the load stays even.
+pub fn on_beat(due_ms: u64, heartbeat_ms: u64) -> u64 {
+    const BEAT_MS_MAX: u64 = 128;
+    let beat_ms = (heartbeat_ms / 128).clamp(1, BEAT_MS_MAX);
+    due_ms - due_ms % beat_ms
+}
+
+/// A wait around `ms`, by up to a half less or more: those whom one restart cut off come back spread out.
+pub fn jittered_around(ms: u64, rng: &mut fastrand::Rng) -> u64 {
+    rng.u64(ms / 2..=ms + ms / 2)
 }
 
 /// A wait of `ms` jittered down by up to a tenth, so that a herd spreads out.

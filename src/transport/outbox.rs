@@ -184,6 +184,7 @@ mod tests {
                 event: None,
                 payload: vec![b'x'; payload_bytes].into(),
                 published_ms: 0,
+                published_us: 0,
                 expires_ms: 0,
             }),
         }

@@ -6,8 +6,9 @@ use crate::hub::fanout::{Delivery, Subscription};
 use crate::hub::message::Message;
 use crate::hub::position::{Position, write_cursor};
 use crate::transport::http::Http;
+use crate::transport::replay::{self, Part};
 use crate::transport::response::{Body, Fields, Meta, respond};
-use crate::transport::{Context, Effects, Next, Transport};
+use crate::transport::{Context, Effects, Next, Transport, jittered_down};
 
 const JSON: Option<&str> = Some("application/json");
 
@@ -136,6 +137,38 @@ impl LongPoll {
         );
         cursor
     }
+}
+
+/// The homes have answered: tell what there is, or wait for what comes.
+pub(super) fn begin(
+    context: &mut Context<'_>,
+    meta: Meta,
+    wait_ms: u64,
+    limit: usize,
+    replays: Vec<Part>,
+) -> Next {
+    let has_news = replays
+        .iter()
+        .any(|(replay, _)| replay.lost || !replay.messages.is_empty());
+    if !has_news && wait_ms > 0 && !context.is_draining {
+        let positions = replays.iter().map(|(replay, subscription)| {
+            (
+                subscription.expect("a poll without news listens"),
+                replay.end,
+            )
+        });
+        let deadline_ms = context.now_ms + jittered_down(wait_ms, context.rng);
+        let poll = LongPoll::new(meta, positions.collect(), limit, deadline_ms);
+        return Next::Become(Transport::LongPoll(Box::new(poll)));
+    }
+    context
+        .effects
+        .released
+        .extend(replays.iter().filter_map(|(_, subscription)| *subscription));
+    let bytes_max = context.config.limits.outbox_bytes_max;
+    let (messages, cursor) = replay::oldest(&replays, limit, bytes_max);
+    let is_recovered = replays.iter().all(|(replay, _)| !replay.lost);
+    answer(context, &meta, &cursor, is_recovered, messages)
 }
 
 /// Answers a poll: 200 with what there is, or 204 when there is nothing to tell.

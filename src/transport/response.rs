@@ -120,7 +120,7 @@ pub fn respond(
 pub fn refuse(context: &mut Context<'_>, meta: &Meta, refusal: &Refusal) -> Next {
     context.metrics.on_refusal(refusal.code, refusal.status);
     let keep_alive = meta.keep_alive && !context.is_draining;
-    let seconds = context.rng.u32(RETRY_AFTER_SECONDS).to_string();
+    let seconds = retry_after_seconds(context);
     let mut fields = Fields::new(&meta.cors);
     match refusal.extra {
         Extra::Nothing => {}
@@ -128,6 +128,8 @@ pub fn refuse(context: &mut Context<'_>, meta: &Meta, refusal: &Refusal) -> Next
         Extra::WebSocketVersion => {
             fields.push("Sec-WebSocket-Version", "13");
             fields.push("Upgrade", "websocket");
+            // RFC 9110 §7.8: or an intermediary passes Upgrade on as if it were meant for the other side.
+            fields.push("Connection", "Upgrade");
         }
         Extra::RetryAfter => fields.push("Retry-After", &seconds),
     }
@@ -139,6 +141,7 @@ pub fn refuse(context: &mut Context<'_>, meta: &Meta, refusal: &Refusal) -> Next
             refusal.status,
             refusal.code,
             refusal.message,
+            Some(context.date),
             fields.as_slice(),
             meta.head_only,
         );
@@ -147,6 +150,11 @@ pub fn refuse(context: &mut Context<'_>, meta: &Meta, refusal: &Refusal) -> Next
         Next::End(_) => Next::End(CloseReason::Refused),
         next => next,
     }
+}
+
+/// The value of `Retry-After`: jittered, so that those who are turned away together do not come back together.
+pub fn retry_after_seconds(context: &mut Context<'_>) -> String {
+    context.rng.u32(RETRY_AFTER_SECONDS).to_string()
 }
 
 fn after(keep_alive: bool) -> Next {

@@ -17,7 +17,7 @@ use crate::proto::{json, ws_frame, ws_handshake};
 use crate::transport::outbox::Waiting;
 use crate::transport::outgoing::Outgoing;
 use crate::transport::response::{Fields, Meta};
-use crate::transport::{Context, Effects, Next, Subscriptions};
+use crate::transport::{Context, Effects, Next, Subscriptions, jittered_around, on_beat};
 
 /// Empty fragments in a row: they cost work and bring nothing forward.
 const EMPTY_FRAGMENTS_MAX: u32 = 65_536;
@@ -97,12 +97,16 @@ impl WebSocket {
                 .replay
                 .retain(|waiting| !matches!(waiting, Waiting::Gap { .. }));
         }
+        let heartbeat_ms = context.config.timing.heartbeat_ms;
         Self {
             assembler: WsAssembler::default(),
             subscriptions: Subscriptions::new(positions),
             heard_ms: context.now_ms,
             // A random phase spreads the pings of those who came together.
-            ping_due_ms: context.now_ms + context.rng.u64(1..=context.config.timing.heartbeat_ms),
+            ping_due_ms: on_beat(
+                context.now_ms + context.rng.u64(1..=heartbeat_ms),
+                heartbeat_ms,
+            ),
             own: None,
             format,
             has_spoken: false,
@@ -121,8 +125,8 @@ impl WebSocket {
         }
         let message_bytes_max = match self.format {
             Format::Raw => context.config.limits.message_bytes_max,
-            // The object around the payload, its escapes or its base64.
-            Format::Json => 2 * context.config.limits.message_bytes_max + 1024,
+            // The payload may come with every byte escaped (`\u0000`), in an object of its own.
+            Format::Json => 6 * context.config.limits.message_bytes_max + 1024,
         };
         let limits = WsLimits {
             message_bytes_max,
@@ -304,7 +308,7 @@ impl WebSocket {
             self.heard_ms = context.now_ms;
             self.has_spoken = true;
         }
-        if context.now_ms >= self.heard_ms + timing.heartbeat_ms + timing.pong_timeout_ms {
+        if self.is_silent(context.config, context.now_ms) {
             self.close(3012, "no pong", context);
             return Next::End(CloseReason::NoPong);
         }
@@ -322,11 +326,19 @@ impl WebSocket {
                     .effects
                     .out
                     .write(|own| own.extend_from_slice(&ws_frame::PING));
-                self.ping_due_ms = context.now_ms + timing.heartbeat_ms;
+                self.ping_due_ms =
+                    on_beat(context.now_ms + timing.heartbeat_ms, timing.heartbeat_ms);
             }
             self.has_spoken = false;
         }
         Next::Stay
+    }
+
+    /// No sign of life for `heartbeat` + `pong_timeout`.
+    pub fn is_silent(&self, config: &Config, now_ms: u64) -> bool {
+        let timing = &config.timing;
+        self.closing == Closing::Open
+            && now_ms >= self.heard_ms + timing.heartbeat_ms + timing.pong_timeout_ms
     }
 
     pub fn next_deadline_ms(&self, config: &Config) -> u64 {
@@ -341,9 +353,10 @@ impl WebSocket {
 
     /// Says when to come back, and waits for the peer's own goodbye.
     pub fn on_drain(&mut self, context: &mut Context<'_>) -> Next {
-        if self.closing == Closing::Open {
-            let retry_ms = context.config.timing.sse_retry_ms;
-            let delay_ms = context.rng.u64(retry_ms / 2..=retry_ms + retry_ms / 2);
+        // Who waits for an echo to leave has a goodbye already.
+        let is_leaving = self.own.as_ref().is_some_and(|own| own.goodbye.is_some());
+        if self.closing == Closing::Open && !is_leaving {
+            let delay_ms = jittered_around(context.config.timing.sse_retry_ms, context.rng);
             self.close(
                 3001,
                 &format!("shutdown, reconnect after {delay_ms} ms"),
@@ -386,6 +399,11 @@ impl WebSocket {
         self.subscriptions.release(effects);
     }
 
+    /// Our close frame is on its way.
+    pub fn has_said_goodbye(&self) -> bool {
+        self.closing == Closing::Sent
+    }
+
     /// Sends the close frame; nothing is sent after it.
     pub fn close(&mut self, code: u16, reason: &str, context: &mut Context<'_>) {
         if self.closing == Closing::Open {
@@ -420,7 +438,7 @@ impl WebSocket {
     /// Ends as `goodbye` says, now or when the echo of what came before is there.
     fn leave(&mut self, goodbye: Goodbye, context: &mut Context<'_>) -> Next {
         match &mut self.own {
-            Some(own) if own.is_due() => {
+            Some(own) if own.is_due() && self.closing == Closing::Open => {
                 own.goodbye = Some(goodbye);
                 Next::Stay
             }

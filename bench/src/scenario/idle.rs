@@ -30,10 +30,15 @@ pub(super) fn run(mut run: Run, idle: &Idle) -> Result<Report, String> {
     let mut steps = vec![measure(&run, 0)?];
     for size in sizes {
         run.admit(size)?;
+        if !run.report.agrees() {
+            // Those who are left say nothing about that many.
+            return Ok(run.finish());
+        }
         hold(idle.settle, "settle");
         steps.push(measure(&run, size)?);
     }
     report_steps(&mut run, &steps, idle.server_bytes_max);
+    let empty_rss_bytes = steps[0].server.rss_bytes;
 
     if idle.hold > 0.0 {
         run.take_tally();
@@ -58,6 +63,17 @@ pub(super) fn run(mut run: Run, idle: &Idle) -> Result<Report, String> {
     let owed = u64::from(run.options.connections());
     run.fleet.wait_messages(owed);
     run.check_deliveries_on_both_sides(owed)?;
+    run.check_server_closed()?;
+    run.report.latency("delivery", &run.total.latency_us);
+    if let Some(server) = run.server_usage()? {
+        // Not a slope: all that the server has grown by, what it needs once and what the message left behind included.
+        let grown_bytes = server.rss_bytes as f64 - empty_rss_bytes as f64;
+        run.report.figure(
+            "server memory per connection at the end (rss)",
+            grown_bytes / owed as f64,
+            "B",
+        );
+    }
     Ok(run.finish())
 }
 

@@ -9,6 +9,7 @@ mod leave;
 mod slow;
 mod storm;
 
+use std::collections::BTreeMap;
 use std::thread;
 use std::time::Duration;
 
@@ -35,19 +36,20 @@ pub(crate) fn run(options: &Options) -> Result<Report, String> {
         }
         Scenario::Steady(steady) => delivery::steady(Run::start("steady", options)?, steady),
         Scenario::Chat(chat) => {
-            if options.load.mode != Mode::Ws {
+            if options.modes() != [Mode::Ws] {
                 return Err("chat needs --mode ws: only a WebSocket can publish".into());
             }
             delivery::chat(Run::start("chat", options)?, chat)
         }
         Scenario::Publish(publish) => {
-            let workers = worker_count(options.connections(), options.load.workers)?;
+            let workers = worker_count(options.connections(), options.load.workers, 1)?;
             let plan = Plan::publishers(options, publish.pipeline, workers);
-            closed_loop::publish(Run::start_with("publish", options, plan)?, publish)
+            closed_loop::publish(Run::start_with("publish", options, vec![plan])?, publish)
         }
         Scenario::Poll(poll) => {
             let mut options = options.clone();
             options.load.mode = Mode::Short;
+            options.load.mix.clear();
             closed_loop::poll(Run::start("poll", &options)?, poll)
         }
         Scenario::Storm(storm) => storm::run(Run::start("storm", options)?, storm),
@@ -73,6 +75,8 @@ struct Run {
     connections_before: u64,
     /// The server's count of deliveries before ours; `None` if it isn't known.
     deliveries_before: Option<u64>,
+    /// The server's count of ended connections by reason before ours; empty if it isn't known.
+    closed_before: BTreeMap<String, f64>,
     host_before: HostTicks,
 }
 
@@ -86,11 +90,16 @@ struct Stretch {
 
 impl Run {
     fn start(scenario: &'static str, options: &Options) -> Result<Self, String> {
-        let workers = worker_count(options.connections(), options.load.workers)?;
+        let modes = options.modes().len() as u32;
+        let workers = worker_count(options.connections(), options.load.workers, modes)?;
         Self::start_with(scenario, options, Plan::subscribers(options, workers))
     }
 
-    fn start_with(scenario: &'static str, options: &Options, plan: Plan) -> Result<Self, String> {
+    fn start_with(
+        scenario: &'static str,
+        options: &Options,
+        plans: Vec<Plan>,
+    ) -> Result<Self, String> {
         if !options.probe.server_pid.is_empty() {
             usage(&options.probe.server_pid)?;
         }
@@ -101,17 +110,19 @@ impl Run {
             .map(MetricsPage::new)
             .transpose()?;
         let mut run = Self {
-            fleet: Fleet::start(plan, options.load.stall_timeout),
+            fleet: Fleet::start(plans, options.load.stall_timeout),
             options: options.clone(),
             report: Report::new(scenario),
             total: Tally::default(),
             metrics,
             connections_before: 0,
             deliveries_before: None,
+            closed_before: BTreeMap::new(),
             host_before: HostTicks::now(),
         };
         run.connections_before = run.settled_server_connections()?;
         run.deliveries_before = run.server_deliveries()?;
+        run.closed_before = run.server_closed()?;
         Ok(run)
     }
 
@@ -192,6 +203,32 @@ impl Run {
         let value = metrics.value(name)?;
         let value = value.ok_or_else(|| format!("the page of --metrics-url has no {name}"))?;
         Ok(Some(value as u64))
+    }
+
+    fn server_closed(&self) -> Result<BTreeMap<String, f64>, String> {
+        let name = &self.options.probe.metrics_closed;
+        let samples = self.metrics.as_ref().map(|page| page.samples(name));
+        samples.unwrap_or_else(|| Ok(BTreeMap::new()))
+    }
+
+    /// Checks that the server has ended no connection, for whatever reason; only where nobody leaves.
+    fn check_server_closed(&mut self) -> Result<(), String> {
+        if self.closed_before.is_empty() {
+            return Ok(());
+        }
+        let ours = format!("\"{}\"", self.options.probe.metrics_closed_answered);
+        let mut closed = 0;
+        for (reason, count) in self.server_closed()? {
+            let more = count - self.closed_before.get(&reason).unwrap_or(&0.0);
+            if more > 0.0 && !reason.contains(&ours) {
+                self.report
+                    .warn(format!("the server ended {more} with {reason}"));
+                closed += more as u64;
+            }
+        }
+        self.report
+            .check("connections that the server counts as ended", 0, closed);
+        Ok(())
     }
 
     fn server_usage(&self) -> Result<Option<Usage>, String> {

@@ -21,7 +21,7 @@ pub(super) struct Connection {
     pub(super) socket: Option<OwnedFd>,
     pub(super) state: State,
     pub(super) reading: Reading,
-    /// Bytes of a unit that has not come whole wait in [`Worker::rests`].
+    /// Bytes of a unit that has not come whole wait in `rests` of the worker.
     pub(super) has_rest: bool,
     pub(super) last_sequence: u32,
     /// When the connect or the last request began; wraps after 71 minutes.

@@ -19,6 +19,7 @@ fn message(offset: u64, kind: PayloadKind, event: Option<&str>, payload: &[u8]) 
         event: event.map(Into::into),
         payload: payload.into(),
         published_ms: 0,
+        published_us: 0,
         expires_ms: 0,
     })
 }

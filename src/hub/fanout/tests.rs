@@ -19,6 +19,7 @@ fn message(channel: &str, offset: u64, payload_bytes: usize) -> Arc<Message> {
         event: None,
         payload: vec![b'x'; payload_bytes].into(),
         published_ms: 0,
+        published_us: 0,
         expires_ms: 0,
     })
 }

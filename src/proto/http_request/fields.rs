@@ -2,8 +2,8 @@
 
 use super::{BodyFraming, HeadError, RequestHead, RequestLine, UpgradeFields, Version, is_token};
 
-/// Room on the stack for the split header lines.
-pub(super) const HEADERS_MAX: usize = 100;
+/// Header lines of any head: the room for them is on the stack.
+pub const HEADERS_MAX: usize = 100;
 /// `access-control-request-headers`: a longer name is none of ours.
 const KNOWN_NAME_BYTES_MAX: usize = 30;
 

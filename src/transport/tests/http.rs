@@ -74,6 +74,41 @@ fn a_connection_is_kept_if_both_sides_can() {
     }
 }
 
+/// RFC 9110 §6.6.1: a server with a clock dates every answer, refusals included.
+#[test]
+fn every_answer_is_dated() {
+    for (input, want) in [
+        ("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+        ("GET /poll/a HTTP/1.1\r\nHost: a\r\n\r\n", 204),
+        ("GET /sse/a HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+        ("GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n", 404),
+        ("GET /ws/a HTTP/1.1\r\nHost: a\r\n\r\n", 426),
+        ("nonsense\r\n\r\n", 400),
+    ] {
+        let answer = Peer::new().send(input.as_bytes());
+        assert_eq!(status(&answer), want, "{input}");
+        assert_eq!(
+            field(&answer, "Date").map(str::as_bytes),
+            Some(DATE),
+            "{input}"
+        );
+    }
+}
+
+/// RFC 9110 §15.5.22, §7.8.
+#[test]
+fn who_has_to_upgrade_is_told_to_what() {
+    let answer = Peer::new().send(b"GET /ws/a HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(status(&answer), 426);
+    for (name, value) in [
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Version", "13"),
+    ] {
+        assert_eq!(field(&answer, name), Some(value), "{answer}");
+    }
+}
+
 #[test]
 fn head_gets_the_head_that_get_would_get() {
     for target in [
@@ -281,6 +316,25 @@ fn a_long_poll_without_a_message_ends_in_204_with_the_same_cursor() {
         (peer.ended, peer.fanout.channels()),
         (Some(CloseReason::ChannelDeleted), 0)
     );
+}
+
+#[test]
+fn a_poll_of_many_channels_takes_no_more_bytes_than_a_poll_of_one() {
+    let mut peer = Peer::new();
+    peer.config.limits.outbox_bytes_max = 10_000;
+    let payload = "x".repeat(4_000);
+    let channels = ["a", "b", "c"];
+    for channel in channels.repeat(2) {
+        peer.publish(channel, &payload);
+    }
+    let mut target = "/poll/a,b,c?since=earliest".to_owned();
+    for _ in 0..3 {
+        let answer = peer.get(&target, "");
+        assert_eq!(answer.matches(&payload).count(), 2, "two fit");
+        let cursor = field(&answer, "Pushring-Cursor").unwrap();
+        target = format!("/poll/a,b,c?since={cursor}");
+    }
+    assert_eq!(status(&peer.get(&target, "")), 204);
 }
 
 #[test]

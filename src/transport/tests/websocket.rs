@@ -32,6 +32,16 @@ fn take_close_code(peer: &mut Peer) -> u16 {
     close_code(&std::mem::take(&mut peer.output))
 }
 
+/// Of the server's frames, none of which is long.
+fn opcodes(mut frames: &[u8]) -> Vec<u8> {
+    let mut opcodes = Vec::new();
+    while let [first, payload_bytes, rest @ ..] = frames {
+        opcodes.push(first & 0x0F);
+        frames = &rest[usize::from(*payload_bytes)..];
+    }
+    opcodes
+}
+
 #[test]
 fn a_websocket_echoes_where_clients_may_publish() {
     let mut peer = echo_peer();
@@ -139,6 +149,25 @@ fn every_end_of_a_websocket_has_its_code() {
     );
 }
 
+/// `message_bytes_max` counts the payload, however its sender escapes it.
+#[test]
+fn a_payload_of_the_greatest_size_may_be_escaped() {
+    let bytes_max = Config::default().limits.message_bytes_max;
+    for (text, chars_max) in [("\\u0001", bytes_max), ("\\u0436", bytes_max / 2)] {
+        let publish = |chars: usize| {
+            let object = format!(r#"{{"channel":"echo:a","data":"{}"}}"#, text.repeat(chars));
+            let mut peer = echo_peer();
+            peer.get("/ws/echo:a?format=json", HANDSHAKE);
+            let length = (object.len() as u64).to_be_bytes();
+            peer.input = [&[0x81, 0xFF][..], &length, &[0; 4], object.as_bytes()].concat();
+            peer.offer_input();
+            peer
+        };
+        assert_eq!(publish(chars_max).ended, None, "{text}");
+        assert_eq!(take_close_code(&mut publish(chars_max + 1)), 1009, "{text}");
+    }
+}
+
 #[test]
 fn a_close_frame_without_a_code_is_answered_without_one() {
     let mut peer = Peer::new();
@@ -228,12 +257,23 @@ fn who_answers_every_ping_stays() {
         }
     });
     assert!(pings.len() >= 50);
-    assert!(
-        pings
-            .windows(2)
-            .take(48)
-            .all(|pair| pair[1] - pair[0] == peer.config.timing.heartbeat_ms)
-    );
+    let heartbeat_ms = peer.config.timing.heartbeat_ms;
+    let is_on_beat = |pair: &[u64]| pair[1] == on_beat(pair[0] + heartbeat_ms, heartbeat_ms);
+    assert!(pings.windows(2).take(48).all(is_on_beat));
+}
+
+#[test]
+fn a_beat_is_a_small_part_of_the_interval() {
+    for heartbeat_ms in [1, 100, 1_000, 25_000, 3_600_000] {
+        for due_ms in [0, 1, 127, 128, 1_000_003] {
+            let beat_ms = on_beat(due_ms, heartbeat_ms);
+            assert!(
+                beat_ms <= due_ms && due_ms - beat_ms <= heartbeat_ms / 128,
+                "{due_ms} {heartbeat_ms}"
+            );
+            assert_eq!(on_beat(beat_ms, heartbeat_ms), beat_ms);
+        }
+    }
 }
 
 #[test]
@@ -280,6 +320,38 @@ fn a_shutdown_says_when_to_come_back_and_waits_for_the_goodbye() {
             Some(CloseReason::Shutdown)
         )
     );
+}
+
+#[test]
+fn who_leaves_during_a_shutdown_is_told_goodbye_once() {
+    for close in [frame(8, b""), frame(8, &1000u16.to_be_bytes())] {
+        for drains_first in [false, true] {
+            let mut peer = echo_peer();
+            peer.get("/ws/echo:a", HANDSHAKE);
+            peer.holds_questions = true;
+            peer.send(&frame(1, b"hello"));
+            for is_drain in [drains_first, !drains_first] {
+                if is_drain {
+                    peer.is_draining = true;
+                    let next = peer.step(|transport, context| transport.on_drain(context));
+                    peer.settle(next);
+                } else {
+                    peer.input.extend_from_slice(&close);
+                    peer.offer_input();
+                }
+            }
+            let mut opcodes = opcodes(&std::mem::take(&mut peer.output));
+            if peer.ended.is_none() {
+                let (place, question) = peer.questions.remove(0);
+                peer.answer(place, question);
+                peer.deliver_quietly();
+                opcodes.extend(self::opcodes(&peer.output));
+            }
+            let expected: &[u8] = if drains_first { &[8] } else { &[1, 8] };
+            assert_eq!(opcodes, expected, "{close:?}");
+            assert!(peer.ended.is_some());
+        }
+    }
 }
 
 #[test]

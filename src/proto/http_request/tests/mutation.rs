@@ -97,3 +97,23 @@ fn naive_framing(head: &[u8]) -> Option<BodyFraming> {
     }
     Some(framing)
 }
+
+#[test]
+fn counting_by_blocks_agrees_with_counting_by_bytes() {
+    for class in [REQUEST_LINE_BYTE, FIELD_BYTE] {
+        for byte in 0..=255u8 {
+            for at in 0..50 {
+                let mut bytes = [b'x'; 50];
+                bytes[at] = byte;
+                let naive = bytes
+                    .iter()
+                    .take_while(|&&byte| BYTE_CLASS[byte as usize] & class != 0);
+                assert_eq!(
+                    count_front(&bytes, class),
+                    naive.count(),
+                    "{byte:#x} at {at}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Whole shards with real sockets, turned by hand: what happens between which turns is up to the test.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use super::mailbox::{Mailbox, Stage};
+use super::*;
+use crate::api::Audience;
+use crate::config::Namespace;
+
+/// Patience with the kernel; whatever the tests wait for is a matter of microseconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The shards of one process. Clients come to the first one only.
+struct Process {
+    shards: Vec<Shard>,
+    address: SocketAddr,
+}
+
+impl Process {
+    fn new(n_shards: usize, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config::default();
+        let echo = Namespace {
+            client_publish: true,
+            history_bytes: usize::MAX,
+            ..Namespace::default()
+        };
+        config.namespaces.insert("echo".to_owned(), echo);
+        change(&mut config);
+        let shared = Arc::new(Shared {
+            config: Arc::new(config),
+            started: Instant::now(),
+            hasher: RandomState::new(),
+            n_connections: AtomicUsize::new(0),
+            connections_max: 100,
+            n_occupied: AtomicUsize::new(n_shards),
+        });
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let address = socket.local_addr().unwrap();
+        let mut listeners = vec![Listener {
+            socket: socket.into(),
+            audience: Audience::Internal,
+        }];
+        let boxes: Arc<[Mailbox]> = (0..n_shards).map(|_| Mailbox::new().unwrap()).collect();
+        let shard = |id| {
+            let post = Post::new(boxes.clone());
+            let listeners = std::mem::take(&mut listeners);
+            Shard::new(ShardId(id as u16), shared.clone(), post, listeners).unwrap()
+        };
+        let shards = (0..n_shards).map(shard).collect();
+        Self { shards, address }
+    }
+
+    /// Lets every shard turn that has not ended.
+    fn turn(&mut self) {
+        for shard in self.shards.iter_mut().filter(|shard| !shard.is_over) {
+            shard.turn().unwrap();
+        }
+    }
+
+    #[track_caller]
+    fn turn_until(&mut self, what: &str, mut is_there: impl FnMut(&mut Self) -> bool) {
+        let began = Instant::now();
+        while !is_there(self) {
+            assert!(began.elapsed() < PATIENCE, "{what}");
+            self.turn();
+        }
+    }
+
+    #[track_caller]
+    fn connect(&mut self) -> TcpStream {
+        let client = TcpStream::connect(self.address).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let before = self.shards[0].connections.len();
+        self.turn_until("accepted", |process| {
+            process.shards[0].connections.len() > before
+        });
+        client
+    }
+
+    /// The only connection.
+    fn connection(&self) -> &Connection {
+        &self.shards[0].connections[0]
+    }
+
+    /// A channel that has its home on `shard`.
+    fn channel(&self, shard: u16) -> ChannelName {
+        let names = (0..).map(|n| ChannelName::parse(&format!("echo:{n}")).unwrap());
+        let is_home = |name: &ChannelName| self.shards[0].home(name) == ShardId(shard);
+        names.into_iter().find(is_home).unwrap()
+    }
+
+    /// Turns until `client` has read as much as `is_enough` wants, or all there is.
+    #[track_caller]
+    fn read_until(&mut self, mut client: &TcpStream, is_enough: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+        let mut read = Vec::new();
+        let mut buffer = vec![0; 64 * 1024];
+        self.turn_until("the answer", |_| match client.read(&mut buffer) {
+            Ok(0) => true,
+            Ok(bytes) => {
+                read.extend_from_slice(&buffer[..bytes]);
+                is_enough(&read)
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                false
+            }
+        });
+        read
+    }
+}
+
+#[test]
+fn a_shard_without_connections_answers_the_others_while_they_drain() {
+    let mut process = Process::new(2, |_| {});
+    let mut client = process.connect();
+    let channel = process.channel(1);
+    let head = format!("POST /pub/{channel} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n");
+    client.write_all(head.as_bytes()).unwrap();
+    process.turn_until("the head", |process| {
+        process.shards[0].metrics.requests_total == 1
+    });
+    for shard in 0..2 {
+        let mailbox = process.shards[0].post.mailbox(ShardId(shard));
+        mailbox.post(&mut vec![Mail::Stage(Stage::Drain)]);
+    }
+    process.turn_until("the drain", |process| {
+        process.shards.iter().all(|shard| shard.is_draining)
+    });
+    process.turn();
+    client.write_all(b"hi").unwrap();
+    let answer = process.read_until(&client, |_| false);
+    assert!(answer.starts_with(b"HTTP/1.1 202 "));
+    drop(client);
+    process.turn_until("the end", |process| {
+        process.shards.iter().all(|shard| shard.is_over)
+    });
+}
+
+#[test]
+fn who_half_closes_behind_pipelined_requests_gets_every_answer() {
+    const PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
+    let mut process = Process::new(1, |config| {
+        config.limits.message_bytes_max = PAYLOAD_BYTES;
+        config.limits.outbox_bytes_max = PAYLOAD_BYTES;
+    });
+    let mut publisher = process.connect();
+    let mut publish = |process: &mut Process| {
+        let length = PAYLOAD_BYTES;
+        let head =
+            format!("POST /pub/echo:1 HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        let request = [head.as_bytes(), &vec![b'x'; PAYLOAD_BYTES]].concat();
+        let mut rest = &request[..];
+        process.turn_until("sent", |_| {
+            let sent = publisher.write(rest).unwrap_or(0);
+            rest = &rest[sent..];
+            rest.is_empty()
+        });
+        process.read_until(&publisher, |answer| answer.ends_with(b"}"));
+    };
+    let mut client = process.connect();
+    let requests = "GET /poll/echo:1?wait=60 HTTP/1.1\r\nHost: a\r\n\r\n\
+                    GET /poll/echo:1?since=earliest HTTP/1.1\r\nHost: a\r\n\r\n";
+    client.write_all(requests.as_bytes()).unwrap();
+    process.turn_until("the long poll", |process| {
+        process.shards[0].fanout.channels() == 1
+    });
+    publish(&mut process);
+    process.turn_until("a backlog", |process| {
+        process.shards[0].connections[1].outbox.is_some()
+    });
+    client.shutdown(Shutdown::Write).unwrap();
+    process.turn_until("the end of the input", |process| {
+        process.shards[0].connections[1].end_of_input
+    });
+    let answers = process.read_until(&client, |_| false);
+    let payload_bytes = answers.iter().filter(|&&byte| byte == b'x').count();
+    assert!(payload_bytes >= 2 * PAYLOAD_BYTES, "{payload_bytes} bytes");
+}
+
+#[test]
+fn a_websocket_that_publishes_and_does_not_read_is_held_back() {
+    let mut process = Process::new(2, |config| {
+        config.limits.publishes_in_flight_max = 1;
+        config.limits.outbox_bytes_max = 1 << 30;
+    });
+    let mut client = process.connect();
+    let channel = process.channel(1);
+    let handshake = format!(
+        "GET /ws/{channel} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    client.write_all(handshake.as_bytes()).unwrap();
+    process.read_until(&client, |answer| answer.ends_with(b"\r\n\r\n"));
+    // Frames of a client with the mask 0: long ones until the echoes fill the socket, then short ones.
+    let long = [&[0x82, 0xFE, 0xFF, 0xFF, 0, 0, 0, 0][..], &[0; 0xFFFF]].concat();
+    let short = [0x82, 0x81, 0, 0, 0, 0, 0].repeat(10_000);
+    let mut rest = &long[..];
+    let mut turns_left = 1000;
+    process.turn_until("held back", |process| {
+        let has_backlog = process.connection().outbox.is_some();
+        if rest.is_empty() {
+            rest = if has_backlog { &short } else { &long };
+        }
+        let sent = client.write(rest).unwrap_or(0);
+        rest = &rest[sent..];
+        let input = process.connection().input.as_ref();
+        let kept_bytes = input.map_or(0, |input| input.len());
+        assert!(kept_bytes <= 2 * READ_BYTES, "{kept_bytes} bytes");
+        assert!(process.connection().is_open());
+        turns_left -= usize::from(has_backlog);
+        turns_left == 0
+    });
+}
+
+#[test]
+fn a_token_comes_back_as_it_went() {
+    for index in [0, 1, u32::MAX] {
+        for generation in [0, 1, GENERATION_MASK] {
+            let key = ConnectionKey { index, generation };
+            for token in [
+                Token::Readable(key),
+                Token::Writable(key),
+                Token::Acceptable(index),
+            ] {
+                assert_eq!(Token::unpack(token.pack()), token);
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The README says what the program says: its settings, its error codes, its metrics, its own parts.
+
+mod source;
+
+use std::collections::BTreeSet;
+
+use pushring::close_reason::CloseReason;
+use pushring::config::describe::settings_markdown;
+use pushring::metrics::{Metrics, write_exposition};
+
+const SETTINGS_BEGIN: &str = "<!-- settings: what `pushring settings` prints -->\n\n";
+const SETTINGS_END: &str = "\n<!-- end of settings -->\n";
+
+/// Where refusals are worded. A code is a string literal of two or more words in snake case.
+const REFUSAL_FILES: &[&str] = &[
+    "src/api/refusal.rs",
+    "src/proto/http_body.rs",
+    "src/proto/http_request/error.rs",
+    "src/proto/payload.rs",
+    "src/proto/ws_handshake.rs",
+];
+
+fn readme() -> String {
+    std::fs::read_to_string(source::top().join("README.md")).expect("README.md is readable")
+}
+
+#[test]
+fn the_settings_are_those_of_the_program() {
+    let readme = readme();
+    let (_, rest) = readme
+        .split_once(SETTINGS_BEGIN)
+        .expect("the settings begin");
+    let (settings, _) = rest.split_once(SETTINGS_END).expect("the settings end");
+    assert!(
+        settings == settings_markdown(),
+        "README.md has other settings than the program: replace what is between the two markers by what this prints\n  \
+         cargo run --quiet -- settings"
+    );
+}
+
+#[test]
+fn every_code_of_a_refusal_is_in_the_table_of_errors_and_no_other() {
+    let readme = readme();
+    let rows = section(&readme, "\n## Errors\n")
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| status"));
+    let listed: BTreeSet<&str> = rows
+        .filter_map(|row| row.split(" | ").nth(1))
+        .flat_map(words)
+        .filter(|word| is_code(word))
+        .collect();
+    let mut known = BTreeSet::new();
+    for path in REFUSAL_FILES {
+        let text = std::fs::read_to_string(source::top().join(path)).expect("a source file");
+        let code = source::Source::of(path, &text).code();
+        let code = code.split("#[cfg(test)]\nmod tests {").next().unwrap_or("");
+        let before = known.len();
+        known.extend(
+            code.split('"')
+                .filter(|text| is_code(text))
+                .map(str::to_owned),
+        );
+        assert!(known.len() > before, "{path} words no refusal");
+    }
+    assert_same("codes of refusals", listed, &known);
+}
+
+#[test]
+fn every_metric_is_in_the_readme_and_no_other() {
+    let mut exposition = String::new();
+    write_exposition(&mut exposition, &[Metrics::default()]);
+    let known: BTreeSet<String> = exposition
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+        .map(str::to_owned)
+        .chain(["pushring_refusals_total".to_owned()])
+        .collect();
+    let readme = readme();
+    let listed = words(&readme)
+        .filter(|word| word.starts_with("pushring_"))
+        .collect();
+    assert_same("metrics", listed, &known);
+}
+
+#[test]
+fn every_reason_of_an_end_is_in_the_readme() {
+    let readme = readme();
+    let missing = CloseReason::ALL
+        .into_iter()
+        .map(|reason| format!("`{}`", reason.label()))
+        .filter(|label| !readme.contains(label))
+        .collect();
+    source::assert_none(missing, "reasons that README.md leaves out");
+}
+
+#[test]
+fn every_file_that_is_named_is_there() {
+    let readme = readme();
+    let missing = readme
+        .split('`')
+        .flat_map(|quoted| quoted.split(' ').next())
+        .filter(|path| {
+            ["src/", "scripts/", "tests/", ".ci/"]
+                .iter()
+                .any(|top| path.starts_with(top))
+        })
+        .filter(|path| !source::top().join(path).exists())
+        .map(str::to_owned)
+        .collect();
+    source::assert_none(missing, "files that README.md names and nobody has");
+}
+
+#[test]
+fn every_link_within_the_readme_leads_to_a_heading() {
+    let readme = readme();
+    let anchors: BTreeSet<String> = readme
+        .lines()
+        .filter(|line| line.starts_with("##"))
+        .map(|line| anchor(line.trim_start_matches('#').trim()))
+        .collect();
+    let broken = readme
+        .split("](#")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next())
+        .filter(|link| !anchors.contains(*link))
+        .map(str::to_owned)
+        .collect();
+    source::assert_none(broken, "links of README.md that lead nowhere");
+}
+
+/// From `heading` to the next one of its level.
+fn section<'a>(readme: &'a str, heading: &str) -> &'a str {
+    let (_, rest) = readme.split_once(heading).expect("the section is there");
+    rest.split("\n## ").next().unwrap_or(rest)
+}
+
+fn is_code(text: &str) -> bool {
+    text.contains('_')
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+}
+
+/// As the common renderers of Markdown name a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading
+        .chars()
+        .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+#[track_caller]
+fn assert_same(what: &str, listed: BTreeSet<&str>, known: &BTreeSet<String>) {
+    let missing = known.iter().filter(|one| !listed.contains(one.as_str()));
+    let missing = missing.map(|one| format!("{one} is missing"));
+    let unknown = listed.iter().filter(|one| !known.contains(**one));
+    let unknown = unknown.map(|one| format!("{one} is nothing that the program has"));
+    let found = missing.chain(unknown).collect();
+    source::assert_none(found, &format!("{what} in README.md"));
+}

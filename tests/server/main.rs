@@ -1,0 +1,13 @@
+//! The server as its peers see it: the built binary, real sockets, raw bytes.
+
+mod broken_peers;
+mod client;
+mod full_tables;
+mod fuzz;
+mod harness;
+mod heartbeats;
+mod http;
+mod refusals;
+mod shutdown;
+mod start_up;
+mod wiring;
