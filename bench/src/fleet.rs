@@ -104,18 +104,33 @@ impl Fleet {
     /// Opens the first `connections` and waits until each is open or has failed. Returns the seconds it took.
     pub(crate) fn open(&self, connections: u32, rate: f64) -> f64 {
         let begin_ns = now_ns();
-        let workers = self.plan.workers;
-        for (index, worker) in (0..).zip(&self.workers) {
-            let share = connections / workers + u32::from(index < connections % workers);
-            worker.tell(Command::Open {
-                connections: share,
-                rate: rate / f64::from(workers),
-            });
-        }
+        let rate = rate / f64::from(self.plan.workers);
+        self.tell_shares(connections, |connections| Command::Open {
+            connections,
+            rate,
+        });
         self.wait("connections", u64::from(connections), || {
             self.sum(|progress| &progress.settled)
         });
         (now_ns() - begin_ns) as f64 / 1e9
+    }
+
+    /// Closes all but the first `connections`; all must be open.
+    pub(crate) fn shrink(&self, connections: u32) {
+        self.tell_shares(connections, |connections| Command::Shrink { connections });
+        while self.open_now() > u64::from(connections) {
+            thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// Tells each worker its share of the first `connections`.
+    fn tell_shares(&self, connections: u32, command: impl Fn(u32) -> Command) {
+        let workers = self.plan.workers;
+        for (index, worker) in (0..).zip(&self.workers) {
+            worker.tell(command(
+                connections / workers + u32::from(index < connections % workers),
+            ));
+        }
     }
 
     pub(crate) fn tell_all(&self, command: impl Fn() -> Command) {

@@ -2,11 +2,12 @@
 //!
 //! A scenario (`scenario`) drives a fleet of workers (`fleet`, `worker`), each an epoll loop over many cheap clients
 //! (`clients`); a publisher (`publisher`) is the backend. Every payload carries a stamp (`stamp`), so that deliveries
-//! are counted, ordered and timed; `server_probe` and `metrics_page` watch the server. The method behind the figures
-//! is in `bench/README.md`.
+//! are counted, ordered and timed; `server_probe` and `metrics_page` watch the server. `floor` is the other side: servers
+//! to compare with that do nothing but the system calls. The method behind the figures is in `bench/README.md`.
 
 mod clients;
 mod fleet;
+mod floor;
 mod kernel;
 mod metrics_page;
 mod options;
@@ -23,11 +24,18 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::options::Options;
+use crate::options::{Options, Scenario};
 
 /// 0: every count agrees; 1: some don't; 2: the run could not be made.
 fn main() -> ExitCode {
     let options = Options::parse();
+    if let Scenario::Floor(floor) = &options.scenario {
+        let Err(error) = floor::run(floor) else {
+            return ExitCode::SUCCESS;
+        };
+        eprintln!("pushring-bench: {}: {error}", floor.listen);
+        return ExitCode::from(2);
+    }
     let report = match scenario::run(&options) {
         Ok(report) => report,
         Err(error) => {

@@ -23,7 +23,10 @@ impl Options {
     pub(crate) fn connections(&self) -> u32 {
         let default = match &self.scenario {
             Scenario::Publish(_) | Scenario::Poll(_) => 64,
-            Scenario::Idle(idle) => idle.steps.iter().copied().max().unwrap_or(10_000),
+            Scenario::Idle(Idle { steps, .. }) | Scenario::Leave(Leave { steps, .. }) => {
+                steps.iter().copied().max().unwrap_or(10_000)
+            }
+            Scenario::Saturate(_) => 1_000,
             _ => 10_000,
         };
         self.load.connections.unwrap_or(default)
@@ -99,6 +102,12 @@ pub(crate) struct Server {
         value_name = "TEMPLATE"
     )]
     pub(crate) publish_path: String,
+    /// Body of a publish, with {payload} and {channel}; the payload alone if not given.
+    #[arg(long, global = true, value_name = "TEMPLATE")]
+    pub(crate) publish_body: Option<String>,
+    /// Open a new connection for each message of `broadcast`, for servers that close after an answer.
+    #[arg(long, global = true)]
+    pub(crate) publish_reconnect: bool,
     /// Header of a poll's answer that holds the cursor, and after `=` the header that gives it back (without `=` it
     /// goes where the path says {cursor}). May be repeated.
     #[arg(
@@ -212,6 +221,8 @@ pub(crate) enum Scenario {
     Broadcast(Broadcast),
     /// Publish on a fixed schedule: latency from the intended time.
     Steady(Steady),
+    /// Publish to one channel as fast as messages are delivered: deliveries per second.
+    Saturate(Saturate),
     /// Clients publish over their WebSockets on a fixed schedule; every member of a channel gets every message.
     Chat(Steady),
     /// Publish as fast as answers come, over keep-alive connections.
@@ -220,10 +231,14 @@ pub(crate) enum Scenario {
     Poll(Poll),
     /// All leave at once and all come back.
     Storm(Storm),
+    /// Some leave while few or many are open, then all at once: what an end costs the server.
+    Leave(Leave),
     /// A share of the readers stops reading.
     Slow(Slow),
     /// Time polls of one channel while a message goes to all subscribers of another.
     Fairness(Fairness),
+    /// Be a server that does nothing but the system calls, to compare with; runs until it is killed.
+    Floor(Floor),
 }
 
 #[derive(Args, Clone, Debug)]
@@ -262,6 +277,15 @@ pub(crate) struct Steady {
 }
 
 #[derive(Args, Clone, Debug)]
+pub(crate) struct Saturate {
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
+    pub(crate) duration: f64,
+    /// Messages that may be on their way, published and not yet delivered to all.
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    pub(crate) window: u32,
+}
+
+#[derive(Args, Clone, Debug)]
 pub(crate) struct Publish {
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
     pub(crate) duration: f64,
@@ -280,6 +304,16 @@ pub(crate) struct Poll {
 pub(crate) struct Storm {
     #[arg(long, default_value_t = 3, value_name = "N")]
     pub(crate) rounds: u32,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Leave {
+    /// Numbers of open connections at which some leave, rising, such as 10000,100000; --connections if not given.
+    #[arg(long, value_delimiter = ',', value_name = "N,…")]
+    pub(crate) steps: Vec<u32>,
+    /// How many leave at each step.
+    #[arg(long, default_value_t = 2_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) leaving: u32,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -312,6 +346,22 @@ pub(crate) struct Fairness {
     /// Fail when the 99th percentile of the polls during a broadcast is above this.
     #[arg(long, value_name = "MS")]
     pub(crate) poll_p99_ms_max: Option<f64>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Floor {
+    #[arg(value_enum)]
+    pub(crate) kind: FloorKind,
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    pub(crate) listen: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FloorKind {
+    /// Accept, answer the handshake with a constant, hold; a publish is a bare loop of `send` over all of them.
+    Hold,
+    /// A constant answer to whatever one read brings, on an epoll set.
+    Echo,
 }
 
 #[cfg(test)]

@@ -36,7 +36,10 @@ pub(crate) struct Plan {
     pub(crate) admitted_by_answer: bool,
     /// Headers of a poll's answer that together are its cursor.
     pub(crate) cursor_headers: Vec<String>,
-    publish_request: Template,
+    pub(crate) publish_reconnect: bool,
+    publish_head: Template,
+    /// What stands before and after the payload in the body of a publish.
+    publish_body: [Template; 2],
     connections_per_source: u32,
 }
 
@@ -115,7 +118,9 @@ impl Plan {
             ),
             admitted_by_answer,
             cursor_headers,
-            publish_request: publish_request(options),
+            publish_reconnect: server.publish_reconnect,
+            publish_head: publish_head(server),
+            publish_body: publish_body(server),
             connections_per_source: options.load.connections_per_source,
         }
     }
@@ -136,8 +141,18 @@ impl Plan {
     }
 
     pub(crate) fn publish_request(&self, channel: u32, stamp: Stamp, out: &mut Vec<u8>) {
-        self.publish_request.render(channel, "", out);
+        let mut body = [Vec::new(), Vec::new()];
+        for (template, bytes) in self.publish_body.iter().zip(&mut body) {
+            template.render(channel, "", bytes);
+        }
+        let [before, after] = body;
+        let length = before.len() + self.payload_bytes + after.len();
+        self.publish_head.render(channel, "", out);
+        out.extend_from_slice(length.to_string().as_bytes());
+        out.extend_from_slice(b"\r\n\r\n");
+        out.extend_from_slice(&before);
         stamp.encode_payload(self.payload_bytes, out);
+        out.extend_from_slice(&after);
     }
 
     /// The source address of a connection, or `None` to leave it to the kernel.
@@ -158,9 +173,8 @@ impl Plan {
     }
 }
 
-/// The head of a publish; [`Plan::payload_bytes`] of payload follow.
-fn publish_request(options: &Options) -> Template {
-    let server = &options.server;
+/// The head of a publish up to the length of its body, which depends on the channel's name.
+fn publish_head(server: &Server) -> Template {
     let mut headers = format!(
         "Host: {}\r\n",
         server.publish_target.unwrap_or(server.target)
@@ -169,11 +183,16 @@ fn publish_request(options: &Options) -> Template {
         headers.push_str(&format!("{header}\r\n"));
     }
     let text = format!(
-        "POST {} HTTP/1.1\r\n{headers}Content-Type: text/plain\r\nContent-Length: {}\r\n\r\n",
+        "POST {} HTTP/1.1\r\n{headers}Content-Type: text/plain\r\nContent-Length: ",
         server.publish_path,
-        options.load.payload_bytes.max(STAMP_BYTES)
     );
     Template::parse(&text, &server.channel)
+}
+
+fn publish_body(server: &Server) -> [Template; 2] {
+    let text = server.publish_body.as_deref().unwrap_or("{payload}");
+    let (before, after) = text.split_once("{payload}").unwrap_or((text, ""));
+    [before, after].map(|text| Template::parse(text, &server.channel))
 }
 
 fn headers(server: &Server) -> String {

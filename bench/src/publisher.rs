@@ -15,6 +15,7 @@ use crate::stamp::Stamp;
 use crate::tally::Tally;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+const WINDOW_POLL_INTERVAL: Duration = Duration::from_micros(200);
 
 pub(crate) struct Publisher {
     plan: Arc<Plan>,
@@ -47,6 +48,9 @@ impl Publisher {
 
     /// Publishes one message and waits for the answer. Returns when the message was sent.
     pub(crate) fn publish(&mut self, channel: u32) -> Result<u64, String> {
+        if self.plan.publish_reconnect {
+            self.connection = HttpConnection::connect(self.plan.publish_target)?;
+        }
         let mut request = Vec::new();
         let intended_ns = now_ns();
         let stamp = self.next_stamp(channel, intended_ns);
@@ -105,6 +109,38 @@ impl Publisher {
             lateness_us,
             answer_us,
         })
+    }
+
+    /// Publishes to channel 0 for some seconds, with at most `window` messages that are not yet delivered to all; a
+    /// quarter of them is written in one go. Returns how many were sent and how many accepted.
+    pub(crate) fn publish_in_window(
+        &mut self,
+        window: u32,
+        seconds: f64,
+        delivered: impl Fn() -> u64,
+    ) -> Result<(u64, u64), String> {
+        let batch = (window / 4).max(1);
+        let end_ns = now_ns() + (seconds * 1e9) as u64;
+        let (mut sent, mut accepted) = (0, 0);
+        let mut requests = Vec::new();
+        while now_ns() < end_ns {
+            if sent + u64::from(batch) > delivered() + u64::from(window) {
+                thread::sleep(WINDOW_POLL_INTERVAL);
+                continue;
+            }
+            requests.clear();
+            for _ in 0..batch {
+                let stamp = self.next_stamp(0, now_ns());
+                self.plan.publish_request(0, stamp, &mut requests);
+            }
+            self.connection.write(&requests)?;
+            sent += u64::from(batch);
+            for _ in 0..batch {
+                let status = self.connection.next_status()?;
+                accepted += u64::from((200..300).contains(&status));
+            }
+        }
+        Ok((sent, accepted))
     }
 
     fn next_stamp(&mut self, channel: u32, intended_ns: u64) -> Stamp {

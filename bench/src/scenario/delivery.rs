@@ -1,8 +1,9 @@
-//! `broadcast`, `steady`, `chat`: how fast and how late messages arrive.
+//! `broadcast`, `steady`, `saturate`, `chat`: how fast and how late messages arrive.
 
 use super::Run;
 use crate::fleet::{hold, progress_bar};
-use crate::options::{Broadcast, Steady};
+use crate::kernel::now_ns;
+use crate::options::{Broadcast, Saturate, Steady};
 use crate::report::{Report, Table};
 
 pub(super) fn broadcast(mut run: Run, broadcast: &Broadcast) -> Result<Report, String> {
@@ -119,6 +120,33 @@ pub(super) fn steady(mut run: Run, steady: &Steady) -> Result<Report, String> {
     run.report
         .check("publishes accepted", published.sent, published.accepted);
     run.check_deliveries_on_both_sides(published.deliveries)?;
+    Ok(run.finish())
+}
+
+pub(super) fn saturate(mut run: Run, saturate: &Saturate) -> Result<Report, String> {
+    if run.fleet.plan.channels != 1 {
+        return Err("saturate publishes to one channel: leave out --channels".into());
+    }
+    let connections = u64::from(run.options.connections());
+    run.admit(run.options.connections())?;
+    let mut publisher = run.publisher()?;
+    run.take_tally();
+    let begin = run.begin_stretch()?;
+    let fleet = &run.fleet;
+    let (sent, accepted) =
+        publisher.publish_in_window(saturate.window, saturate.duration, || {
+            fleet.messages() / connections
+        })?;
+    let owed = sent * connections;
+    run.fleet.wait_messages(owed);
+    let took_s = (now_ns() - begin.client.at_ns) as f64 / 1e9;
+    run.end_stretch("saturate", &begin, owed, "delivery")?;
+    let latency_us = run.take_tally().latency_us;
+    run.report.figure("published", sent as f64 / took_s, "1/s");
+    run.report.figure("deliveries", owed as f64 / took_s, "1/s");
+    run.report.latency("delivery", &latency_us);
+    run.report.check("publishes accepted", sent, accepted);
+    run.check_deliveries_on_both_sides(owed)?;
     Ok(run.finish())
 }
 

@@ -5,6 +5,7 @@ mod connect;
 mod delivery;
 mod fairness;
 mod idle;
+mod leave;
 mod slow;
 mod storm;
 
@@ -52,8 +53,13 @@ pub(crate) fn run(options: &Options) -> Result<Report, String> {
             closed_loop::poll(Run::start("poll", &options)?, poll)
         }
         Scenario::Storm(storm) => storm::run(Run::start("storm", options)?, storm),
+        Scenario::Saturate(saturate) => {
+            delivery::saturate(Run::start("saturate", options)?, saturate)
+        }
+        Scenario::Leave(leave) => leave::run(Run::start("leave", options)?, leave),
         Scenario::Slow(slow) => slow::run(Run::start("slow", options)?, slow),
         Scenario::Fairness(fairness) => fairness::run(Run::start("fairness", options)?, fairness),
+        Scenario::Floor(_) => Err("a floor is a server: it has no report".into()),
     }
 }
 

@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Open { connections: u32, rate: f64 },
     /// Close all at once.
     Close,
+    /// Close all but the first `connections` of the worker's share, all of which are open.
+    Shrink { connections: u32 },
     /// Send chat messages from one open connection after another, `rate` per second, for `seconds`.
     Say { rate: f64, seconds: f64 },
     /// Stop reading on this share of the connections, in percent.
@@ -199,6 +201,7 @@ impl Worker {
                     self.open_schedule = Schedule::new(rate);
                 }
                 Command::Close => self.close_all(),
+                Command::Shrink { connections } => self.shrink(connections),
                 Command::Say { rate, seconds } => {
                     self.say_schedule = Schedule::new(rate);
                     // Workers take turns instead of speaking all at once.

@@ -129,6 +129,18 @@ impl Worker {
         add(&self.progress.settled, 1);
     }
 
+    /// Closed records stay in place, since events for them may be on their way; the next `Open` fills them again.
+    pub(super) fn shrink(&mut self, connections: u32) {
+        let ended = u64::from(self.begun.saturating_sub(connections));
+        for slot in connections as usize..self.begun as usize {
+            self.connections[slot] = Connection::CLOSED;
+            self.rests.remove(&slot);
+        }
+        (self.to_open, self.begun) = (connections, connections.min(self.begun));
+        self.progress.settled.fetch_sub(ended, Ordering::Release);
+        self.progress.open.fetch_sub(ended, Ordering::Release);
+    }
+
     pub(super) fn close_all(&mut self) {
         self.connections
             .iter_mut()
