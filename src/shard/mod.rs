@@ -46,6 +46,8 @@ const COMPLETIONS_PER_TURN: usize = 512;
 const ENTERS_PER_TURN: usize = 32;
 /// Timers expired in one turn.
 const TIMERS_PER_TURN: usize = 256;
+/// Deliveries of one turn, however many shards share a core.
+const SENDS_PER_TURN_MIN: usize = 16;
 /// Channels looked at in one sweep, and how often that happens: a million channels in under seven minutes.
 const SWEEP_CHANNELS: usize = 256;
 const SWEEP_INTERVAL_MS: u64 = 100;
@@ -149,9 +151,12 @@ impl Token {
 /// Generations have the 30 bits that a [`Token`] has for them: the number of a connection comes again after a billion.
 const GENERATION_MASK: u32 = (1 << 30) - 1;
 
-/// How many shards have to share a core.
-fn shards_per_core(n_shards: usize) -> usize {
-    n_shards.div_ceil(std::thread::available_parallelism().map_or(1, usize::from))
+/// The setting `fanout_sends_per_turn`, shared out among the shards that have to share a core. Below
+/// [`SENDS_PER_TURN_MIN`] a turn would cost more than its sends.
+fn sends_per_turn(setting: usize, n_shards: usize) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = setting / n_shards.div_ceil(cores);
+    share.max(SENDS_PER_TURN_MIN.min(setting))
 }
 
 impl Shard {
@@ -166,7 +171,7 @@ impl Shard {
         let now_ms = shared.started.elapsed().as_millis() as u64;
         let mut rng = fastrand::Rng::new();
         let ring = Ring::new(post.mailbox(id).wake())?;
-        let sends_per_turn = config.limits.fanout_sends_per_turn / shards_per_core(post.n_shards());
+        let sends_per_turn = sends_per_turn(config.limits.fanout_sends_per_turn, post.n_shards());
         let mut shard = Self {
             id,
             hub: Hub::new(config.clone(), post.n_shards(), rng.u64(..)),
@@ -187,7 +192,7 @@ impl Shard {
             date_second: 0,
             is_ready: true,
             is_draining: false,
-            sends_per_turn: sends_per_turn.max(1),
+            sends_per_turn,
             is_empty: false,
             is_over: false,
             scratch: Scratch {
