@@ -2,8 +2,9 @@
 //!
 //! A scenario (`scenario`) drives a fleet of workers (`fleet`, `worker`), each an epoll loop over many cheap clients
 //! (`clients`); a publisher (`publisher`) is the backend. Every payload carries a stamp (`stamp`), so that deliveries
-//! are counted, ordered and timed; `server_probe` and `metrics_page` watch the server. `floor` is the other side: servers
-//! to compare with that do nothing but the system calls. The method behind the figures is in `bench/README.md`.
+//! are counted, ordered and timed; `server_probe` and `metrics_page` watch the server. `floor` is the other side:
+//! servers to compare with that do nothing but the system calls. The method behind the figures is in
+//! `bench/README.md`.
 
 mod clients;
 mod fleet;
