@@ -41,7 +41,8 @@
 //!
 //! # Invariants
 //!
-//! Each has a test with its wording.
+//! 2 and 5 hold by construction; `tests/layering.rs` holds the code to 1, `tests/server/full_tables.rs` to 3,
+//! `src/hub/batch/tests.rs` to 4, `tests/simulation` to 6 and 8, `src/shard/tests.rs` to 7.
 //!
 //! 1. Nothing in a pure folder (`proto`, `hub`, `api`, `transport`) waits, reads a clock, or knows a socket or a
 //!    thread.

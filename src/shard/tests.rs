@@ -7,6 +7,8 @@ use std::time::Duration;
 use super::mailbox::{Mailbox, Stage};
 use super::*;
 use crate::api::Audience;
+use crate::api::question::Answer;
+use crate::close_reason::CloseReason;
 use crate::config::Namespace;
 
 /// Patience with the kernel; whatever the tests wait for is a matter of microseconds.
@@ -229,4 +231,30 @@ fn a_token_comes_back_as_it_went() {
             }
         }
     }
+}
+
+#[test]
+fn a_slot_is_freed_when_its_polls_are_home_and_a_stale_key_finds_nothing() {
+    let mut process = Process::new(1, |_| {});
+    let first = process.connect();
+    let key = process.shards[0].key(0);
+    let shard = &mut process.shards[0];
+    assert!(shard.is_current(key) && process.connection().read_armed);
+    let shard = &mut process.shards[0];
+    shard.end_now(key.index, CloseReason::Shutdown);
+    shard.free_if_joined(key.index);
+    assert!(shard.is_current(key), "its poll is with the kernel");
+    process.turn_until("the poll's way home", |process| {
+        process.shards[0].connections.is_empty()
+    });
+    drop(first);
+    let _second = process.connect();
+    let shard = &mut process.shards[0];
+    assert_eq!(shard.key(0).index, key.index, "the slot is used again");
+    assert!(!shard.is_current(key));
+    let answer = Answer::Info(None);
+    assert!(
+        !shard.take_answer(key, 0, answer),
+        "nobody is there to answer"
+    );
 }
