@@ -95,11 +95,7 @@ impl Shard {
                     self.metrics.published_messages_total += 1;
                     self.metrics.published_bytes_total += bytes;
                     for shard in listening.drain(..) {
-                        if shard == self.id {
-                            self.fanout.enqueue(message.clone());
-                        } else {
-                            self.post.send(shard, Mail::Publication(message.clone()));
-                        }
+                        self.tell(shard, Mail::Publication(message.clone()));
                     }
                 }
                 self.scratch.listening = listening;
@@ -124,11 +120,7 @@ impl Shard {
                 let mut listening = std::mem::take(&mut self.scratch.listening);
                 let was_there = self.hub.delete(&channel, self.now_ms, &mut listening);
                 for shard in listening.drain(..) {
-                    if shard == self.id {
-                        self.fanout.enqueue_end(&channel);
-                    } else {
-                        self.post.send(shard, Mail::EndListeners(channel.clone()));
-                    }
+                    self.tell(shard, Mail::EndListeners(channel.clone()));
                 }
                 self.scratch.listening = listening;
                 Answer::Deleted(was_there)
@@ -199,16 +191,16 @@ impl Shard {
     /// Tells the home that a listener is gone.
     pub(super) fn unlisten(&mut self, channel: ChannelName) {
         let home = self.home(&channel);
-        if home == self.id {
-            self.hub.unlisten(&channel, home, self.now_ms);
+        let from = self.id;
+        self.tell(home, Mail::Unlisten { from, channel });
+    }
+
+    /// Mail that need not leave the shard is read on the spot.
+    fn tell(&mut self, shard: ShardId, mail: Mail) {
+        if shard == self.id {
+            self.on_mail(mail);
         } else {
-            self.post.send(
-                home,
-                Mail::Unlisten {
-                    from: self.id,
-                    channel,
-                },
-            );
+            self.post.send(shard, mail);
         }
     }
 }
