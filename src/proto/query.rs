@@ -11,7 +11,6 @@ pub enum QueryError {
     NotUtf8,
     NumberInvalid,
     SecondsInvalid,
-    FlagInvalid,
 }
 
 /// Undoes percent-encoding. `+` is a space in a query and itself in a path.
@@ -102,47 +101,6 @@ pub fn parse_seconds_ms(value: &str) -> Result<u64, QueryError> {
     let has_more = fraction.bytes().skip(3).any(|digit| digit != b'0');
     let fraction_ms = digit(0) * 100 + digit(1) * 10 + digit(2) + u64::from(has_more);
     Ok(seconds.saturating_mul(1000).saturating_add(fraction_ms))
-}
-
-/// `true` or `1`, `false` or `0`.
-pub fn parse_flag(value: &str) -> Result<bool, QueryError> {
-    match value {
-        "true" | "1" => Ok(true),
-        "false" | "0" => Ok(false),
-        _ => Err(QueryError::FlagInvalid),
-    }
-}
-
-impl QueryError {
-    pub fn status(self) -> u16 {
-        400
-    }
-
-    /// For programs: snake case, never changes.
-    pub fn code(self) -> &'static str {
-        self.answer().0
-    }
-
-    /// For people: what to do.
-    pub fn message(self) -> &'static str {
-        self.answer().1
-    }
-
-    fn answer(self) -> (&'static str, &'static str) {
-        match self {
-            Self::PercentInvalid => (
-                "percent_encoding_invalid",
-                "Send two hexadecimal digits behind each percent sign.",
-            ),
-            Self::NotUtf8 => ("percent_encoding_not_utf8", "Percent-encode UTF-8."),
-            Self::NumberInvalid => ("number_invalid", "Send numbers as decimal digits."),
-            Self::SecondsInvalid => (
-                "seconds_invalid",
-                "Send durations as seconds such as 30 or 1.5.",
-            ),
-            Self::FlagInvalid => ("flag_invalid", "Send true or false."),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -335,17 +293,6 @@ mod tests {
                 Err(QueryError::SecondsInvalid),
                 "{value}"
             );
-        }
-        for (value, want) in [
-            ("true", Ok(true)),
-            ("1", Ok(true)),
-            ("false", Ok(false)),
-            ("0", Ok(false)),
-        ] {
-            assert_eq!(parse_flag(value), want);
-        }
-        for value in ["", "TRUE", "yes", "2", "01"] {
-            assert_eq!(parse_flag(value), Err(QueryError::FlagInvalid));
         }
     }
 }

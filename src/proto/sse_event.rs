@@ -68,8 +68,8 @@ pub fn write_event_body(out: &mut Vec<u8>, event: Option<&str>, data: &[u8]) {
 }
 
 /// Tells that messages are lost; `json` is [`json::write_gap`](super::json::write_gap).
-pub fn write_gap(out: &mut Vec<u8>, id: Option<&str>, json: &str) {
-    write_event(out, id, Some(GAP_EVENT), json.as_bytes());
+pub fn write_gap(out: &mut Vec<u8>, id: Option<&str>, json: &[u8]) {
+    write_event(out, id, Some(GAP_EVENT), json);
 }
 
 fn write_field(out: &mut Vec<u8>, name: &[u8], value: &str) {
@@ -293,7 +293,7 @@ mod tests {
         write_opening(&mut out, 3000);
         write_event(&mut out, Some("k3-7"), Some("created"), b"a\r\nb\n");
         write_event(&mut out, None, None, b"");
-        write_gap(&mut out, Some("k3-9"), "{}");
+        write_gap(&mut out, Some("k3-9"), b"{}");
         out.extend_from_slice(KEEP_ALIVE);
         let expected = ":ok\nretry: 3000\nid: k3-7\nevent: created\ndata: a\ndata: b\ndata: \n\ndata: \n\n\
                         id: k3-9\nevent: pushring.gap\ndata: {}\n\n:\n";

@@ -148,7 +148,7 @@ impl EventStream {
                 let id = self.advance_or_only(*channel, *position);
                 let mut object = Vec::new();
                 json::write_gap(&mut object, channel_name.as_str(), &position.to_string());
-                sse_event::write_event_body(&mut body, Some(sse_event::GAP_EVENT), &object);
+                sse_event::write_gap(&mut body, None, &object);
                 id
             }
             Waiting::Bytes { .. } => unreachable!("encoded already"),
