@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::hub::message::ChannelName;
 use crate::hub::{Publish, Published};
 use crate::proto::http_request::RequestHead;
-use crate::proto::payload::PayloadKind;
+use crate::proto::payload::{MediaType, PayloadKind};
 use crate::proto::{decimal, json, query, sse_event};
 
 /// Bytes of an `Idempotency-Key`.
@@ -18,7 +18,7 @@ const IDEMPOTENCY_KEY_BYTES_MAX: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishRequest {
     pub channels: Vec<ChannelName>,
-    content_type: Option<Box<str>>,
+    media_type: MediaType,
     event: Option<Box<str>>,
     ttl_ms: Option<u64>,
     store: bool,
@@ -30,7 +30,7 @@ impl PublishRequest {
     pub fn parse(channels: &str, head: &RequestHead<'_>, config: &Config) -> Result<Self, Refusal> {
         let mut request = Self {
             channels: parse_channels(channels, config)?,
-            content_type: head.content_type.map(Into::into),
+            media_type: MediaType::parse(head.content_type)?,
             event: None,
             ttl_ms: None,
             store: true,
@@ -62,11 +62,11 @@ impl PublishRequest {
     }
 
     /// The publishes that `body` makes of it, one for each channel in order; all share the payload.
-    pub fn complete(self, body: &[u8]) -> Result<impl Iterator<Item = Publish>, Refusal> {
-        let kind = PayloadKind::from_content_type(self.content_type.as_deref(), body)?;
+    pub fn complete(&self, body: &[u8]) -> Result<impl Iterator<Item = Publish>, Refusal> {
+        let kind = PayloadKind::of(body, self.media_type)?;
         let payload: Arc<[u8]> = body.into();
-        Ok(self.channels.into_iter().map(move |channel| Publish {
-            channel,
+        Ok(self.channels.iter().map(move |channel| Publish {
+            channel: channel.clone(),
             kind,
             event: self.event.clone(),
             payload: payload.clone(),

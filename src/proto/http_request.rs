@@ -118,16 +118,11 @@ pub fn decode_head<'a>(
     progress: &mut HeadProgress,
     limits: &HeadLimits,
 ) -> Result<Option<(RequestHead<'a>, usize)>, HeadError> {
-    let Some(head_bytes) = progress.find_end(input, limits)? else {
+    let Some((line, head_bytes)) = progress.find_end(input, limits)? else {
         return Ok(None);
     };
-    let headers_start = progress.headers_start as usize;
-    // Both ends are a CRLF behind the text they end.
-    let line = parse_request_line(
-        &input[progress.request_line_start as usize..headers_start - 2],
-        limits,
-    )?;
-    let head = fields::parse_fields(&line, &input[headers_start..head_bytes])?;
+    let lines = &input[progress.headers_start as usize..head_bytes];
+    let head = fields::parse_fields(&line, lines, usize::from(progress.n_headers))?;
     *progress = HeadProgress::default();
     Ok(Some((head, head_bytes)))
 }
@@ -138,11 +133,16 @@ const METHOD_BYTES_MAX: usize = 32;
 const EMPTY_LINES_MAX: u8 = 4;
 
 impl HeadProgress {
-    /// Checks the bytes that are new and returns the length of the head once its empty line is there.
+    /// Checks the bytes that are new. Once the empty line is there: the request line, and the length of the head.
     ///
     /// Everything is judged in the order of its position, so that a prefix never gets another answer than the whole.
-    fn find_end(&mut self, input: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
+    fn find_end<'a>(
+        &mut self,
+        input: &'a [u8],
+        limits: &HeadLimits,
+    ) -> Result<Option<(RequestLine<'a>, usize)>, HeadError> {
         let window = &input[..input.len().min(limits.head_bytes_max)];
+        let mut request_line = None;
         loop {
             let line_start = self.line_start as usize;
             let in_request_line = self.headers_start == 0;
@@ -179,7 +179,16 @@ impl HeadProgress {
             }
             let next_line = stop + 2;
             if !in_request_line && line.is_empty() {
-                return Ok(Some(next_line));
+                let request_line = match request_line {
+                    Some(request_line) => request_line,
+                    // It came with an earlier read. Both its ends are known, and the second has a CRLF behind it.
+                    None => {
+                        let line =
+                            self.request_line_start as usize..self.headers_start as usize - 2;
+                        parse_request_line(&input[line], limits)?
+                    }
+                };
+                return Ok(Some((request_line, next_line)));
             } else if !in_request_line {
                 self.n_headers += 1;
                 if usize::from(self.n_headers) > limits.headers_max.min(HEADERS_MAX) {
@@ -191,7 +200,7 @@ impl HeadProgress {
                     return Err(HeadError::RequestLineInvalid);
                 }
             } else {
-                parse_request_line(line, limits)?;
+                request_line = Some(parse_request_line(line, limits)?);
                 self.request_line_start = line_start as u32;
                 self.headers_start = next_line as u32;
             }

@@ -51,41 +51,60 @@ impl PayloadError {
     }
 }
 
-impl PayloadKind {
-    /// Decides the kind by the `Content-Type`, and without one (or with one that says nothing about the bytes)
-    /// by the bytes themselves.
-    pub fn from_content_type(
-        content_type: Option<&str>,
-        payload: &[u8],
-    ) -> Result<Self, PayloadError> {
-        let (media_type, parameters) = match content_type {
-            Some(value) => value.split_once(';').unwrap_or((value, "")),
-            None => ("", ""),
+/// What a `Content-Type` says about the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MediaType {
+    /// `application/json`, or a type built on it (RFC 6839 §3.1).
+    Json,
+    /// `text/*` in UTF-8.
+    Text,
+    /// `application/octet-stream`
+    Octets,
+    /// Nothing.
+    Other,
+}
+
+impl MediaType {
+    /// `content_type` is the field's value; `None` where there is no such field.
+    pub fn parse(content_type: Option<&str>) -> Result<Self, PayloadError> {
+        let Some(value) = content_type else {
+            return Ok(Self::Other);
         };
-        let media_type = media_type.trim_ascii().to_ascii_lowercase();
-        let subtype = media_type.strip_prefix("application/");
-        if subtype.is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json")) {
-            return if json::is_valid(payload) {
-                Ok(Self::Json)
-            } else {
-                Err(PayloadError::JsonInvalid)
+        let (name, parameters) = value.split_once(';').unwrap_or((value, ""));
+        let (top, subtype) = name.trim_ascii().split_once('/').unwrap_or((name, ""));
+        let suffix = subtype
+            .rsplit_once('+')
+            .map_or(subtype, |(_, suffix)| suffix);
+        if top.eq_ignore_ascii_case("text") && name.contains('/') {
+            return match charset(parameters).is_none_or(charset_is_utf8) {
+                true => Ok(Self::Text),
+                false => Err(PayloadError::CharsetUnsupported),
             };
         }
-        if media_type == "application/octet-stream" {
-            return Ok(Self::Binary);
+        Ok(if !top.eq_ignore_ascii_case("application") {
+            Self::Other
+        } else if suffix.eq_ignore_ascii_case("json") {
+            Self::Json
+        } else if subtype.eq_ignore_ascii_case("octet-stream") {
+            Self::Octets
+        } else {
+            Self::Other
+        })
+    }
+}
+
+impl PayloadKind {
+    /// Holds the bytes to what is said about them; where nothing is, they decide by themselves.
+    pub fn of(payload: &[u8], media_type: MediaType) -> Result<Self, PayloadError> {
+        let is_utf8 = || str::from_utf8(payload).is_ok();
+        match media_type {
+            MediaType::Json if json::is_valid(payload) => Ok(Self::Json),
+            MediaType::Json => Err(PayloadError::JsonInvalid),
+            MediaType::Octets => Ok(Self::Binary),
+            MediaType::Text | MediaType::Other if is_utf8() => Ok(Self::Text),
+            MediaType::Text => Err(PayloadError::TextNotUtf8),
+            MediaType::Other => Ok(Self::Binary),
         }
-        let is_utf8 = str::from_utf8(payload).is_ok();
-        if media_type.starts_with("text/") {
-            if !charset(parameters).is_none_or(charset_is_utf8) {
-                return Err(PayloadError::CharsetUnsupported);
-            }
-            return if is_utf8 {
-                Ok(Self::Text)
-            } else {
-                Err(PayloadError::TextNotUtf8)
-            };
-        }
-        Ok(if is_utf8 { Self::Text } else { Self::Binary })
     }
 }
 
@@ -115,8 +134,13 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(content_type: &str, payload: &[u8], expected: Result<PayloadKind, PayloadError>) {
-        let decided = PayloadKind::from_content_type(Some(content_type), payload);
+    fn check<'a>(
+        content_type: impl Into<Option<&'a str>>,
+        payload: &[u8],
+        expected: Result<PayloadKind, PayloadError>,
+    ) {
+        let content_type = content_type.into();
+        let decided = MediaType::parse(content_type).and_then(|it| PayloadKind::of(payload, it));
         assert_eq!(decided, expected, "{content_type:?} {payload:?}");
     }
 
@@ -177,22 +201,14 @@ mod tests {
             "json",
             "image/svg+json",
             "text",
+            "application/a+json+b",
         ] {
             check(content_type, b"{}", Ok(PayloadKind::Text));
             check(content_type, LATIN_1, Ok(PayloadKind::Binary));
         }
-        assert_eq!(
-            PayloadKind::from_content_type(None, b""),
-            Ok(PayloadKind::Text)
-        );
-        assert_eq!(
-            PayloadKind::from_content_type(None, b"{}"),
-            Ok(PayloadKind::Text)
-        );
-        assert_eq!(
-            PayloadKind::from_content_type(None, LATIN_1),
-            Ok(PayloadKind::Binary)
-        );
+        check(None, b"", Ok(PayloadKind::Text));
+        check(None, b"{}", Ok(PayloadKind::Text));
+        check(None, LATIN_1, Ok(PayloadKind::Binary));
     }
 
     #[test]

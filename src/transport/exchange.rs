@@ -72,7 +72,6 @@ impl Asking {
             Request::Preflight { allow } => return Err(report::preflight(context, &meta, allow)),
             Request::Page(page) => return Err(report::page(context, &meta, page)),
             Request::Publish(request) => {
-                let channels = request.channels.clone();
                 let publishes = match request.complete(body) {
                     Ok(publishes) => publishes,
                     Err(refusal) => return Err(refuse(context, &meta, &refusal)),
@@ -83,7 +82,7 @@ impl Asking {
                         .questions
                         .push((place as u16, Question::Publish(publish)));
                 }
-                Purpose::Publish(channels)
+                Purpose::Publish(request.channels)
             }
             Request::Poll {
                 listen,

@@ -23,15 +23,25 @@ pub(super) fn published(
         Answer::Published(result) => (channel, result.map_err(Refusal::from)),
         answer => unreachable!("not published: {answer:?}"),
     };
-    let results: Vec<PublishResult> = channels.into_iter().zip(answers).map(result).collect();
-    if let [(_, Err(refusal))] = &results[..] {
+    let n_channels = channels.len();
+    let mut results = channels.into_iter().zip(answers).map(result);
+    // One is the rule, and needs no list.
+    let (one, several): ([PublishResult; 1], Vec<PublishResult>);
+    let results = if n_channels == 1 {
+        one = [results.next().expect("an answer for each channel")];
+        &one[..]
+    } else {
+        several = results.collect();
+        &several[..]
+    };
+    if let [(_, Err(refusal))] = results {
         return refuse(context, meta, refusal);
     }
     for refusal in results.iter().filter_map(|(_, result)| result.err()) {
         context.metrics.on_refusal(refusal.code, refusal.status);
     }
     let mut body = Vec::with_capacity(64 + 64 * results.len());
-    let status = publish::answer(&results, &mut body);
+    let status = publish::answer(results, &mut body);
     let seconds = (status == 503).then(|| retry_after_seconds(context));
     let mut fields = Fields::new(&meta.cors);
     if let Some(seconds) = &seconds {

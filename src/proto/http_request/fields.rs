@@ -4,16 +4,30 @@ use super::{BodyFraming, HeadError, RequestHead, RequestLine, UpgradeFields, Ver
 
 /// Header lines of any head: the room for them is on the stack.
 pub const HEADERS_MAX: usize = 100;
+/// Header lines of nearly every head: making room for [`HEADERS_MAX`] takes longer than reading these.
+const HEADERS_USUAL: usize = 16;
 /// `access-control-request-headers`: a longer name is none of ours.
 const KNOWN_NAME_BYTES_MAX: usize = 30;
 
-/// `lines` are the header lines with the empty line at their end; their line ends and bytes are checked.
+/// `lines` are the `n_headers` header lines with the empty line at their end; their line ends and bytes are checked.
 pub(super) fn parse_fields<'a>(
     line: &RequestLine<'a>,
     lines: &'a [u8],
+    n_headers: usize,
 ) -> Result<RequestHead<'a>, HeadError> {
-    let mut storage = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let headers = match httparse::parse_headers(lines, &mut storage) {
+    if n_headers <= HEADERS_USUAL {
+        parse_into(&mut [httparse::EMPTY_HEADER; HEADERS_USUAL], line, lines)
+    } else {
+        parse_into(&mut [httparse::EMPTY_HEADER; HEADERS_MAX], line, lines)
+    }
+}
+
+fn parse_into<'a>(
+    storage: &mut [httparse::Header<'a>],
+    line: &RequestLine<'a>,
+    lines: &'a [u8],
+) -> Result<RequestHead<'a>, HeadError> {
+    let headers = match httparse::parse_headers(lines, storage) {
         // Both see the same end, or one of them is wrong.
         Ok(httparse::Status::Complete((n, headers))) if n == lines.len() => headers,
         Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyHeaders),
@@ -263,7 +277,7 @@ fn list(value: &str) -> impl Iterator<Item = &str> {
         .filter(|element| !element.is_empty())
 }
 
-/// RFC 9110 §5.6.3: optional whitespace is spaces and tabs.
+/// RFC 9110 §5.6.3: optional whitespace is spaces and tabs, and a value has no other whitespace in it.
 fn trim(text: &str) -> &str {
-    text.trim_matches([' ', '\t'])
+    text.trim_ascii()
 }
