@@ -141,14 +141,22 @@ impl Run {
 
     /// Opens the first `connections` and checks that both sides see them. Returns the seconds it took.
     fn admit(&mut self, connections: u32) -> Result<f64, String> {
-        let seconds = self.fleet.open(connections, self.options.load.connect_rate);
+        let seconds = self.open(connections);
+        self.check_admitted(connections)?;
+        Ok(seconds)
+    }
+
+    fn open(&mut self, connections: u32) -> f64 {
+        self.fleet.open(connections, self.options.load.connect_rate)
+    }
+
+    fn check_admitted(&mut self, connections: u32) -> Result<(), String> {
         self.report.check(
             format!("admitted of {connections}"),
             u64::from(connections),
             self.fleet.open_now(),
         );
-        self.check_server_connections(u64::from(connections))?;
-        Ok(seconds)
+        self.check_server_connections(u64::from(connections))
     }
 
     /// Checks the server's own count, which may be a moment behind.
