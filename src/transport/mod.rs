@@ -297,11 +297,11 @@ impl Subscriptions {
     }
 }
 
-/// A heartbeat's time on its beat: what is due at the same beat goes out in one turn of the shard, instead of waking it
-/// for each. A beat is less than a hundredth of the interval, so the load stays even.
+/// A heartbeat's time on its beat: what is due at the same beat goes out in one turn of the shard, and the pongs come
+/// back together, instead of waking it for each. A beat is less than a fiftieth of the interval, so the load stays even.
 pub fn on_beat(due_ms: u64, heartbeat_ms: u64) -> u64 {
-    const BEAT_MS_MAX: u64 = 128;
-    let beat_ms = (heartbeat_ms / 128).clamp(1, BEAT_MS_MAX);
+    const BEAT_MS_MAX: u64 = 512;
+    let beat_ms = (heartbeat_ms / 64).clamp(1, BEAT_MS_MAX);
     due_ms - due_ms % beat_ms
 }
 

@@ -268,7 +268,7 @@ fn a_beat_is_a_small_part_of_the_interval() {
         for due_ms in [0, 1, 127, 128, 1_000_003] {
             let beat_ms = on_beat(due_ms, heartbeat_ms);
             assert!(
-                beat_ms <= due_ms && due_ms - beat_ms <= heartbeat_ms / 128,
+                beat_ms <= due_ms && due_ms - beat_ms <= heartbeat_ms / 64,
                 "{due_ms} {heartbeat_ms}"
             );
             assert_eq!(on_beat(beat_ms, heartbeat_ms), beat_ms);
