@@ -110,7 +110,7 @@ finish() {
 
 commit() {
     local changed=
-    [[ -z $(git status --porcelain -- src bench/src Cargo.toml Cargo.lock) ]] || changed=" with changes"
+    [[ -z $(git status --porcelain -- src bench/src bench/micro Cargo.toml Cargo.lock) ]] || changed=" with changes"
     echo "$(git rev-parse --short=12 HEAD)$changed"
 }
 

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use memchr::memchr2_iter;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -78,7 +79,7 @@ pub fn write_base64(out: &mut Vec<u8>, bytes: &[u8]) {
 pub fn is_valid(payload: &[u8]) -> bool {
     // serde_json skips over ignored strings without a look at their UTF-8.
     str::from_utf8(payload).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
-        && depth(payload) <= DEPTH_MAX
+        && !is_too_deep(payload)
 }
 
 /// What a WebSocket client publishes in `format=json`: `{"channel":"news","event":"created","data":{"a":1}}`.
@@ -195,7 +196,7 @@ fn present_value<'de, D: serde::Deserializer<'de>>(
 fn decode_data(data: &RawValue) -> Result<(PayloadKind, Cow<'_, [u8]>), ClientPublishError> {
     let json = data.get();
     if !json.starts_with('"') {
-        if depth(json.as_bytes()) > DEPTH_MAX {
+        if is_too_deep(json.as_bytes()) {
             return Err(ClientPublishError::TooDeep);
         }
         return Ok((PayloadKind::Json, Cow::Borrowed(json.as_bytes())));
@@ -208,6 +209,12 @@ fn decode_data(data: &RawValue) -> Result<(PayloadKind, Cow<'_, [u8]>), ClientPu
         Cow::Owned(text) => Cow::Owned(text.into_bytes()),
     };
     Ok((PayloadKind::Text, payload))
+}
+
+/// Whether valid JSON nests deeper than [`DEPTH_MAX`]. What has no more than that many opening brackets in all, as most
+/// has, need not be looked at byte by byte.
+fn is_too_deep(json: &[u8]) -> bool {
+    memchr2_iter(b'[', b'{', json).nth(DEPTH_MAX).is_some() && depth(json) > DEPTH_MAX
 }
 
 /// How deep arrays and objects nest in valid JSON.
