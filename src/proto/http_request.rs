@@ -13,6 +13,8 @@ mod tests;
 pub use error::HeadError;
 pub use fields::HEADERS_MAX;
 
+use memchr::memchr;
+
 /// What a peer may make us hold and look at before its request is known.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadLimits {
@@ -235,10 +237,9 @@ fn parse_request_line<'a>(
     line: &'a [u8],
     limits: &HeadLimits,
 ) -> Result<RequestLine<'a>, HeadError> {
-    let line = str::from_utf8(line).map_err(|_| HeadError::RequestLineByteInvalid)?;
-    let (method, rest) = line.split_once(' ').ok_or(HeadError::RequestLineInvalid)?;
-    let (target, version) = rest.split_once(' ').ok_or(HeadError::RequestLineInvalid)?;
-    let version = match version.as_bytes() {
+    let (method, rest) = split_at_space(line)?;
+    let (target, version) = split_at_space(rest)?;
+    let version = match version {
         b"HTTP/1.1" => Version::Http11,
         b"HTTP/1.0" => Version::Http10,
         // Also the preface of HTTP/2 (RFC 9113 §3.4).
@@ -251,21 +252,22 @@ fn parse_request_line<'a>(
         return Err(HeadError::TargetTooLong);
     }
     let method = match method {
-        "GET" => Method::Get,
-        "HEAD" => Method::Head,
-        "POST" => Method::Post,
-        "PUT" => Method::Put,
-        "DELETE" => Method::Delete,
-        "OPTIONS" => Method::Options,
-        "PATCH" => Method::Patch,
+        b"GET" => Method::Get,
+        b"HEAD" => Method::Head,
+        b"POST" => Method::Post,
+        b"PUT" => Method::Put,
+        b"DELETE" => Method::Delete,
+        b"OPTIONS" => Method::Options,
+        b"PATCH" => Method::Patch,
         // Its target is an authority (RFC 9112 §3.2.3) and its success a tunnel: no request for this server.
-        "CONNECT" => return Err(HeadError::MethodUnsupported),
+        b"CONNECT" => return Err(HeadError::MethodUnsupported),
         _ => Method::Other,
     };
     // RFC 9112 §3.2: a fragment is no part of a target.
-    if target.contains('#') {
+    if memchr(b'#', target).is_some() {
         return Err(HeadError::TargetInvalid);
     }
+    let target = str::from_utf8(target).map_err(|_| HeadError::RequestLineByteInvalid)?;
     let (authority, path_and_query) = split_authority(target)?;
     let (path, query) = path_and_query
         .split_once('?')
@@ -285,6 +287,11 @@ fn parse_request_line<'a>(
         path,
         query,
     })
+}
+
+fn split_at_space(line: &[u8]) -> Result<(&[u8], &[u8]), HeadError> {
+    let space = memchr(b' ', line).ok_or(HeadError::RequestLineInvalid)?;
+    Ok((&line[..space], &line[space + 1..]))
 }
 
 /// RFC 9112 §3.2.2: a server accepts the absolute-form in requests.
@@ -311,6 +318,8 @@ const REQUEST_LINE_BYTE: u8 = 1;
 const FIELD_BYTE: u8 = 2;
 /// RFC 9110 §5.6.2: tchar.
 const TOKEN_BYTE: u8 = 4;
+/// RFC 3986 §2.3: unreserved.
+const UNRESERVED_BYTE: u8 = 8;
 
 const BYTE_CLASS: [u8; 256] = {
     let mut classes = [0; 256];
@@ -323,7 +332,10 @@ const BYTE_CLASS: [u8; 256] = {
             classes[byte] |= FIELD_BYTE;
         }
         if (byte as u8).is_ascii_alphanumeric() {
-            classes[byte] |= TOKEN_BYTE;
+            classes[byte] |= TOKEN_BYTE | UNRESERVED_BYTE;
+        }
+        if matches!(byte as u8, b'-' | b'.' | b'_' | b'~') {
+            classes[byte] |= UNRESERVED_BYTE;
         }
         byte += 1;
     }
@@ -359,6 +371,10 @@ pub(crate) fn is_token(bytes: &[u8]) -> bool {
 
 pub(crate) fn is_token_byte(byte: u8) -> bool {
     BYTE_CLASS[byte as usize] & TOKEN_BYTE != 0
+}
+
+pub(crate) fn is_unreserved_byte(byte: u8) -> bool {
+    BYTE_CLASS[byte as usize] & UNRESERVED_BYTE != 0
 }
 
 /// RFC 9110 §5.5: what a field value may consist of.

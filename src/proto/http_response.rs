@@ -38,11 +38,11 @@ pub struct ResponseHead<'a> {
 }
 
 pub fn write_head(out: &mut Vec<u8>, head: &ResponseHead<'_>) {
-    out.extend_from_slice(b"HTTP/1.1 ");
-    decimal::push(out, u64::from(head.status));
-    out.push(b' ');
-    out.extend_from_slice(reason_phrase(head.status).as_bytes());
-    out.extend_from_slice(b"\r\n");
+    match status_line(head.status) {
+        Some(line) => out.extend_from_slice(line.as_bytes()),
+        // An empty phrase is allowed (RFC 9112 §4).
+        None => out.extend_from_slice(format!("HTTP/1.1 {} \r\n", head.status).as_bytes()),
+    }
     if let Some(date) = head.date {
         push_header(out, "Date", date);
     }
@@ -214,53 +214,63 @@ fn name_of(names: &[u8], index: u64) -> &[u8] {
     &names[index as usize * 3..][..3]
 }
 
-/// RFC 9110 §15, for the statuses this server sends; an empty phrase is allowed (RFC 9112 §4).
-pub fn reason_phrase(status: u16) -> &'static str {
-    match status {
-        100 => "Continue",
-        101 => "Switching Protocols",
-        200 => "OK",
-        201 => "Created",
-        202 => "Accepted",
-        204 => "No Content",
-        304 => "Not Modified",
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        406 => "Not Acceptable",
-        408 => "Request Timeout",
-        409 => "Conflict",
-        410 => "Gone",
-        411 => "Length Required",
-        413 => "Content Too Large",
-        414 => "URI Too Long",
-        415 => "Unsupported Media Type",
-        417 => "Expectation Failed",
-        422 => "Unprocessable Content",
-        426 => "Upgrade Required",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        505 => "HTTP Version Not Supported",
-        _ => "",
-    }
+macro_rules! status_lines {
+    ($($status:literal $phrase:literal,)*) => {
+        /// RFC 9112 §4, with the phrases of RFC 9110 §15 for the statuses this server sends.
+        fn status_line(status: u16) -> Option<&'static str> {
+            match status {
+                $($status => Some(concat!("HTTP/1.1 ", $status, " ", $phrase, "\r\n")),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+status_lines! {
+    100 "Continue",
+    101 "Switching Protocols",
+    200 "OK",
+    201 "Created",
+    202 "Accepted",
+    204 "No Content",
+    304 "Not Modified",
+    400 "Bad Request",
+    401 "Unauthorized",
+    403 "Forbidden",
+    404 "Not Found",
+    405 "Method Not Allowed",
+    406 "Not Acceptable",
+    408 "Request Timeout",
+    409 "Conflict",
+    410 "Gone",
+    411 "Length Required",
+    413 "Content Too Large",
+    414 "URI Too Long",
+    415 "Unsupported Media Type",
+    417 "Expectation Failed",
+    422 "Unprocessable Content",
+    426 "Upgrade Required",
+    429 "Too Many Requests",
+    431 "Request Header Fields Too Large",
+    500 "Internal Server Error",
+    501 "Not Implemented",
+    502 "Bad Gateway",
+    503 "Service Unavailable",
+    504 "Gateway Timeout",
+    505 "HTTP Version Not Supported",
 }
 
 /// A control byte in a value becomes a space (RFC 9110 §5.5), so that no caller's mistake can split an answer.
 fn push_header(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b": ");
-    out.extend(
-        value
-            .iter()
-            .map(|&byte| if byte.is_ascii_control() { b' ' } else { byte }),
-    );
+    let start = out.len();
+    out.extend_from_slice(value);
+    for byte in &mut out[start..] {
+        if byte.is_ascii_control() {
+            *byte = b' ';
+        }
+    }
     out.extend_from_slice(b"\r\n");
 }
 

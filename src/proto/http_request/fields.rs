@@ -1,6 +1,9 @@
 //! What the header fields of a request mean: framing, persistence, and the values that this server reads.
 
-use super::{BodyFraming, HeadError, RequestHead, RequestLine, UpgradeFields, Version, is_token};
+use memchr::memchr;
+
+use super::{BodyFraming, HeadError, RequestHead, RequestLine, UpgradeFields, Version};
+use super::{is_token, is_unreserved_byte};
 
 /// Header lines of any head: the room for them is on the stack.
 pub const HEADERS_MAX: usize = 100;
@@ -225,7 +228,7 @@ pub(super) fn is_host(text: &str) -> bool {
             Some((address, port)) => (address, port),
             None => return false,
         },
-        None => text.split_at(text.find(':').unwrap_or(text.len())),
+        None => text.split_at(memchr(b':', text.as_bytes()).unwrap_or(text.len())),
     };
     let is_host = match text.starts_with('[') {
         true => {
@@ -234,9 +237,7 @@ pub(super) fn is_host(text: &str) -> bool {
                     .bytes()
                     .all(|byte| byte.is_ascii_hexdigit() || b":.".contains(&byte))
         }
-        false => host
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)),
+        false => host.bytes().all(is_unreserved_byte),
     };
     let is_port = match port.strip_prefix(':') {
         Some(digits) => {
