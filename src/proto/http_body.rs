@@ -58,6 +58,7 @@ enum State {
     ChunkExtension {
         size: u64,
         bytes: u16,
+        part: ExtensionPart,
     },
     ChunkSizeLf {
         size: u64,
@@ -72,6 +73,23 @@ enum State {
     TrailerLf,
     LastLf,
     Done,
+}
+
+/// Where we are in the extensions of a chunk; each begins with its semicolon (RFC 9112 §7.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ExtensionPart {
+    /// Whitespace between the size and the first semicolon.
+    SizeEnd,
+    NameStart,
+    Name,
+    NameEnd,
+    ValueStart,
+    Value,
+    Quoted,
+    /// Behind a backslash in a quoted value.
+    Escaped,
+    QuotedEnd,
+    ValueEnd,
 }
 
 /// Whether a body is refused before its first byte: the caller answers 413 instead of `100 Continue`.
@@ -188,15 +206,23 @@ impl BodyDecoder {
                 }
             }
             (State::ChunkSize { size, digits: 1.. }, b'\r') => State::ChunkSizeLf { size },
-            // The grammar's "bad whitespace" before the semicolon is refused: a trap for parsers of numbers.
-            (State::ChunkSize { size, digits: 1.. }, b';') => {
-                State::ChunkExtension { size, bytes: 1 }
+            (State::ChunkSize { size, digits: 1.. }, b';' | b' ' | b'\t') => {
+                State::ChunkExtension {
+                    size,
+                    bytes: 1,
+                    part: match byte {
+                        b';' => ExtensionPart::NameStart,
+                        _ => ExtensionPart::SizeEnd,
+                    },
+                }
             }
             (State::ChunkSize { .. }, _) => return Err(BodyError::ChunkSizeInvalid),
 
-            (State::ChunkExtension { size, .. }, b'\r') => State::ChunkSizeLf { size },
-            // No quoted values: servers have disagreed on where they end.
-            (State::ChunkExtension { size, bytes }, b'\t' | b' ' | b'!' | b'#'..=b'~') => {
+            (State::ChunkExtension { size, part, .. }, b'\r') if part.may_be_last() => {
+                State::ChunkSizeLf { size }
+            }
+            (State::ChunkExtension { size, bytes, part }, _) => {
+                let part = part.after(byte)?;
                 self.extension_bytes += 1;
                 if bytes == CHUNK_EXTENSION_BYTES_MAX
                     || self.extension_bytes > self.body_bytes + EXTENSION_EXCESS_BYTES_MAX
@@ -206,9 +232,9 @@ impl BodyDecoder {
                 State::ChunkExtension {
                     size,
                     bytes: bytes + 1,
+                    part,
                 }
             }
-            (State::ChunkExtension { .. }, _) => return Err(BodyError::ChunkExtensionInvalid),
 
             (State::ChunkSizeLf { size: 0 }, b'\n') => State::TrailerStart,
             (State::ChunkSizeLf { size }, b'\n') => {
@@ -246,6 +272,42 @@ impl BodyDecoder {
     }
 }
 
+impl ExtensionPart {
+    /// Whether the line may end here.
+    fn may_be_last(self) -> bool {
+        matches!(self, Self::Name | Self::Value | Self::QuotedEnd)
+    }
+
+    /// RFC 9112 §7.1.1, RFC 9110 §5.6.4. No part of it may hold a line end, quoted or not: where a line ends does not
+    /// depend on whether its reader knows quotes.
+    fn after(self, byte: u8) -> Result<Self, BodyError> {
+        Ok(match (self, byte) {
+            (Self::Quoted, b'"') => Self::QuotedEnd,
+            (Self::Quoted, b'\\') => Self::Escaped,
+            (Self::Quoted | Self::Escaped, _) if is_field_byte(byte) => Self::Quoted,
+            (Self::NameStart | Self::Name, _) if is_token_byte(byte) => Self::Name,
+            (Self::ValueStart | Self::Value, _) if is_token_byte(byte) => Self::Value,
+            (Self::ValueStart, b'"') => Self::Quoted,
+            (Self::Name | Self::NameEnd, b'=') => Self::ValueStart,
+            (
+                Self::SizeEnd
+                | Self::Name
+                | Self::NameEnd
+                | Self::Value
+                | Self::QuotedEnd
+                | Self::ValueEnd,
+                b';',
+            ) => Self::NameStart,
+            // RFC 9110 §5.6.3: "bad" whitespace has to be taken around the delimiters, and nowhere else.
+            (Self::SizeEnd | Self::NameStart | Self::ValueStart, b' ' | b'\t') => self,
+            (Self::Name | Self::NameEnd, b' ' | b'\t') => Self::NameEnd,
+            (Self::Value | Self::QuotedEnd | Self::ValueEnd, b' ' | b'\t') => Self::ValueEnd,
+            (Self::SizeEnd, _) => return Err(BodyError::ChunkSizeInvalid),
+            _ => return Err(BodyError::ChunkExtensionInvalid),
+        })
+    }
+}
+
 impl BodyError {
     pub fn status(self) -> u16 {
         self.answer().0
@@ -272,7 +334,7 @@ impl BodyError {
             Self::ChunkExtensionInvalid => (
                 400,
                 "chunk_extension_invalid",
-                "Send chunk extensions as unquoted tokens, or none.",
+                "Send chunk extensions as names, each with a token or a quoted string as its value, or none.",
             ),
             Self::ChunkExtensionTooLong => {
                 (400, "chunk_extension_too_long", "Send no chunk extensions.")
