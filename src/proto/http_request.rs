@@ -242,6 +242,8 @@ fn parse_request_line<'a>(
     let version = match version {
         b"HTTP/1.1" => Version::Http11,
         b"HTTP/1.0" => Version::Http10,
+        // RFC 9110 §2.5: a higher minor version is to be read as the highest that is known.
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => Version::Http11,
         // Also the preface of HTTP/2 (RFC 9113 §3.4).
         [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => {
             return Err(HeadError::VersionUnsupported);
@@ -263,8 +265,7 @@ fn parse_request_line<'a>(
         b"CONNECT" => return Err(HeadError::MethodUnsupported),
         _ => Method::Other,
     };
-    // RFC 9112 §3.2: a fragment is no part of a target.
-    if memchr(b'#', target).is_some() {
+    if !is_target(target) {
         return Err(HeadError::TargetInvalid);
     }
     let target = str::from_utf8(target).map_err(|_| HeadError::RequestLineByteInvalid)?;
@@ -292,6 +293,15 @@ fn parse_request_line<'a>(
 fn split_at_space(line: &[u8]) -> Result<(&[u8], &[u8]), HeadError> {
     let space = memchr(b' ', line).ok_or(HeadError::RequestLineInvalid)?;
     Ok((&line[..space], &line[space + 1..]))
+}
+
+/// RFC 9112 §3.2: of visible ASCII, `"`, `<` and `>` stand nowhere in a target, and a fragment is no part of it.
+///
+/// RFC 3986 forbids more, but browsers send some of that as it is (WHATWG URL, "query percent-encode set").
+fn is_target(target: &[u8]) -> bool {
+    // No early exit, so that the compiler tests 16 bytes at once.
+    let is_allowed = |all, byte: &u8| all & !matches!(byte, b'"' | b'#' | b'<' | b'>');
+    target.iter().fold(true, is_allowed)
 }
 
 /// RFC 9112 §3.2.2: a server accepts the absolute-form in requests.

@@ -99,7 +99,7 @@ fn accepts_request_lines() {
         ("//b/../c", "//b/../c", ""),
         ("/a?u=http://b/", "/a", "u=http://b/"),
         ("/http://b/", "/http://b/", ""),
-        ("/%00%zz{}|\\^\"<>[]`", "/%00%zz{}|\\^\"<>[]`", ""),
+        ("/%00%zz{}|\\^[]`", "/%00%zz{}|\\^[]`", ""),
         ("http://a", "/", ""),
         ("HTTP://A/", "/", ""),
         ("https://a/b?c", "/b", "c"),
@@ -404,9 +404,9 @@ fn every_byte_value_in_every_place() {
         ("G", "T / HTTP/1.1", &is_tchar),
         ("GET", "/ HTTP/1.1", &|byte| byte == b' '),
         ("GET /a", "b HTTP/1.1", &|byte| {
-            byte.is_ascii_graphic() && byte != b'#'
+            byte.is_ascii_graphic() && !b"\"#<>".contains(&byte)
         }),
-        ("GET / HTTP/1.", "", &|byte| byte == b'0' || byte == b'1'),
+        ("GET / HTTP/1.", "", &|byte: u8| byte.is_ascii_digit()),
         ("GET / HTTP/1.1\r\n", "X: a", &is_tchar),
         ("GET / HTTP/1.1\r\nX", "Y: a", &|byte| {
             is_tchar(byte) || byte == b':'
