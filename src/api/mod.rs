@@ -10,7 +10,7 @@ pub mod question;
 pub mod refusal;
 
 use crate::config::Config;
-use crate::proto::http_request::{BodyFraming, Method, RequestHead};
+use crate::proto::http_request::{BodyFraming, HeadError, Method, RequestHead};
 use crate::proto::query;
 use crate::proto::ws_handshake;
 
@@ -105,6 +105,8 @@ pub fn parse(
     }
     match head.method {
         Method::Options => return Ok(Request::Preflight { allow }),
+        // RFC 9110 §9.1: 405 is for what the server knows and another path may take.
+        Method::Other => return Err(Refusal::from(HeadError::MethodUnsupported)),
         Method::Get | Method::Head if allow != POST => {}
         Method::Post if allow == POST => {}
         Method::Delete if allow == GET_DELETE => {}

@@ -127,6 +127,8 @@ fn every_route_knows_its_methods() {
         }
     }
     check("OPTIONS *", "", "Preflight");
+    check("get /healthz", "", "501 method_unsupported");
+    check("TRACE /pub/c", "", "501 method_unsupported");
 }
 
 #[test]
