@@ -104,7 +104,11 @@ impl Client {
 
     fn read_more(&mut self) -> io::Result<usize> {
         let mut bytes = [0; 16 * 1024];
-        let n = self.stream.read(&mut bytes)?;
+        let n = match self.stream.read(&mut bytes) {
+            // Whoever is stopped and goes on reads on.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return self.read_more(),
+            n => n?,
+        };
         self.buffer.extend_from_slice(&bytes[..n]);
         Ok(n)
     }

@@ -10,4 +10,5 @@ mod http;
 mod refusals;
 mod shutdown;
 mod start_up;
+mod strictness;
 mod wiring;

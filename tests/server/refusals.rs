@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::client::ws_handshake;
 use crate::harness::{Server, Start, wait_until};
+use crate::strictness::unescape;
 
 /// The heads that the parser refuses, one a line; its own tests say how they are written.
 const HEADS: &str = include_str!("../../src/proto/http_request/refused.txt");
@@ -77,37 +78,6 @@ fn a_head_that_is_against_the_rules_is_refused_and_counted() {
         )
     });
     check(&Server::start(""), requests);
-}
-
-fn unescape(text: &str) -> Vec<u8> {
-    let text = text
-        .replace("{GET}", "GET / HTTP/1.1\\r\\nHost: a\\r\\n")
-        .replace("{POST}", "POST / HTTP/1.1\\r\\nHost: a\\r\\n")
-        .replace("{10}", "POST / HTTP/1.0\\r\\nHost: a\\r\\n")
-        .replace("{END}", "\\r\\n\\r\\n");
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&byte, behind)) = rest.split_first() {
-        rest = behind;
-        if byte != b'\\' {
-            bytes.push(byte);
-            continue;
-        }
-        let escape = rest[0];
-        rest = &rest[1..];
-        bytes.push(match escape {
-            b'r' => b'\r',
-            b'n' => b'\n',
-            b't' => b'\t',
-            b'x' => {
-                let digits = std::str::from_utf8(&rest[..2]).unwrap();
-                rest = &rest[2..];
-                u8::from_str_radix(digits, 16).unwrap()
-            }
-            other => other,
-        });
-    }
-    bytes
 }
 
 #[test]
