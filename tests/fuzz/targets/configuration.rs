@@ -1,0 +1,33 @@
+//! Configurations: what is accepted comes back the same from the file that the program writes of it; what is not, is
+//! told in words.
+
+use pushring::config::Config;
+use pushring::config::load::ConfigFile;
+
+/// The file, and behind each NUL a variable `NAME=VALUE`.
+pub(crate) fn check(input: &[u8]) {
+    let Ok(text) = str::from_utf8(input) else {
+        return;
+    };
+    let mut parts = text.split('\0');
+    let file = parts.next().unwrap_or_default();
+    let variables = parts
+        .filter_map(|part| part.split_once('='))
+        .map(|(name, value)| (format!("PUSHRING_{name}"), value.to_owned()));
+    match load(file, variables) {
+        Ok(config) => {
+            let written = config.to_toml();
+            let again = load(&written, []).unwrap_or_else(|errors| panic!("{errors}\n{written}"));
+            assert_eq!(again, config, "{written}");
+        }
+        Err(errors) => assert!(!errors.trim().is_empty()),
+    }
+}
+
+fn load(
+    text: &str,
+    variables: impl IntoIterator<Item = (String, String)>,
+) -> Result<Config, String> {
+    let file = ConfigFile { path: "f", text };
+    Config::load(Some(file), variables, []).map_err(|errors| errors.to_string())
+}
