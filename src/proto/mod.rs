@@ -7,6 +7,7 @@ pub mod http_request;
 pub mod http_response;
 pub mod json;
 pub mod payload;
+pub mod proxy_header;
 pub mod query;
 pub mod sse_event;
 pub mod utf8;
