@@ -83,6 +83,23 @@ impl Config {
             show_bytes,
             "raise it, or lower target_bytes_max, which is a part of the head",
         );
+        at_least(
+            ("outbox_bytes_total_max", limits.outbox_bytes_total_max),
+            ("outbox_bytes_max", limits.outbox_bytes_max),
+            show_bytes,
+            "raise it, or lower outbox_bytes_max",
+        );
+        for (setting, is_on) in [
+            ("proxy_protocol", self.proxy_protocol),
+            ("internal_proxy_protocol", self.internal_proxy_protocol),
+        ] {
+            if is_on && self.proxy_sources.is_empty() {
+                found.push(format!(
+                    "{setting} is on and proxy_sources is none, so nobody could connect: list the balancers' addresses \
+                     in proxy_sources"
+                ));
+            }
+        }
         if timing.drain_timeout_ms < timing.drain_period_ms {
             found.push(format!(
                 "drain_timeout ({}) is below drain_period ({}): raise it, or connections are cut before they are told",
@@ -97,6 +114,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::network::Network;
 
     #[test]
     fn without_keys_only_loopback_is_listened_on_unless_insecure() {
@@ -162,6 +180,22 @@ mod tests {
             |c| c.timing.drain_period_ms = 11_000,
             &["drain_timeout (10s) is below drain_period (11s)"],
         );
+        check(
+            |c| c.limits.outbox_bytes_total_max = 1024,
+            &["outbox_bytes_total_max (1KiB) is below outbox_bytes_max (1MiB)"],
+        );
+        check(
+            |c| (c.proxy_protocol, c.internal_proxy_protocol) = (true, true),
+            &[
+                "proxy_protocol is on and proxy_sources is none",
+                "internal_proxy_protocol is on and proxy_sources is none",
+            ],
+        );
+        let with_sources = |c: &mut Config| {
+            c.proxy_protocol = true;
+            c.proxy_sources = vec![Network::parse("10.0.0.0/8").unwrap()];
+        };
+        check(with_sources, &[]);
         let no_history = |c: &mut Config| {
             let namespace = c.namespaces.get_mut("").unwrap();
             (namespace.history_bytes, namespace.history_messages) = (0, 0);

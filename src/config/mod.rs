@@ -6,12 +6,15 @@
 pub mod check;
 pub mod describe;
 pub mod load;
+pub mod network;
 pub mod setting;
 pub mod table;
 pub mod value;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+
+use network::Network;
 
 /// What one server process runs with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +23,12 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Where the backend publishes and measures. `None`: on `listen` too.
     pub internal: Option<SocketAddr>,
+    /// Connections to `listen` begin with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
+    /// So do those to `internal`.
+    pub internal_proxy_protocol: bool,
+    /// Whose header is believed. Nobody else may connect where one is required.
+    pub proxy_sources: Vec<Network>,
     /// Shards, one thread each. 0 means one for each core; see [`Config::shards`].
     pub threads: usize,
     /// Ties each shard's thread to one core.
@@ -48,9 +57,11 @@ pub struct Timing {
     pub poll_wait_max_ms: u64,
     /// What an event stream tells its client to wait before it reconnects; jittered per connection.
     pub sse_retry_ms: u64,
+    /// From the accept until the header of the PROXY protocol is complete, where one is required.
+    pub proxy_header_timeout_ms: u64,
     /// From the first byte of a request until its head is complete.
     pub head_timeout_ms: u64,
-    /// From the end of the head until the body is complete.
+    /// From the end of the head until the body is complete; from the first byte of a WebSocket message to its end.
     pub body_timeout_ms: u64,
     /// How long a kept-alive connection may wait for its next request. 75 s outlives the 60 s after which common
     /// balancers drop theirs, so that the side that reuses a connection is the side that closes it.
@@ -79,6 +90,16 @@ pub struct Timing {
 pub struct Limits {
     /// Sockets of the whole process. 0: as many as the descriptor limit allows.
     pub connections_max: usize,
+    /// Connections of one client address. 0: any number, since one address may be a balancer, or the many behind a
+    /// translating router.
+    pub connections_per_address_max: usize,
+    /// Newcomers that one shard takes in a second. 0: as many as come; a turn of the shard takes a few dozen at most.
+    pub accepts_per_second_max: usize,
+    /// WebSocket frames or HTTP requests of one connection in a second. 0: any number, since a backend that publishes
+    /// over one connection sends tens of thousands.
+    pub inbound_messages_per_second_max: usize,
+    /// Bytes of them in a second. 0: any number.
+    pub inbound_bytes_per_second_max: usize,
     /// Channels of the whole process.
     pub channels_max: usize,
     pub channels_per_connection_max: usize,
@@ -95,6 +116,8 @@ pub struct Limits {
     pub poll_limit_max: usize,
     /// Bytes that wait for one client to read them.
     pub outbox_bytes_max: usize,
+    /// Bytes that wait for all clients of the process together.
+    pub outbox_bytes_total_max: usize,
     /// Pipelined bytes kept while an answer is pending; beyond, the connection is not read.
     pub input_bytes_max: usize,
     /// Publishes of one WebSocket that await another shard; beyond, the connection is not read.
@@ -174,6 +197,9 @@ impl Default for Config {
         Self {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
             internal: None,
+            proxy_protocol: false,
+            internal_proxy_protocol: false,
+            proxy_sources: Vec::new(),
             threads: 0,
             pin_threads: false,
             insecure: false,
@@ -194,6 +220,7 @@ impl Default for Timing {
             pong_timeout_ms: 10 * SECOND_MS,
             poll_wait_max_ms: 60 * SECOND_MS,
             sse_retry_ms: 3 * SECOND_MS,
+            proxy_header_timeout_ms: 5 * SECOND_MS,
             head_timeout_ms: 10 * SECOND_MS,
             body_timeout_ms: 30 * SECOND_MS,
             idle_timeout_ms: 75 * SECOND_MS,
@@ -213,6 +240,10 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 0,
+            connections_per_address_max: 0,
+            accepts_per_second_max: 0,
+            inbound_messages_per_second_max: 0,
+            inbound_bytes_per_second_max: 0,
             channels_max: 1_000_000,
             channels_per_connection_max: 64,
             message_bytes_max: 64 * KIB,
@@ -222,6 +253,7 @@ impl Default for Limits {
             poll_limit_default: 100,
             poll_limit_max: 1_000,
             outbox_bytes_max: MIB,
+            outbox_bytes_total_max: GIB,
             input_bytes_max: 64 * KIB,
             publishes_in_flight_max: 32,
             history_bytes_total_max: GIB,

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
+use super::network::Network;
 use super::value::{self, ValueError};
 
 /// One setting of a `T`: the whole [`Config`](super::Config), or one [`Namespace`](super::Namespace).
@@ -47,6 +48,8 @@ pub enum Kind<T: 'static> {
     /// An address, or `none`.
     OptionalAddress(Field<T, Option<SocketAddr>>),
     Origins(Field<T, Vec<String>>),
+    /// Networks, or `none`.
+    Networks(Field<T, Vec<Network>>),
 }
 
 /// A place inside a `T`.
@@ -89,6 +92,8 @@ impl<T> Setting<T> {
             Kind::OptionalAddress(field) if text == "none" => field.set(target, None),
             Kind::OptionalAddress(field) => field.set(target, Some(value::parse_address(text)?)),
             Kind::Origins(field) => field.set(target, parse_list(text, value::parse_origin)?),
+            Kind::Networks(field) if text == "none" => field.set(target, Vec::new()),
+            Kind::Networks(field) => field.set(target, parse_list(text, value::parse_network)?),
         }
         Ok(())
     }
@@ -106,6 +111,8 @@ impl<T> Setting<T> {
                 (field.get)(target).map_or_else(|| "none".to_owned(), |a| a.to_string())
             }
             Kind::Origins(field) => show_list((field.get)(target)),
+            Kind::Networks(field) if (field.get)(target).is_empty() => "none".to_owned(),
+            Kind::Networks(field) => show_list((field.get)(target)),
         }
     }
 
@@ -126,6 +133,10 @@ impl<T> Setting<T> {
             Kind::Origins(_) => {
                 "*, or origins such as https://*.example.com, joined by commas".to_owned()
             }
+            Kind::Networks(_) => {
+                "networks such as 10.0.0.0/8 or 192.0.2.7, with no bits set behind the prefix, joined by commas; or none"
+                    .to_owned()
+            }
         }
     }
 
@@ -144,7 +155,10 @@ impl<T> Setting<T> {
             Kind::Count(_, r) => from_to(r.start().to_string(), r.end().to_string()),
             Kind::Bool(_) => "true, false".to_owned(),
             Kind::Choice { words, .. } => words.join(", "),
-            Kind::Addresses(_) | Kind::OptionalAddress(_) | Kind::Origins(_) => String::new(),
+            Kind::Addresses(_)
+            | Kind::OptionalAddress(_)
+            | Kind::Origins(_)
+            | Kind::Networks(_) => String::new(),
         }
     }
 
@@ -158,12 +172,16 @@ impl<T> Setting<T> {
             Kind::Choice { .. } => "WORD",
             Kind::Addresses(_) | Kind::OptionalAddress(_) => "ADDR",
             Kind::Origins(_) => "ORIGIN",
+            Kind::Networks(_) => "NETWORK",
         }
     }
 
     /// Whether the value is several joined by commas, so that a flag may be repeated.
     pub fn is_list(&self) -> bool {
-        matches!(self.kind, Kind::Addresses(_) | Kind::Origins(_))
+        matches!(
+            self.kind,
+            Kind::Addresses(_) | Kind::Origins(_) | Kind::Networks(_)
+        )
     }
 
     /// `--message-bytes-max`, without the dashes in front.

@@ -38,7 +38,7 @@ const fn setting<T>(
 #[rustfmt::skip]
 pub static SETTINGS: &[Setting<Config>] = {
     use Group::{Channels, Delivery, Logs, Network, Requests, Shards, Shutdown};
-    use Kind::{Addresses, Bool, Bytes, Count, Duration, OptionalAddress, Origins};
+    use Kind::{Addresses, Bool, Bytes, Count, Duration, Networks, OptionalAddress, Origins};
     &[
         setting(Network, "listen", Addresses(field!(listen)),
             "Where clients connect. Port 0 lets the kernel choose; the log says which port it got."),
@@ -53,11 +53,28 @@ pub static SETTINGS: &[Setting<Config>] = {
         setting(Network, "connections_max", Count(field!(limits.connections_max), 0..=100_000_000),
             "Open connections of the process; 0 is as many as the descriptor limit allows. Beyond, a connection is \
              answered 503 and closed."),
+        setting(Network, "connections_per_address_max", Count(field!(limits.connections_per_address_max), 0..=100_000_000),
+            "Open connections of one client address, IPv6 by its /64; 0 is any number. Beyond, a connection is answered \
+             429 and closed. Behind a balancer only with proxy_protocol, or all clients have its address."),
+        setting(Network, "accepts_per_second_max", Count(field!(limits.accepts_per_second_max), 0..=1_000_000),
+            "Connections that each thread takes in a second; 0 is any number. Beyond, a connection is answered 503 and \
+             closed."),
+        setting(Network, "proxy_protocol", Bool(field!(proxy_protocol)),
+            "Connections to listen begin with a header of the PROXY protocol, version 1 or 2, and the address in it is \
+             the client's. Without one a connection is refused."),
+        setting(Network, "internal_proxy_protocol", Bool(field!(internal_proxy_protocol)),
+            "The same for connections to internal."),
+        setting(Network, "proxy_sources", Networks(field!(proxy_sources)),
+            "Addresses of the balancers whose PROXY header is believed. Where a header is required, connections from \
+             others are refused with 403."),
+        setting(Network, "proxy_header_timeout", Duration(field!(timing.proxy_header_timeout_ms), PATIENCE),
+            "From the accept to the end of the PROXY header. Later, the connection is refused with 408."),
 
         setting(Requests, "head_timeout", Duration(field!(timing.head_timeout_ms), PATIENCE),
             "From the first byte of a request to the end of its head. Later, it is refused with 408."),
         setting(Requests, "body_timeout", Duration(field!(timing.body_timeout_ms), PATIENCE),
-            "From the end of the head to the end of the body. Later, the request is refused with 408."),
+            "From the end of the head to the end of the body. Later, the request is refused with 408. Also from the first \
+             byte of a WebSocket message to its end; later, it is closed with 1008."),
         setting(Requests, "idle_timeout", Duration(field!(timing.idle_timeout_ms), 100..=DAY),
             "How long a kept-alive connection may wait for its next request; then it is closed. Longer than the \
              idle time-out of the load balancer in front."),
@@ -72,6 +89,13 @@ pub static SETTINGS: &[Setting<Config>] = {
         setting(Requests, "input_bytes_max", Bytes(field!(limits.input_bytes_max), KIB..=64 * MIB),
             "Pipelined bytes kept while an answer is pending. At the limit the connection is not read until the \
              answer is out."),
+        setting(Requests, "inbound_messages_per_second_max",
+            Count(field!(limits.inbound_messages_per_second_max), 0..=1_000_000),
+            "Frames of one WebSocket, or requests of one HTTP connection, in a second; 0 is any number. Beyond, a \
+             WebSocket is closed with 1008, a request refused with 429. The backend on internal is exempt."),
+        setting(Requests, "inbound_bytes_per_second_max",
+            Bytes(field!(limits.inbound_bytes_per_second_max), 0..=GIB),
+            "The same for their bytes. A large message passes, and those after it pay for it."),
 
         setting(Delivery, "heartbeat", Duration(field!(timing.heartbeat_ms), PATIENCE),
             "Between two signs of life (ping, or a comment line) on a quiet connection. Shorter than the idle \
@@ -91,6 +115,9 @@ pub static SETTINGS: &[Setting<Config>] = {
         setting(Delivery, "outbox_bytes_max", Bytes(field!(limits.outbox_bytes_max), KIB..=GIB),
             "Bytes that wait for one client to read them. Beyond, the client is too slow and is closed (WebSocket: \
              3008)."),
+        setting(Delivery, "outbox_bytes_total_max", Bytes(field!(limits.outbox_bytes_total_max), KIB..=1_024 * GIB),
+            "Bytes that wait for all clients of the process, an equal share for each shard. Beyond, clients for whom more \
+             than the average waits are closed as too slow."),
         setting(Delivery, "write_stall_timeout", Duration(field!(timing.write_stall_timeout_ms), PATIENCE),
             "How long a client may leave waiting bytes unread; then it is closed."),
         setting(Delivery, "close_timeout", Duration(field!(timing.close_timeout_ms), 100..=MINUTE),
@@ -270,6 +297,7 @@ mod tests {
             "debug",
             "127.0.0.1:7",
             "https://a",
+            "10.0.0.0/8",
         ];
         for setting in settings {
             let mut target = default.clone();

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use super::network::Network;
+
 /// Why a text is not the value that a setting needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValueError {
@@ -81,6 +83,10 @@ pub fn parse_bool(text: &str) -> Result<bool, ValueError> {
 /// Names of hosts are not looked up: what is listened on must not depend on a name server.
 pub fn parse_address(text: &str) -> Result<SocketAddr, ValueError> {
     text.parse().map_err(|_| ValueError::Malformed)
+}
+
+pub fn parse_network(text: &str) -> Result<Network, ValueError> {
+    Network::parse(text).ok_or(ValueError::Malformed)
 }
 
 /// Reads `*`, `https://example.com[:port]` or `https://*.example.com[:port]`, in lower case as browsers send it.

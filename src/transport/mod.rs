@@ -11,6 +11,7 @@ pub mod poll;
 mod replay;
 mod report;
 pub mod response;
+pub mod token_bucket;
 pub mod websocket;
 
 use crate::api::Audience;
