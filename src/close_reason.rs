@@ -14,7 +14,7 @@ pub enum CloseReason {
     NoPong,
     /// A kept-alive connection had no request for `idle_timeout`.
     Idle,
-    /// A head or body was not complete in time; told as 408.
+    /// A head, a body or a WebSocket message was not complete in time; told as 408 or 1008.
     RequestTimeout,
     /// A request was refused in a way that leaves the framing in doubt, or with a body unread.
     Refused,
@@ -36,10 +36,15 @@ pub enum CloseReason {
     TooManyConnections,
     /// A bug: this connection's step panicked, the others go on.
     Panicked,
+    /// A WebSocket's messages came faster than `inbound_messages_per_second_max` or `inbound_bytes_per_second_max`
+    /// (1008).
+    RateExceeded,
+    /// Of the many bytes that waited for all clients, too many waited for this one (`outbox_bytes_total_max`; 3008).
+    OutboxesFull,
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Answered,
         Self::PeerClosed,
         Self::PeerReset,
@@ -56,6 +61,8 @@ impl CloseReason {
         Self::Shutdown,
         Self::TooManyConnections,
         Self::Panicked,
+        Self::RateExceeded,
+        Self::OutboxesFull,
     ];
 
     /// The metric's label and the log's word.
@@ -77,12 +84,21 @@ impl CloseReason {
             Self::Shutdown => "shutdown",
             Self::TooManyConnections => "too_many_connections",
             Self::Panicked => "panicked",
+            Self::RateExceeded => "rate_exceeded",
+            Self::OutboxesFull => "outboxes_full",
         }
     }
 
     /// Ends that an operator may have to do something about; the others are everyday life and are counted only.
     pub fn is_noteworthy(self) -> bool {
-        matches!(self, Self::SlowReader | Self::WriteStalled | Self::Panicked)
+        matches!(
+            self,
+            Self::SlowReader
+                | Self::WriteStalled
+                | Self::Panicked
+                | Self::RateExceeded
+                | Self::OutboxesFull
+        )
     }
 }
 

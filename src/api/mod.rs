@@ -30,6 +30,13 @@ pub enum Audience {
     Internal,
 }
 
+impl Audience {
+    /// On the backend's own listener, where limits meant for strangers do not hold.
+    pub fn is_backend(self, config: &Config) -> bool {
+        self == Self::Internal && config.internal.is_some()
+    }
+}
+
 /// What a request asks for.
 #[derive(Debug)]
 pub enum Request {

@@ -51,6 +51,13 @@ impl Refusal {
         }
     }
 
+    const fn too_many(code: &'static str, message: &'static str) -> Self {
+        Self {
+            status: 429,
+            ..Self::unavailable(code, message)
+        }
+    }
+
     /// 405, with the methods that would do.
     pub const fn method(allow: &'static str) -> Self {
         let message = "This path does not know this method. See Allow.";
@@ -146,6 +153,33 @@ impl Refusal {
     pub const CONNECTIONS_FULL: Self = Self::unavailable(
         "connections_full",
         "Too many connections (setting connections_max). Come back later.",
+    );
+    pub const ADDRESS_CONNECTIONS_FULL: Self = Self::too_many(
+        "address_connections_full",
+        "Too many connections from this address (setting connections_per_address_max). Close some, or come back later.",
+    );
+    pub const ACCEPT_RATE_EXCEEDED: Self = Self::unavailable(
+        "accept_rate_exceeded",
+        "Too many connections at once (setting accepts_per_second_max). Come back later.",
+    );
+    pub const REQUEST_RATE_EXCEEDED: Self = Self::too_many(
+        "request_rate_exceeded",
+        "Send less on one connection (settings inbound_messages_per_second_max, inbound_bytes_per_second_max).",
+    );
+    pub const PROXY_SOURCE_DENIED: Self = Self::new(
+        403,
+        "proxy_source_denied",
+        "Connect through the load balancer (setting proxy_sources).",
+    );
+    pub const PROXY_HEADER_INVALID: Self = Self::new(
+        400,
+        "proxy_header_invalid",
+        "The load balancer has to begin the connection with a PROXY header (setting proxy_protocol).",
+    );
+    pub const PROXY_HEADER_TIMEOUT: Self = Self::new(
+        408,
+        "proxy_header_timeout",
+        "The PROXY header took too long (setting proxy_header_timeout).",
     );
 }
 

@@ -55,10 +55,11 @@ pub static SETTINGS: &[Setting<Config>] = {
              answered 503 and closed."),
         setting(Network, "connections_per_address_max", Count(field!(limits.connections_per_address_max), 0..=100_000_000),
             "Open connections of one client address, IPv6 by its /64; 0 is any number. Beyond, a connection is answered \
-             429 and closed. Behind a balancer only with proxy_protocol, or all clients have its address."),
+             429 and closed. The backend on internal is exempt. Behind a balancer only with proxy_protocol, or all \
+             clients have its address."),
         setting(Network, "accepts_per_second_max", Count(field!(limits.accepts_per_second_max), 0..=1_000_000),
             "Connections that each thread takes in a second; 0 is any number. Beyond, a connection is answered 503 and \
-             closed."),
+             closed. The backend on internal is exempt."),
         setting(Network, "proxy_protocol", Bool(field!(proxy_protocol)),
             "Connections to listen begin with a header of the PROXY protocol, version 1 or 2, and the address in it is \
              the client's. Without one a connection is refused."),

@@ -102,18 +102,30 @@ impl From<Utf8Error> for WsError {
     }
 }
 
+/// A message that comes this far forward has earned as much time anew: a slow but honest upload gets through, a byte
+/// now and then does not.
+const PROGRESS_BYTES: usize = 64 * 1024;
+
 /// The incoming side of one connection between two reads.
 #[derive(Debug, Default)]
 pub struct WsAssembler(Option<Box<Partial>>);
 
 const _: () = assert!(size_of::<WsAssembler>() == size_of::<usize>());
 
-/// Whatever is in the middle. At least one of the three is in use.
+/// Whatever is in the middle. At least one of the first three is in use.
 #[derive(Debug, Default)]
 struct Partial {
     header: PartialHeader,
     frame: Option<PartialFrame>,
     message: Option<PartialMessage>,
+    progress: Option<Progress>,
+}
+
+/// When what is in the middle was begun, or had last come [`PROGRESS_BYTES`] forward.
+#[derive(Clone, Copy, Debug)]
+struct Progress {
+    since_ms: u64,
+    message_bytes: usize,
 }
 
 /// The first bytes of a frame whose header is not complete.
@@ -183,6 +195,30 @@ impl WsAssembler {
             self.0 = None;
         }
         Ok((header_bytes + piece_bytes, event))
+    }
+
+    /// Notes the time, for [`partial_since_ms`](Self::partial_since_ms). To be called after [`feed`](Self::feed).
+    pub fn note_time(&mut self, now_ms: u64) {
+        let Some(partial) = &mut self.0 else {
+            return;
+        };
+        let message = partial.message.as_ref();
+        let message_bytes = message.map_or(0, |message| message.payload.len());
+        let has_progressed = |progress: Progress| {
+            message_bytes >= progress.message_bytes.saturating_add(PROGRESS_BYTES)
+        };
+        if partial.progress.is_none_or(has_progressed) {
+            partial.progress = Some(Progress {
+                since_ms: now_ms,
+                message_bytes,
+            });
+        }
+    }
+
+    /// Since when something incomplete is held that does not come forward.
+    pub fn partial_since_ms(&self) -> Option<u64> {
+        let progress = self.0.as_ref()?.progress?;
+        Some(progress.since_ms)
     }
 
     /// Takes bytes from the front of `input` until they are a header, together with those of earlier reads.

@@ -13,6 +13,7 @@ use crate::proto::http_request::{
 };
 use crate::proto::http_response::CONTINUE_100;
 use crate::transport::exchange::Asking;
+use crate::transport::inbound_rate::InboundRate;
 use crate::transport::response::{Meta, refuse};
 use crate::transport::{Context, Effects, Next};
 
@@ -27,6 +28,8 @@ pub struct Http {
     exchange: Option<Box<Exchange>>,
     /// Begin of the current phase.
     since_ms: u64,
+    /// A long poll that was answered begins anew: it has waited.
+    inbound: InboundRate,
 }
 
 #[derive(Debug)]
@@ -52,6 +55,7 @@ impl Http {
         Self {
             exchange: None,
             since_ms: now_ms,
+            inbound: InboundRate::default(),
         }
     }
 
@@ -60,6 +64,7 @@ impl Http {
         Self {
             exchange: Some(Box::new(Exchange::Asking(asking))),
             since_ms: now_ms,
+            inbound: InboundRate::default(),
         }
     }
 
@@ -69,7 +74,7 @@ impl Http {
 
     /// Takes at most one request.
     pub fn on_bytes(&mut self, input: &mut [u8], context: &mut Context<'_>) -> (usize, Next) {
-        match self.exchange.as_deref_mut() {
+        let (consumed, next) = match self.exchange.as_deref_mut() {
             None => self.on_head(input, HeadProgress::default(), context),
             Some(Exchange::Head(progress)) => {
                 let progress = *progress;
@@ -77,7 +82,9 @@ impl Http {
             }
             Some(Exchange::Body(_)) => self.on_body(input, context),
             Some(Exchange::Asking(_)) => (0, Next::Stay),
-        }
+        };
+        self.inbound.charge_bytes(consumed, context);
+        (consumed, next)
     }
 
     fn on_head(
@@ -131,10 +138,12 @@ impl Http {
             head_only: head.method == Method::Head,
             cors: cors.unwrap_or_default(),
         };
-        let parsed = if is_allowed {
-            api::parse(head, context.config, context.audience)
-        } else {
+        let parsed = if !is_allowed {
             Err(Refusal::ORIGIN_DENIED)
+        } else if !self.inbound.admit(context) {
+            Err(Refusal::REQUEST_RATE_EXCEEDED)
+        } else {
+            api::parse(head, context.config, context.audience)
         };
         let body_bytes_max = context.config.limits.message_bytes_max;
         let parsed = match parsed {
@@ -343,4 +352,5 @@ impl Receiving {
     }
 }
 
-const _: () = assert!(size_of::<Http>() <= 16);
+// A WebSocket takes more, and a connection has room for either.
+const _: () = assert!(size_of::<Http>() <= 24);

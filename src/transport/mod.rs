@@ -5,6 +5,7 @@
 pub mod event_stream;
 pub mod exchange;
 pub mod http;
+pub mod inbound_rate;
 pub mod outbox;
 pub mod outgoing;
 pub mod poll;

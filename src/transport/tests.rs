@@ -9,6 +9,7 @@ use crate::proto::payload::PayloadKind;
 
 mod event_stream;
 mod http;
+mod inbound;
 mod websocket;
 
 const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\

@@ -21,15 +21,25 @@ impl TokenBucket {
     /// Takes `tokens` if there is at least something; `false` when there is nothing left.
     pub fn take(&mut self, tokens: usize, per_second: usize, now_ms: u64) -> bool {
         self.fill(per_second, now_ms);
-        let is_let_through = self.level > 0;
+        let is_let_through = self.has_some();
         if is_let_through {
-            self.level -= thousandths(tokens);
+            self.charge(tokens);
         }
         is_let_through
     }
 
-    /// A token a second is one thousandth of it a millisecond.
-    fn fill(&mut self, per_second: usize, now_ms: u64) {
+    /// There is at least something.
+    pub fn has_some(&self) -> bool {
+        self.level > 0
+    }
+
+    /// Takes `tokens`, whether they are there or not.
+    pub fn charge(&mut self, tokens: usize) {
+        self.level = self.level.saturating_sub(thousandths(tokens));
+    }
+
+    /// Adds what the time has brought: a token a second is one thousandth of it a millisecond.
+    pub fn fill(&mut self, per_second: usize, now_ms: u64) {
         let elapsed_ms = now_ms.saturating_sub(self.filled_ms) as i64;
         let filled = elapsed_ms.saturating_mul(per_second as i64);
         self.level = self

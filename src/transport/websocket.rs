@@ -14,6 +14,7 @@ use crate::hub::position::{Position, write_cursor};
 use crate::proto::payload::PayloadKind;
 use crate::proto::ws_message::{MessageKind, WsAssembler, WsEvent, WsLimits};
 use crate::proto::{json, ws_frame, ws_handshake};
+use crate::transport::inbound_rate::InboundRate;
 use crate::transport::outbox::Waiting;
 use crate::transport::outgoing::Outgoing;
 use crate::transport::response::{Fields, Meta};
@@ -21,6 +22,11 @@ use crate::transport::{Context, Effects, Next, Subscriptions, jittered_around, o
 
 /// Empty fragments in a row: they cost work and bring nothing forward.
 const EMPTY_FRAGMENTS_MAX: u32 = 65_536;
+
+/// A frame of so few bytes after so long a silence is not counted: an idle client answers pings, and is to cost
+/// nothing. Any rate has its second's worth by then.
+const SILENCE_MS: u64 = 1000;
+const HEARTBEAT_BYTES_MAX: usize = 131;
 
 /// One connection after its handshake.
 #[derive(Debug)]
@@ -30,7 +36,7 @@ pub struct WebSocket {
     /// Last sign of life, of any kind.
     heard_ms: u64,
     ping_due_ms: u64,
-    /// Exists once the client has published.
+    /// Exists once the client has published, or has been counted.
     own: Option<Box<OwnPublishes>>,
     format: Format,
     /// The peer has sent something other than a pong since the last ping was due: no need to ask.
@@ -51,6 +57,8 @@ struct OwnPublishes {
     delivered: u64,
     /// How to end once the echo is there.
     goodbye: Option<Goodbye>,
+    /// Of all that the client sends.
+    inbound: InboundRate,
 }
 
 /// A closing handshake and its reason.
@@ -120,6 +128,7 @@ impl WebSocket {
             return (0, Next::Stay);
         }
         let input_bytes = input.len();
+        let silent_ms = context.now_ms - self.heard_ms;
         if self.closing == Closing::Open {
             self.heard_ms = context.now_ms;
         }
@@ -143,8 +152,21 @@ impl WebSocket {
                 return (input_bytes, self.leave(goodbye, context));
             }
         };
+        self.assembler.note_time(context.now_ms);
         if !matches!(event, Some(WsEvent::Pong(_))) {
             self.has_spoken = true;
+        }
+        let is_whole = event.is_some();
+        let is_heartbeat = silent_ms >= SILENCE_MS && consumed <= HEARTBEAT_BYTES_MAX;
+        let is_goodbye = matches!(event, Some(WsEvent::Close { .. }));
+        let is_counted = self.closing == Closing::Open && !is_goodbye && !is_heartbeat;
+        if is_counted && !self.is_within_rate(consumed, is_whole, context) {
+            let goodbye = Goodbye {
+                code: Some(1008),
+                text: "messages come too fast",
+                reason: CloseReason::RateExceeded,
+            };
+            return (input_bytes, self.leave(goodbye, context));
         }
         let next = match event {
             None | Some(WsEvent::Pong(_)) => Next::Stay,
@@ -157,6 +179,17 @@ impl WebSocket {
             Some(WsEvent::Message { kind, payload }) => self.on_message(kind, &payload, context),
         };
         (consumed, next)
+    }
+
+    /// Counts what has come, a whole message or a part of one.
+    fn is_within_rate(&mut self, bytes: usize, is_whole: bool, context: &Context<'_>) -> bool {
+        if !InboundRate::is_limited(context) {
+            return true;
+        }
+        let inbound = &mut self.own.get_or_insert_default().inbound;
+        let is_within = !is_whole || inbound.admit(context);
+        inbound.charge_bytes(bytes, context);
+        is_within
     }
 
     /// A data frame is a publish, where the namespace allows it.
@@ -312,6 +345,17 @@ impl WebSocket {
             self.close(3012, "no pong", context);
             return Next::End(CloseReason::NoPong);
         }
+        if self
+            .message_due_ms(context.config)
+            .is_some_and(|due_ms| context.now_ms >= due_ms)
+        {
+            let goodbye = Goodbye {
+                code: Some(1008),
+                text: "the message took too long",
+                reason: CloseReason::RequestTimeout,
+            };
+            return self.leave(goodbye, context);
+        }
         if context.now_ms >= self.ping_due_ms {
             context
                 .metrics
@@ -347,8 +391,16 @@ impl WebSocket {
             Closing::Sent => self.heard_ms + timing.close_timeout_ms,
             Closing::Open => self
                 .ping_due_ms
-                .min(self.heard_ms + timing.heartbeat_ms + timing.pong_timeout_ms),
+                .min(self.heard_ms + timing.heartbeat_ms + timing.pong_timeout_ms)
+                .min(self.message_due_ms(config).unwrap_or(u64::MAX)),
         }
+    }
+
+    /// When a message that has begun is to be whole. Who is about to leave sends none.
+    fn message_due_ms(&self, config: &Config) -> Option<u64> {
+        let is_leaving = self.own.as_ref().is_some_and(|own| own.goodbye.is_some());
+        let since_ms = self.assembler.partial_since_ms()?;
+        (!is_leaving).then_some(since_ms + config.timing.body_timeout_ms)
     }
 
     /// Says when to come back, and waits for the peer's own goodbye.
