@@ -25,6 +25,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::api::Audience;
 use crate::config::Config;
 use crate::hub::ShardId;
+use crate::shard::keyed_counts::KeyedCounts;
 use crate::shard::mailbox::{Mail, Mailbox, Post, Stage};
 use crate::shard::ring::{self, Ring};
 use crate::shard::{Listener, Shard, Shared};
@@ -53,7 +54,8 @@ enum Event {
 pub fn run(config: Config) -> Result<(), ServeError> {
     let has_own_tables = self_test()?;
     let shards = config.shards();
-    let connections_max = connections_max(&config, shards, has_own_tables)?;
+    let (connections_max, connections_per_shard_max) =
+        connections_max(&config, shards, has_own_tables)?;
     let config = Arc::new(config);
 
     // The order matters: what another thread writes to must be open before the descriptor tables part, and a signal
@@ -72,6 +74,8 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         hasher: RandomState::new(),
         n_connections: AtomicUsize::new(0),
         connections_max,
+        connections_per_shard_max,
+        address_counts: KeyedCounts::default(),
         n_occupied: AtomicUsize::new(shards),
     });
     let parted = Arc::new(Barrier::new(shards + 1));
@@ -80,10 +84,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
             id: ShardId(shard as u16),
             shared: shared.clone(),
             boxes: boxes.clone(),
-            addresses: addresses
-                .iter()
-                .map(|&(address, audience, _)| (address, audience))
-                .collect(),
+            places: addresses.iter().map(|&(place, _)| place).collect(),
             has_own_tables,
             parted: parted.clone(),
             events: events.clone(),
@@ -98,8 +99,9 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     if !await_start(&inbox, shards)? {
         return Ok(());
     }
-    for (address, audience, _) in &addresses {
-        let audience = if *audience == Audience::Public {
+    for (place, _) in &addresses {
+        let address = place.address;
+        let audience = if place.audience == Audience::Public {
             "public"
         } else {
             "all"
@@ -124,34 +126,36 @@ fn self_test() -> Result<bool, ServeError> {
     Ok(has_own_tables)
 }
 
-/// How many connections there may be. The limit on descriptors counts for each table.
+/// How many connections there may be: in all, and on each shard. The limit on descriptors counts for each table.
 fn connections_max(
     config: &Config,
     shards: usize,
     has_own_tables: bool,
-) -> Result<usize, ServeError> {
+) -> Result<(usize, usize), ServeError> {
     let limit = raise_descriptor_limit();
     let per_table = usize::try_from(limit).unwrap_or(usize::MAX);
     let (tables, reserved) = match has_own_tables {
         true => (shards, DESCRIPTORS_RESERVED),
         false => (1, DESCRIPTORS_RESERVED + DESCRIPTORS_PER_SHARD * shards),
     };
-    let possible = per_table.saturating_sub(reserved).saturating_mul(tables);
+    let per_table = per_table.saturating_sub(reserved);
+    let possible = per_table.saturating_mul(tables);
     if possible == 0 {
         return Err(ServeError::Descriptors { limit, reserved });
     }
-    match config.limits.connections_max {
-        0 => Ok(possible),
+    let in_all = match config.limits.connections_max {
+        0 => possible,
         wanted if wanted > possible => {
             tracing::warn!(
                 connections_max = wanted,
                 possible,
                 "the descriptor limit allows fewer connections: raise ulimit -n (LimitNOFILE), or threads"
             );
-            Ok(possible)
+            possible
         }
-        wanted => Ok(wanted),
-    }
+        wanted => wanted,
+    };
+    Ok((in_all, per_table))
 }
 
 /// Takes all the descriptors that the process may have.
@@ -184,27 +188,41 @@ fn watch_signals(events: Sender<Event>) -> io::Result<()> {
     Ok(())
 }
 
-/// The addresses with the ports they got. Each comes with a bound socket that does not listen: it holds the port for
+/// Where to listen, for whom, and how.
+#[derive(Clone, Copy)]
+struct Place {
+    address: SocketAddr,
+    audience: Audience,
+    requires_preface: bool,
+}
+
+/// The places with the ports they got. Each comes with a bound socket that does not listen: it holds the port for
 /// the listeners of the shards.
-fn addresses(config: &Config) -> Result<Vec<(SocketAddr, Audience, Socket)>, ServeError> {
+fn addresses(config: &Config) -> Result<Vec<(Place, Socket)>, ServeError> {
     let public = if config.internal.is_some() {
         Audience::Public
     } else {
         Audience::Internal
     };
-    let public = config.listen.iter().map(|&address| (address, public));
-    let internal = config
-        .internal
-        .iter()
-        .map(|&address| (address, Audience::Internal));
-    let reserve = |(address, audience): (SocketAddr, Audience)| {
+    let public = config.listen.iter().map(|&address| Place {
+        address,
+        audience: public,
+        requires_preface: config.proxy_protocol,
+    });
+    let internal = config.internal.iter().map(|&address| Place {
+        address,
+        audience: Audience::Internal,
+        requires_preface: config.internal_proxy_protocol,
+    });
+    let reserve = |place: Place| {
+        let address = place.address;
         let reserve = || -> io::Result<_> {
             if address.port() != 0 && bind(address, false).is_err() && bind(address, true).is_ok() {
                 tracing::warn!(%address, "another process listens here, too: the kernel shares the connections out");
             }
             let socket = bind(address, true)?;
             let address = socket.local_addr()?.as_socket().unwrap_or(address);
-            Ok((address, audience, socket))
+            Ok((Place { address, ..place }, socket))
         };
         reserve().map_err(|error| ServeError::Listen { address, error })
     };
@@ -243,7 +261,7 @@ struct Start {
     id: ShardId,
     shared: Arc<Shared>,
     boxes: Arc<[Mailbox]>,
-    addresses: Vec<(SocketAddr, Audience)>,
+    places: Vec<Place>,
     has_own_tables: bool,
     parted: Arc<Barrier>,
     events: Sender<Event>,
@@ -271,14 +289,15 @@ impl Start {
         if self.shared.config.pin_threads {
             pin(self.id);
         }
-        let listener = |&(address, audience)| {
+        let listener = |place: &Place| {
             Ok(Listener {
-                socket: listen(address, &self.shared.config)?,
-                audience,
+                socket: listen(place.address, &self.shared.config)?,
+                audience: place.audience,
+                requires_preface: place.requires_preface,
             })
         };
         let listeners = self
-            .addresses
+            .places
             .iter()
             .map(listener)
             .collect::<io::Result<_>>()?;

@@ -1,35 +1,30 @@
-//! Newcomers: accepting them, and turning them away when there is no room.
+//! Newcomers: accepting them, and turning them away when the system has no room.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
-use rustix::net::{SendFlags, Shutdown, SocketFlags, accept_with, send, shutdown};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, accept_with, recv, send, shutdown};
 
 use crate::api::Audience;
 use crate::api::refusal::Refusal;
-use crate::close_reason::CloseReason;
-use crate::metrics::TransportKind;
 use crate::proto::http_response;
 use crate::shard::complaint::Complaint;
-use crate::shard::connection::Connection;
-use crate::shard::{GENERATION_MASK, Shard, Token};
-use crate::transport::Next;
-use crate::transport::response::{Meta, refuse};
+use crate::shard::{Shard, Token};
+use crate::transport::response::Meta;
 
 /// Newcomers taken in one turn, before the others get theirs.
 const ACCEPTS_PER_TURN: usize = 64;
 /// How long a listener rests when the system has no descriptor or no memory for another connection.
 const REST_MS: u64 = 100;
-/// Connections above `connections_max` that may exist for as long as their refusal takes.
-pub(super) const REFUSALS_MAX: usize = 64;
 
 /// A socket that newcomers come to.
 #[derive(Debug)]
 pub struct Listener {
     pub socket: OwnedFd,
     pub audience: Audience,
+    /// Its connections begin with a header of the PROXY protocol.
+    pub requires_preface: bool,
 }
 
 /// Where newcomers come in.
@@ -87,12 +82,15 @@ impl Door {
             head_only,
         );
         let mut turned_away = 0;
+        let mut request = [0; 4096];
         for _ in 0..ACCEPTS_PER_TURN {
             drop(self.spare.take());
             let Ok(newcomer) = accept_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)
             else {
                 break;
             };
+            // Closing on unread bytes would reset the connection and lose the answer. What comes later still may.
+            let _ = recv(&newcomer, &mut request[..], RecvFlags::DONTWAIT);
             let _ = send(
                 &newcomer,
                 &refusal,
@@ -141,7 +139,7 @@ impl Shard {
         for _ in 0..ACCEPTS_PER_TURN {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             match accept_with(&self.door.listeners[listener].socket, flags) {
-                Ok(socket) => self.admit(socket, self.door.listeners[listener].audience),
+                Ok(socket) => self.admit(socket, listener),
                 Err(Errno::AGAIN) => return true,
                 // The system lacks something that may come back.
                 Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
@@ -153,32 +151,6 @@ impl Shard {
             }
         }
         false
-    }
-
-    fn admit(&mut self, socket: OwnedFd, audience: Audience) {
-        self.metrics.accepted_total += 1;
-        let n_connections = self.shared.n_connections.fetch_add(1, Ordering::Relaxed);
-        let is_full = n_connections >= self.shared.connections_max;
-        if n_connections >= self.shared.connections_max + REFUSALS_MAX {
-            // Not even a refusal: the socket is closed.
-            self.shared.n_connections.fetch_sub(1, Ordering::Relaxed);
-            self.metrics.rejected_total += 1;
-            return;
-        }
-        let generation = self.next_generation;
-        self.next_generation = (generation + 1) & GENERATION_MASK;
-        let connection = Connection::new(socket, generation, audience, self.now_ms);
-        let index = self.connections.insert(connection) as u32;
-        self.metrics.on_transport(None, Some(TransportKind::Http));
-        if !is_full {
-            return self.rest(index);
-        }
-        self.metrics.rejected_total += 1;
-        self.complain(Complaint::Connections);
-        self.step(index, |_, context| {
-            refuse(context, &Meta::UNKNOWN, &Refusal::CONNECTIONS_FULL);
-            Next::End(CloseReason::TooManyConnections)
-        });
     }
 
     /// The listener rests, so that a lasting lack does not become a busy loop; those who are connected go on.

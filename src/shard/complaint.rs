@@ -13,6 +13,15 @@ pub(super) enum Complaint {
     Channels,
     History,
     Backlog,
+    AddressConnections,
+    AcceptRate,
+    ProxySource,
+    ProxyHeader,
+    Outboxes,
+}
+
+impl Complaint {
+    const COUNT: usize = Self::Outboxes as usize + 1;
 }
 
 impl Complaint {
@@ -37,6 +46,26 @@ impl Complaint {
                 "messages are published faster than they can be delivered, publishes get 503: publish less, add \
                  threads or hosts, or raise fanout_backlog_bytes_max and mailbox_max"
             }
+            Self::AddressConnections => {
+                "newcomers of one address are turned away with 429: raise connections_per_address_max if it stands for \
+                 many clients; where it is a balancer's, set proxy_protocol"
+            }
+            Self::AcceptRate => {
+                "newcomers come faster than accepts_per_second_max and are turned away with 503: raise it, or add \
+                 threads or hosts"
+            }
+            Self::ProxySource => {
+                "somebody who is not a proxy is turned away with 403: add the address to proxy_sources if it is a \
+                 balancer's, or keep others from reaching this listener"
+            }
+            Self::ProxyHeader => {
+                "a connection does not begin with a PROXY header and is turned away: let the balancer send one, also \
+                 with its health checks, or turn proxy_protocol off"
+            }
+            Self::Outboxes => {
+                "clients read too slowly, those with the most are closed: raise outbox_bytes_total_max, lower \
+                 outbox_bytes_max, or publish less"
+            }
         }
     }
 }
@@ -54,7 +83,7 @@ impl From<HubFull> for Complaint {
 /// When each was last told.
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
-    told_ms: [Option<u64>; 5],
+    told_ms: [Option<u64>; Complaint::COUNT],
 }
 
 impl Complaints {

@@ -42,9 +42,13 @@ pub struct Connection {
 // A million of them are to fit beside their sockets.
 const _: () = assert!(size_of::<Connection>() <= 104);
 
-/// How far the end of a connection has come. Every end goes through these in order; some skip to the last.
+/// How far a connection has come. Every one goes through these in order; some skip to the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// The header of the PROXY protocol is still to come.
+    Preface {
+        until_ms: u64,
+    },
     Open,
     /// No new work; what is in the outbox goes out first.
     Flushing(CloseReason),
@@ -59,7 +63,7 @@ pub enum Phase {
 }
 
 /// Bytes that a peer has sent and nobody has used yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Input {
     bytes: Vec<u8>,
     /// Bytes at the front that are used: taking many small requests out moves nothing.
@@ -187,6 +191,7 @@ impl Connection {
         let kept_bytes = self.input.as_ref().map_or(0, |input| input.len());
         match (self.phase, &self.transport) {
             _ if self.end_of_input || self.read_armed => false,
+            (Phase::Preface { .. }, _) => true,
             (Phase::Open, Transport::Http(http)) => !http.is_asking() && self.outbox.is_none(),
             (Phase::Open, Transport::LongPoll(_)) => kept_bytes < config.limits.input_bytes_max,
             (Phase::Open, Transport::EventStream(_)) => true,
@@ -208,6 +213,7 @@ impl Connection {
                 .flatten()
                 .min(),
             Phase::Flushing(_) => stalled_ms,
+            Phase::Preface { until_ms } => Some(until_ms),
             Phase::Lingering { until_ms, .. } => Some(until_ms),
             Phase::Closing => None,
         }
@@ -226,13 +232,12 @@ impl Connection {
         !self.read_armed && !self.write_armed
     }
 
-    /// The peer's address, for the log. The socket knows it; a record that kept it would keep it a million times.
-    pub fn peer(&self) -> String {
+    /// Who is at the other end of the socket. It knows; a record that kept it would keep it a million times.
+    pub fn peer_address(&self) -> Option<SocketAddr> {
         rustix::net::getpeername(&self.socket)
             .ok()
             .flatten()
             .and_then(|address| SocketAddr::try_from(address).ok())
-            .map_or_else(|| "unknown".to_owned(), |address| address.to_string())
     }
 }
 

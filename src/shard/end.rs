@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use crate::close_reason::CloseReason;
 use crate::metrics::TransportKind;
 use crate::shard::Shard;
+use crate::shard::clients::subject;
 use crate::shard::connection::{Connection, Phase};
 use crate::transport::Transport;
 
@@ -31,7 +32,7 @@ impl Shard {
         let connection = &mut self.connections[index as usize];
         let reason = match connection.phase {
             Phase::Closing => return,
-            Phase::Open => reason,
+            Phase::Preface { .. } | Phase::Open => reason,
             Phase::Flushing(first) | Phase::Lingering { reason: first, .. } => first,
         };
         let kind = connection.transport.kind();
@@ -56,6 +57,9 @@ impl Shard {
         if self.connections.get(index as usize).is_some_and(is_over) {
             self.timers.disarm(index);
             self.connections.remove(index as usize);
+            if let Some(address) = self.clients.forget(index) {
+                self.shared.address_counts.remove(&subject(address));
+            }
             self.shared.n_connections.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -65,7 +69,7 @@ impl Shard {
         self.metrics.on_closed(reason);
         if reason.is_noteworthy() && self.now_ms >= self.next_end_line_ms {
             self.next_end_line_ms = self.now_ms + END_LINE_INTERVAL_MS;
-            let peer = self.connections[index as usize].peer();
+            let peer = self.peer(index);
             tracing::warn!(shard = self.id.0, %peer, transport = ?kind, reason = reason.label(), "connection ended");
         }
     }
@@ -80,6 +84,7 @@ impl Shard {
         let is_told = connection.is_drained;
         let phase = connection.phase;
         match phase {
+            Phase::Preface { until_ms } => self.on_preface_timer(index, until_ms),
             Phase::Open if is_stalled => self.end_now(index, CloseReason::WriteStalled),
             Phase::Flushing(_) if is_stalled => self.end_now(index, CloseReason::WriteStalled),
             Phase::Lingering { reason, until_ms } if self.now_ms >= until_ms => {

@@ -15,13 +15,20 @@ impl Shard {
         let connection = &mut self.connections[index as usize];
         let received = connection.receive(&mut buffer);
         match (received, connection.phase) {
+            (Ok(Some(bytes @ 1..)), Phase::Preface { .. }) => {
+                self.metrics.socket_bytes_in_total += bytes as u64;
+                self.on_preface(index, &buffer[..bytes]);
+            }
+            (Ok(Some(0)), Phase::Preface { .. }) => self.end_now(index, CloseReason::PeerClosed),
             (Ok(Some(bytes @ 1..)), Phase::Open) => {
                 self.metrics.socket_bytes_in_total += bytes as u64;
                 self.on_input(index, &mut buffer[..bytes]);
             }
             (Ok(Some(0)), Phase::Open) => self.on_end_of_input(index),
-            (Ok(None), Phase::Open) => self.rest(index),
-            (Err(_), Phase::Open) => self.end_now(index, CloseReason::PeerReset),
+            (Ok(None), Phase::Open | Phase::Preface { .. }) => self.rest(index),
+            (Err(_), Phase::Open | Phase::Preface { .. }) => {
+                self.end_now(index, CloseReason::PeerReset)
+            }
             // What a refused peer still sends is read over.
             (Ok(Some(1..) | None), Phase::Lingering { .. }) => self.rest(index),
             (_, Phase::Lingering { reason, .. }) => self.end_now(index, reason),
@@ -76,7 +83,7 @@ impl Shard {
         }
     }
 
-    fn feed_kept(&mut self, index: u32, mut input: Box<Input>) {
+    pub(super) fn feed_kept(&mut self, index: u32, mut input: Box<Input>) {
         let consumed = self.feed(index, input.unused());
         input.mark_used(consumed);
         self.keep(index, Some(input));

@@ -4,18 +4,23 @@
 //! post mail; then, if there is nothing to do, park until the ring, another shard or the clock has something.
 
 mod accept;
+mod admission;
+mod clients;
 mod complaint;
 pub mod connection;
 mod end;
 mod home;
 mod input;
+pub mod keyed_counts;
 pub mod mailbox;
 mod park;
+mod preface;
 pub mod ring;
 mod step;
 pub mod timers;
 
 use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -32,8 +37,11 @@ use crate::transport::Effects;
 
 use accept::Door;
 pub use accept::Listener;
+use admission::AcceptRate;
+use clients::Clients;
 use complaint::{Complaint, Complaints};
 use connection::Connection;
+use keyed_counts::KeyedCounts;
 use mailbox::{ConnectionKey, Mail, Post};
 use ring::{Completion, Ring};
 use timers::TimerWheel;
@@ -63,6 +71,10 @@ pub struct Shared {
     /// Connections of the process.
     pub n_connections: AtomicUsize,
     pub connections_max: usize,
+    /// Those that each shard's own descriptor table has room for.
+    pub connections_per_shard_max: usize,
+    /// Connections by [`clients::subject`], where their number is limited.
+    pub address_counts: KeyedCounts<IpAddr>,
     /// Shards that have or may get connections. Down to 0 while the server shuts down.
     pub n_occupied: AtomicUsize,
 }
@@ -75,7 +87,9 @@ pub struct Shard {
     hub: Hub,
     fanout: Fanout,
     connections: Slab<Connection>,
+    clients: Clients,
     door: Door,
+    accept_rate: AcceptRate,
     complaints: Complaints,
     next_end_line_ms: u64,
     timers: TimerWheel,
@@ -177,7 +191,9 @@ impl Shard {
             hub: Hub::new(config.clone(), post.n_shards(), rng.u64(..)),
             fanout: Fanout::default(),
             connections: Slab::new(),
+            clients: Clients::default(),
             door: Door::new(listeners),
+            accept_rate: AcceptRate::new(config.limits.accepts_per_second_max, now_ms),
             complaints: Complaints::default(),
             next_end_line_ms: now_ms,
             timers: TimerWheel::new(now_ms),
@@ -355,6 +371,22 @@ impl Shard {
         if self.complaints.is_due(complaint, self.now_ms) {
             tracing::warn!(shard = self.id.0, "{}", complaint.advice());
         }
+    }
+
+    /// The same of one connection; `found` says what is wrong with it.
+    fn complain_of(&mut self, index: u32, complaint: Complaint, found: &str) {
+        if self.complaints.is_due(complaint, self.now_ms) {
+            let peer = self.peer(index);
+            tracing::warn!(shard = self.id.0, %peer, found, "{}", complaint.advice());
+        }
+    }
+
+    /// The client's address, for the log.
+    fn peer(&self, index: u32) -> String {
+        self.clients
+            .get(index)
+            .or_else(|| self.connections[index as usize].peer_address())
+            .map_or_else(|| "unknown".to_owned(), |address| address.to_string())
     }
 
     /// The shard that numbers the messages of `channel`.

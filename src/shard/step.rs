@@ -229,7 +229,7 @@ impl Shard {
     /// The socket takes bytes again.
     pub(super) fn on_writable(&mut self, index: u32) {
         match self.connections[index as usize].phase {
-            Phase::Open | Phase::Flushing(_) => {
+            Phase::Preface { .. } | Phase::Open | Phase::Flushing(_) => {
                 self.drain_outbox(index);
                 self.resume(index);
                 if self.connections[index as usize].phase == Phase::Closing {

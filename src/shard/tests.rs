@@ -36,6 +36,8 @@ impl Process {
             hasher: RandomState::new(),
             n_connections: AtomicUsize::new(0),
             connections_max: 100,
+            connections_per_shard_max: usize::MAX,
+            address_counts: KeyedCounts::default(),
             n_occupied: AtomicUsize::new(n_shards),
         });
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -44,6 +46,7 @@ impl Process {
         let mut listeners = vec![Listener {
             socket: socket.into(),
             audience: Audience::Internal,
+            requires_preface: false,
         }];
         let boxes: Arc<[Mailbox]> = (0..n_shards).map(|_| Mailbox::new().unwrap()).collect();
         let shard = |id| {

@@ -20,7 +20,10 @@ pub struct Client {
 
 impl Client {
     pub fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
+        Self::over(TcpStream::connect(address).unwrap())
+    }
+
+    fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
@@ -28,6 +31,20 @@ impl Client {
             stream,
             buffer: Vec::new(),
         }
+    }
+
+    /// Comes from `source`, one of this host's addresses.
+    pub fn connect_from(source: &str, address: SocketAddr) -> Self {
+        let source = SocketAddr::new(source.parse().unwrap(), 0);
+        let socket = socket2::Socket::new(
+            socket2::Domain::for_address(source),
+            socket2::Type::STREAM,
+            None,
+        );
+        let socket = socket.unwrap();
+        socket.bind(&source.into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Self::over(socket.into())
     }
 
     /// The bytes of a connection that a library reads otherwise.
@@ -169,6 +186,12 @@ impl Client {
             }
         }
         self.buffer.starts_with(begin.as_bytes())
+    }
+
+    /// The first bytes that come, `count` of them or all there are.
+    pub fn begin(&mut self, count: usize) -> Vec<u8> {
+        while self.buffer.len() < count && matches!(self.read_more(), Ok(1..)) {}
+        self.buffer.drain(..count.min(self.buffer.len())).collect()
     }
 
     pub fn into_stream(self) -> TcpStream {

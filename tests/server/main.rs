@@ -7,6 +7,8 @@ mod fuzz;
 mod harness;
 mod heartbeats;
 mod http;
+
+mod proxy_protocol;
 mod refusals;
 mod shutdown;
 mod start_up;
