@@ -67,6 +67,7 @@ pub struct Metrics {
     pub channels: u64,
     pub channels_listened: u64,
     pub history_bytes: u64,
+    pub outbox_bytes: u64,
     pub fanout_backlog_bytes: u64,
     /// Of the whole process; the first shard reports them.
     pub log_lines_dropped_total: u64,
@@ -234,6 +235,12 @@ pub fn write_exposition(out: &mut String, shards: &[Metrics]) {
     exposition.per_shard("history_bytes", "gauge", "Bytes of the histories.", |m| {
         m.history_bytes
     });
+    exposition.per_shard(
+        "outbox_bytes",
+        "gauge",
+        "Bytes that wait for clients to read them.",
+        |m| m.outbox_bytes,
+    );
     exposition.per_shard(
         "fanout_backlog_bytes",
         "gauge",

@@ -10,6 +10,7 @@ use crate::metrics::TransportKind;
 use crate::shard::Shard;
 use crate::shard::clients::subject;
 use crate::shard::connection::{Connection, Phase};
+use crate::shard::outboxes::Outboxes;
 use crate::transport::Transport;
 
 /// Between two log lines about noteworthy ends; the counters have them all.
@@ -37,7 +38,8 @@ impl Shard {
         };
         let kind = connection.transport.kind();
         connection.phase = Phase::Closing;
-        connection.outbox = None;
+        let waiting = Outboxes::weigh(connection.outbox.take().as_deref());
+        self.outboxes.change(waiting, None);
         connection.input = None;
         connection.transport.release(&mut self.scratch.effects);
         connection.transport = Transport::new(self.now_ms);

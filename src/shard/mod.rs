@@ -13,6 +13,7 @@ mod home;
 mod input;
 pub mod keyed_counts;
 pub mod mailbox;
+mod outboxes;
 mod park;
 mod preface;
 pub mod ring;
@@ -43,6 +44,7 @@ use complaint::{Complaint, Complaints};
 use connection::Connection;
 use keyed_counts::KeyedCounts;
 use mailbox::{ConnectionKey, Mail, Post};
+use outboxes::Outboxes;
 use ring::{Completion, Ring};
 use timers::TimerWheel;
 
@@ -91,6 +93,7 @@ pub struct Shard {
     door: Door,
     accept_rate: AcceptRate,
     complaints: Complaints,
+    outboxes: Outboxes,
     next_end_line_ms: u64,
     timers: TimerWheel,
     ring: Ring,
@@ -195,6 +198,7 @@ impl Shard {
             door: Door::new(listeners),
             accept_rate: AcceptRate::new(config.limits.accepts_per_second_max, now_ms),
             complaints: Complaints::default(),
+            outboxes: Outboxes::default(),
             next_end_line_ms: now_ms,
             timers: TimerWheel::new(now_ms),
             ring,
@@ -415,6 +419,7 @@ impl Shard {
             channels: self.hub.channels() as u64,
             channels_listened: self.fanout.channels() as u64,
             history_bytes: self.hub.history_bytes() as u64,
+            outbox_bytes: self.outboxes.bytes() as u64,
             fanout_backlog_bytes: self.fanout.backlog_bytes() as u64,
             log_lines_dropped_total: match self.id {
                 ShardId(0) => crate::logging::dropped_lines() as u64,

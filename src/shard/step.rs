@@ -7,8 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::close_reason::CloseReason;
 use crate::hub::fanout::Delivery;
+use crate::shard::complaint::Complaint;
 use crate::shard::connection::Phase;
 use crate::shard::mailbox::ConnectionKey;
+use crate::shard::outboxes::Outboxes;
 use crate::shard::{Shard, Token};
 use crate::transport::outbox::Outbox;
 use crate::transport::{Context, Next, Transport};
@@ -116,6 +118,7 @@ impl Shard {
         let effects = &mut self.scratch.effects;
         let connection = &mut self.connections[index as usize];
         let is_direct = connection.outbox.is_none();
+        let before = Outboxes::weigh(connection.outbox.as_deref());
         if is_direct && !effects.out.is_empty() {
             match connection.transmit(&effects.out) {
                 Ok(sent) => {
@@ -149,9 +152,11 @@ impl Shard {
             if let Some(pong) = effects.pong.take() {
                 outbox.set_pong(pong.into());
             }
-            if is_direct {
-                self.drain_outbox(index);
-            }
+        }
+        let after = Outboxes::weigh(connection.outbox.as_deref());
+        self.outboxes.change(before, after);
+        if has_more && is_direct {
+            self.drain_outbox(index);
         }
     }
 
@@ -161,6 +166,7 @@ impl Shard {
         let out = &mut self.scratch.effects.out;
         debug_assert!(out.is_empty());
         let connection = &mut self.connections[index as usize];
+        let before = Outboxes::weigh(connection.outbox.as_deref());
         while let Some(mut outbox) = connection.outbox.take() {
             while let Some(waiting) = outbox.take_front(out.bytes()) {
                 connection.transport.encode(waiting, out);
@@ -170,6 +176,7 @@ impl Shard {
             }
             let Ok(sent) = connection.transmit(out) else {
                 out.clear();
+                self.outboxes.change(before, None);
                 return self.end_now(index, CloseReason::PeerReset);
             };
             self.metrics.socket_bytes_out_total += sent as u64;
@@ -184,6 +191,8 @@ impl Shard {
                 break;
             }
         }
+        let after = Outboxes::weigh(connection.outbox.as_deref());
+        self.outboxes.change(before, after);
     }
 
     /// Arms what the connection waits for, or brings its end forward.
@@ -263,23 +272,45 @@ impl Shard {
         true
     }
 
+    /// Gives up what waits for a client, and says goodbye behind what has begun.
+    fn end_slow_reader(&mut self, index: u32, delivery: &Delivery, reason: CloseReason) {
+        if reason == CloseReason::OutboxesFull {
+            self.complain(Complaint::Outboxes);
+        }
+        if let Delivery::Messages(batch) = delivery {
+            self.metrics.dropped_messages_total += batch.messages().len() as u64;
+        }
+        let connection = &mut self.connections[index as usize];
+        let before = Outboxes::weigh(connection.outbox.as_deref());
+        if let Some(outbox) = &mut connection.outbox {
+            outbox.keep_begun();
+        }
+        let after = Outboxes::weigh(connection.outbox.as_deref());
+        self.outboxes.change(before, after);
+        self.step(index, |transport, context| {
+            transport.on_slow_reader(context);
+            Next::End(reason)
+        });
+    }
+
     fn deliver_to(&mut self, index: u32, channel: u32, delivery: &Delivery) {
         let connection = &mut self.connections[index as usize];
         if !connection.is_open() || connection.transport.has_said_goodbye() {
             return;
         }
         let bytes_max = self.config.limits.outbox_bytes_max;
-        if let Some(outbox) = &mut connection.outbox
-            && outbox.is_over(bytes_max)
-        {
-            if let Delivery::Messages(batch) = delivery {
-                self.metrics.dropped_messages_total += batch.messages().len() as u64;
+        let too_slow = connection.outbox.as_ref().and_then(|outbox| {
+            let total_max = self.config.limits.outbox_bytes_total_max / self.post.n_shards();
+            if outbox.is_over(bytes_max) {
+                Some(CloseReason::SlowReader)
+            } else if self.outboxes.is_over(outbox, total_max) {
+                Some(CloseReason::OutboxesFull)
+            } else {
+                None
             }
-            outbox.keep_begun();
-            return self.step(index, |transport, context| {
-                transport.on_slow_reader(context);
-                Next::End(CloseReason::SlowReader)
-            });
+        });
+        if let Some(reason) = too_slow {
+            return self.end_slow_reader(index, delivery, reason);
         }
         self.step(index, |transport, context| {
             transport.on_delivery(channel, delivery, context)

@@ -62,10 +62,15 @@ impl Outbox {
         self.bytes
     }
 
+    /// Bytes beside the replay.
+    pub fn live_bytes(&self) -> usize {
+        self.bytes.saturating_sub(self.replay_bytes)
+    }
+
     /// More than `bytes_max` waits, beside the replay. Asked *before* something is added, so that a single message
     /// of any size finds room.
     pub fn is_over(&self, bytes_max: usize) -> bool {
-        self.bytes > bytes_max.saturating_add(self.replay_bytes)
+        self.live_bytes() > bytes_max
     }
 
     pub fn progress_ms(&self) -> u64 {
