@@ -7,7 +7,7 @@ mod fuzz;
 mod harness;
 mod heartbeats;
 mod http;
-
+mod limits;
 mod proxy_protocol;
 mod refusals;
 mod shutdown;
