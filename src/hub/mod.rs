@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod channel;
+pub mod epochs;
 pub mod fanout;
 pub mod idempotency;
 pub mod message;
@@ -21,9 +22,10 @@ use crate::config::{Config, Namespace};
 use crate::proto::payload::PayloadKind;
 
 use channel::{Channel, Replay};
+use epochs::Epochs;
 use idempotency::Idempotency;
 use message::{ChannelName, Message};
-use position::{Epoch, Position, Since};
+use position::{Position, Since};
 
 /// Names one shard of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -111,7 +113,7 @@ pub struct Hub {
     newest_us: u64,
     /// The next slab index that [`sweep`](Self::sweep) looks at.
     sweep_next: usize,
-    epochs: fastrand::Rng,
+    epochs: Epochs,
 }
 
 impl Hub {
@@ -137,7 +139,7 @@ impl Hub {
             now_us: 0,
             newest_us: 0,
             sweep_next: 0,
-            epochs: fastrand::Rng::with_seed(seed),
+            epochs: Epochs::new(seed, share(config.limits.channels_max)),
             config,
         }
     }
@@ -217,6 +219,9 @@ impl Hub {
         shard: ShardId,
         now_ms: u64,
     ) -> Result<(Replay, bool), HubFull> {
+        if let Some(replay) = self.replay_of_unknown(listen) {
+            return Ok((replay, false));
+        }
         let index = self.channel_or_new(&listen.channel, now_ms)?;
         self.expire_channel(index, now_ms);
         let channel = &mut self.channels[index];
@@ -233,11 +238,35 @@ impl Hub {
         Ok((replay, stays))
     }
 
+    /// The answer to who asks about a channel that is not there, and does not stay: it leaves no trace.
+    fn replay_of_unknown(&self, listen: &Listen) -> Option<Replay> {
+        if self.by_name.contains_key(&listen.channel) {
+            return None;
+        }
+        let position = self.epochs.before_first(&listen.channel)?;
+        let lost = matches!(listen.since, Since::After(cursor) if cursor != position);
+        let stays = match listen.mode {
+            ListenMode::Once => false,
+            ListenMode::UntilFirst => !lost,
+            ListenMode::Stream => true,
+        };
+        (!stays).then_some(Replay {
+            start: position,
+            end: position,
+            lost,
+            messages: Vec::new(),
+        })
+    }
+
     /// One listener on `shard` less.
     pub fn unlisten(&mut self, name: &ChannelName, shard: ShardId, now_ms: u64) {
         if let Some(&index) = self.by_name.get(name) {
-            self.channels[index as usize].unlisten(shard, now_ms);
-            if self.channels[index as usize].is_deleted() {
+            let channel = &mut self.channels[index as usize];
+            channel.unlisten(shard, now_ms);
+            let is_blank = channel.listeners() == 0 && self.epochs.is_blank(channel.head());
+            if is_blank {
+                self.remove(index as usize);
+            } else if channel.is_deleted() {
                 self.forget_if_unneeded(index as usize, now_ms);
             }
         }
@@ -293,7 +322,8 @@ impl Hub {
         }
         listening.extend(channel.listening_shards());
         self.history_bytes -= channel.history_bytes();
-        channel.delete(Epoch::from_random(self.epochs.u64(..)));
+        self.epochs.end(name, channel.head().epoch);
+        channel.delete(self.epochs.draw());
         self.forget_if_unneeded(index as usize, now_ms);
         true
     }
@@ -341,7 +371,7 @@ impl Hub {
         let namespace = namespace
             .expect("a configuration has the namespace \"\"")
             .clone();
-        let epoch = Epoch::from_random(self.epochs.u64(..));
+        let epoch = self.epochs.begin(name);
         let index = self
             .channels
             .insert(Channel::new(name.clone(), namespace, epoch, now_ms));
@@ -374,8 +404,16 @@ impl Hub {
 
     fn forget_if_unneeded(&mut self, index: usize, now_ms: u64) {
         if self.channels[index].is_forgettable(now_ms, self.config.timing.channel_idle_timeout_ms) {
-            let channel = self.channels.remove(index);
-            self.by_name.remove(&channel.name);
+            self.remove(index);
+        }
+    }
+
+    fn remove(&mut self, index: usize) {
+        let channel = self.channels.remove(index);
+        self.by_name.remove(&channel.name);
+        let head = channel.head();
+        if !self.epochs.is_blank(head) {
+            self.epochs.end(&channel.name, head.epoch);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The hub as a home: positions, histories, listeners, limits.
 
 use super::*;
+use crate::hub::position::Epoch;
 
 const ONE: ShardId = ShardId(1);
 const TWO: ShardId = ShardId(2);
@@ -174,10 +175,10 @@ fn a_key_counts_once_within_its_channel_and_window() {
 fn limits_refuse_what_is_new_and_keep_what_is_there() {
     let mut hub = hub_with(|config| config.limits.channels_max = 2);
     take(&mut hub, publish("a"), 0).unwrap();
-    hub.listen(&listen("b", Since::Now, ListenMode::Once), ONE, 0)
+    hub.listen(&listen("b", Since::Now, ListenMode::Stream), ONE, 0)
         .unwrap();
     assert_eq!(take(&mut hub, publish("c"), 0), Err(HubFull::Channels));
-    let refused = hub.listen(&listen("c", Since::Now, ListenMode::Once), ONE, 0);
+    let refused = hub.listen(&listen("c", Since::Now, ListenMode::Stream), ONE, 0);
     assert_eq!(refused, Err(HubFull::Channels));
     assert_eq!(take(&mut hub, publish("a"), 0).unwrap().0, 2);
 }
@@ -200,6 +201,56 @@ fn over_the_total_a_channel_makes_room_out_of_its_own_past_only() {
     assert_eq!(take(&mut hub, live_only, 0).unwrap().0, 1);
     assert_eq!(take(&mut hub, publish("none:b"), 0).unwrap().0, 1);
     assert_eq!(hub.history_bytes(), 3 * message_bytes);
+}
+
+#[test]
+fn who_asks_about_an_unknown_channel_leaves_no_trace_and_misses_nothing() {
+    let mut hub = hub();
+    let now = listen("a", Since::Now, ListenMode::Once);
+    let (first, stays) = hub.listen(&now, ONE, 0).unwrap();
+    assert_eq!((first.lost, stays, hub.channels()), (false, false, 0));
+    let after = |cursor, mode| listen("a", Since::After(cursor), mode);
+    let again = after(first.end, ListenMode::Once);
+    assert_eq!(
+        hub.listen(&again, ONE, 1).unwrap().0,
+        first,
+        "nothing moves"
+    );
+    // A stream or a long poll has it in being while it is there.
+    for mode in [ListenMode::Stream, ListenMode::UntilFirst] {
+        let (replay, stays) = hub.listen(&after(first.end, mode), ONE, 2).unwrap();
+        assert_eq!((replay.lost, replay.start, stays), (false, first.end, true));
+        assert_eq!(hub.channels(), 1);
+        hub.unlisten(&name("a"), ONE, 3);
+        assert_eq!(hub.channels(), 0);
+    }
+    take(&mut hub, publish("a"), 4).unwrap();
+    let (replay, _) = hub.listen(&again, ONE, 5).unwrap();
+    assert_eq!((replay.lost, replay.messages.len()), (false, 1));
+    // Its history ends, and so does what was promised about it.
+    let cursor = replay.end;
+    let over_ms = 10 * hub.config.timing.channel_idle_timeout_ms;
+    hub.sweep(9, over_ms);
+    assert_eq!(hub.channels(), 0);
+    for cursor in [first.end, cursor] {
+        let (replay, _) = hub
+            .listen(&after(cursor, ListenMode::Once), ONE, over_ms)
+            .unwrap();
+        assert!(replay.lost, "{cursor}");
+    }
+}
+
+#[test]
+fn a_long_poll_with_a_cursor_of_another_epoch_leaves_no_trace() {
+    let mut hub = hub();
+    let foreign = Position {
+        epoch: Epoch::from_random(99),
+        offset: 3,
+    };
+    let poll = listen("a", Since::After(foreign), ListenMode::UntilFirst);
+    let (replay, stays) = hub.listen(&poll, ONE, 0).unwrap();
+    assert_eq!((replay.lost, stays, hub.channels()), (true, false, 0));
+    assert_eq!(replay.gaps(poll.since), [(0, replay.end)]);
 }
 
 #[test]

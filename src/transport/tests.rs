@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::hub::position::Epoch;
-use crate::hub::{Hub, Publish, ShardId};
+use crate::hub::position::{Epoch, Since};
+use crate::hub::{Hub, Listen, ListenMode, Publish, ShardId};
 use crate::proto::payload::PayloadKind;
 
 mod event_stream;
@@ -260,13 +260,17 @@ impl Peer {
         self.take_output()
     }
 
-    /// `epoch-offset` of the channel's head.
+    /// `epoch-offset` of the channel's head, whether or not it is there.
     fn head(&mut self, channel: &str) -> String {
-        self.hub
-            .info(&name(channel), self.now_ms)
-            .unwrap()
-            .position
-            .to_string()
+        let listen = Listen {
+            channel: name(channel),
+            since: Since::Now,
+            mode: ListenMode::Once,
+            messages_max: 0,
+            bytes_max: 0,
+        };
+        let (replay, _) = self.hub.listen(&listen, ShardId(0), self.now_ms).unwrap();
+        replay.end.to_string()
     }
 }
 
