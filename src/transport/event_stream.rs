@@ -10,7 +10,9 @@ use crate::proto::{json, sse_event};
 use crate::transport::outbox::Waiting;
 use crate::transport::outgoing::Outgoing;
 use crate::transport::response::{Fields, Meta};
-use crate::transport::{Context, Effects, Next, Subscriptions, jittered_around, on_beat};
+use crate::transport::{
+    Context, Effects, Next, Subscriptions, first_beat, jittered_around, on_beat,
+};
 
 /// One open stream.
 #[derive(Debug)]
@@ -39,11 +41,7 @@ impl EventStream {
         let heartbeat_ms = context.config.timing.heartbeat_ms;
         let stream = Self {
             subscriptions: Subscriptions::new(positions),
-            // A random phase spreads the keep-alives of those who came together.
-            keep_alive_due_ms: on_beat(
-                context.now_ms + context.rng.u64(1..=heartbeat_ms),
-                heartbeat_ms,
-            ),
+            keep_alive_due_ms: first_beat(context.now_ms, heartbeat_ms, context.rng),
             format,
             is_chunked: meta.version == Version::Http11,
             has_left: false,

@@ -300,11 +300,22 @@ impl Subscriptions {
 }
 
 /// A heartbeat's time on its beat: what is due at the same beat goes out in one turn of the shard, and the pongs come
-/// back together, instead of waking it for each. A beat is less than a fiftieth of the interval, so the load stays even.
+/// back together, instead of waking it for each.
 pub fn on_beat(due_ms: u64, heartbeat_ms: u64) -> u64 {
+    due_ms - due_ms % beat_ms(heartbeat_ms)
+}
+
+/// The first heartbeat of a connection that begins: a random phase spreads those who came together.
+pub fn first_beat(now_ms: u64, heartbeat_ms: u64, rng: &mut fastrand::Rng) -> u64 {
+    // Two beats ahead, one may be rounded off.
+    let soonest_ms = heartbeat_ms.min(2 * beat_ms(heartbeat_ms));
+    on_beat(now_ms + rng.u64(soonest_ms..=heartbeat_ms), heartbeat_ms)
+}
+
+/// Less than a fiftieth of the interval, so that the load stays even.
+fn beat_ms(heartbeat_ms: u64) -> u64 {
     const BEAT_MS_MAX: u64 = 512;
-    let beat_ms = (heartbeat_ms / 64).clamp(1, BEAT_MS_MAX);
-    due_ms - due_ms % beat_ms
+    (heartbeat_ms / 64).clamp(1, BEAT_MS_MAX)
 }
 
 /// A wait around `ms`, by up to a half less or more: those whom one restart cut off come back spread out.

@@ -18,7 +18,9 @@ use crate::transport::inbound_rate::InboundRate;
 use crate::transport::outbox::Waiting;
 use crate::transport::outgoing::Outgoing;
 use crate::transport::response::{Fields, Meta};
-use crate::transport::{Context, Effects, Next, Subscriptions, jittered_around, on_beat};
+use crate::transport::{
+    Context, Effects, Next, Subscriptions, first_beat, jittered_around, on_beat,
+};
 
 /// Empty fragments in a row: they cost work and bring nothing forward.
 const EMPTY_FRAGMENTS_MAX: u32 = 65_536;
@@ -110,11 +112,7 @@ impl WebSocket {
             assembler: WsAssembler::default(),
             subscriptions: Subscriptions::new(positions),
             heard_ms: context.now_ms,
-            // A random phase spreads the pings of those who came together.
-            ping_due_ms: on_beat(
-                context.now_ms + context.rng.u64(1..=heartbeat_ms),
-                heartbeat_ms,
-            ),
+            ping_due_ms: first_beat(context.now_ms, heartbeat_ms, context.rng),
             own: None,
             format,
             has_spoken: false,

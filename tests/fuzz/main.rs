@@ -1,7 +1,7 @@
 //! The fuzz targets on a stable toolchain and in seconds: their corpora, and a number of random mutations of these.
 //!
-//! `PUSHRING_TEST_SEED` repeats a run, `PUSHRING_TEST_ROUNDS` makes it longer. `scripts/fuzz` runs the same targets under
-//! libFuzzer, which is led by what the code does; what it finds becomes a line of a corpus.
+//! `PUSHRING_TEST_SEED` repeats a run, `PUSHRING_TEST_ROUNDS` makes it longer. `scripts/fuzz` runs the same targets
+//! under libFuzzer, which is led by what the code does; what it finds becomes a line of a corpus.
 
 mod targets;
 

@@ -154,7 +154,9 @@ impl Peer {
             Ending::WebSocket => self.buffer.first() == Some(&0x88),
             _ => rest.is_empty(),
         };
-        is_end.then_some(()).ok_or(format!("and then {rest:?}"))
+        is_end
+            .then_some(())
+            .ok_or_else(|| format!("and then {rest:?}"))
     }
 
     fn check_answer(&mut self, want: &Answer) -> Result<(), String> {
@@ -184,7 +186,7 @@ impl Peer {
         if want.code.is_empty() {
             return (body.contains(&want.text))
                 .then_some(())
-                .ok_or(format!("no {:?} in {body:?}", want.text));
+                .ok_or_else(|| format!("no {:?} in {body:?}", want.text));
         }
         let json: Value = serde_json::from_str(&body).map_err(|e| format!("{e}: {body:?}"))?;
         let error = &json["error"];

@@ -272,6 +272,11 @@ fn a_beat_is_a_small_part_of_the_interval() {
                 "{due_ms} {heartbeat_ms}"
             );
             assert_eq!(on_beat(beat_ms, heartbeat_ms), beat_ms);
+            let first_ms = first_beat(due_ms, heartbeat_ms, &mut fastrand::Rng::with_seed(due_ms));
+            assert!(
+                (due_ms + 1..=due_ms + heartbeat_ms).contains(&first_ms),
+                "{due_ms} {heartbeat_ms}"
+            );
         }
     }
 }
