@@ -80,9 +80,10 @@ impl CloseReason {
         }
     }
 
-    /// Ends that an operator may have to do something about; the others are everyday life and are counted only.
+    /// Ends that an operator may have to do something about; the others are everyday life and are counted only. A slow
+    /// reader has a log line of its own, which says more.
     pub fn is_noteworthy(self) -> bool {
-        matches!(self, Self::SlowReader | Self::WriteStalled | Self::Panicked)
+        matches!(self, Self::WriteStalled | Self::Panicked)
     }
 }
 

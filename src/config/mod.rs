@@ -123,6 +123,19 @@ pub struct Namespace {
     pub history_bytes: usize,
     /// Whether a WebSocket client may publish to the channel it listens on.
     pub client_publish: bool,
+    /// What becomes of a client that reads more slowly than its channel speaks.
+    pub slow_reader: SlowReader,
+}
+
+/// What gives way once more than `outbox_bytes_max` waits for one client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlowReader {
+    /// The connection: its cursor still holds, and the history has what it missed.
+    Close,
+    /// The oldest messages that wait, which is told as a gap.
+    DropOldest,
+    /// Every message but the newest of its channel, as soon as any has to wait; told as a gap, too.
+    Latest,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,6 +253,7 @@ impl Default for Namespace {
             history_age_ms: 10 * MINUTE_MS,
             history_bytes: MIB,
             client_publish: false,
+            slow_reader: SlowReader::Close,
         }
     }
 }

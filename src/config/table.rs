@@ -1,7 +1,7 @@
 //! The table of all settings. A new setting is a field in `mod.rs` and a line here.
 
 use super::setting::{Field, Group, Kind, Setting};
-use super::{Config, LogFormat, LogLevel, Namespace, THREADS_MAX};
+use super::{Config, LogFormat, LogLevel, Namespace, SlowReader, THREADS_MAX};
 use crate::proto::http_request::HEADERS_MAX;
 
 const KIB: usize = 1 << 10;
@@ -167,6 +167,15 @@ pub static NAMESPACE_SETTINGS: &[Setting<Namespace>] = {
         setting(Namespace, "client_publish", Bool(field!(client_publish)),
             "Whether a WebSocket client may publish to its channel. If not, its data frame is answered with close \
              code 1008."),
+        setting(Namespace, "slow_reader",
+            Kind::Choice {
+                words: SlowReader::WORDS,
+                get: |n| n.slow_reader as usize,
+                set: |n, i| n.slow_reader = SlowReader::ALL[i],
+            },
+            "Over outbox_bytes_max, what gives way: the connection (close), or the oldest messages that wait \
+             (drop_oldest). With latest, a message that has to wait gives way to the next one of its channel. What is \
+             dropped is told as a gap; a WebSocket with format=raw has no room for that and is closed."),
     ]
 };
 
@@ -179,6 +188,17 @@ pub const NAMESPACE_HELP: &str = "The part of a channel's name before its first 
 impl LogFormat {
     const ALL: &[Self] = &[Self::Text, Self::Json];
     const WORDS: &[&str] = &["text", "json"];
+}
+
+/// In the order of the enum, so that the discriminant is the index.
+impl SlowReader {
+    const ALL: &[Self] = &[Self::Close, Self::DropOldest, Self::Latest];
+    pub(crate) const WORDS: &[&str] = &["close", "drop_oldest", "latest"];
+
+    /// As in the file, and the label of the metric.
+    pub fn word(self) -> &'static str {
+        Self::WORDS[self as usize]
+    }
 }
 
 /// In the order of the enum, so that the discriminant is the index.
@@ -268,6 +288,7 @@ mod tests {
             "true",
             "json",
             "debug",
+            "latest",
             "127.0.0.1:7",
             "https://a",
         ];

@@ -12,6 +12,7 @@ mod input;
 pub mod mailbox;
 mod park;
 pub mod ring;
+mod slow_reader;
 mod step;
 pub mod timers;
 
@@ -78,6 +79,8 @@ pub struct Shard {
     door: Door,
     complaints: Complaints,
     next_end_line_ms: u64,
+    /// By policy.
+    next_slow_line_ms: [u64; 3],
     timers: TimerWheel,
     ring: Ring,
     post: Post,
@@ -180,6 +183,7 @@ impl Shard {
             door: Door::new(listeners),
             complaints: Complaints::default(),
             next_end_line_ms: now_ms,
+            next_slow_line_ms: [now_ms; 3],
             timers: TimerWheel::new(now_ms),
             ring,
             post,

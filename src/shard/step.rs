@@ -11,7 +11,7 @@ use crate::shard::connection::Phase;
 use crate::shard::mailbox::ConnectionKey;
 use crate::shard::{Shard, Token};
 use crate::transport::outbox::Outbox;
-use crate::transport::{Context, Next, Transport};
+use crate::transport::{Context, Next, Transport, slow_reader};
 
 /// Bytes written to one connection in one turn, before the others get theirs.
 const WRITE_BYTES_PER_TURN: usize = 1024 * 1024;
@@ -143,11 +143,16 @@ impl Shard {
             for waiting in effects.replay.drain(..) {
                 outbox.push_replay(waiting);
             }
+            let bytes_max = self.config.limits.outbox_bytes_max;
+            let mut has_dropped = false;
             for waiting in effects.behind.drain(..) {
-                outbox.push(waiting);
+                has_dropped |= outbox.push_live(waiting, bytes_max, &mut self.metrics);
             }
             if let Some(pong) = effects.pong.take() {
                 outbox.set_pong(pong.into());
+            }
+            if has_dropped {
+                self.note_slow_reader(index);
             }
             if is_direct {
                 self.drain_outbox(index);
@@ -268,18 +273,16 @@ impl Shard {
         if !connection.is_open() || connection.transport.has_said_goodbye() {
             return;
         }
-        let bytes_max = self.config.limits.outbox_bytes_max;
         if let Some(outbox) = &mut connection.outbox
-            && outbox.is_over(bytes_max)
+            && !slow_reader::has_room(
+                &connection.transport,
+                delivery,
+                outbox,
+                &self.config,
+                &mut self.metrics,
+            )
         {
-            if let Delivery::Messages(batch) = delivery {
-                self.metrics.dropped_messages_total += batch.messages().len() as u64;
-            }
-            outbox.keep_begun();
-            return self.step(index, |transport, context| {
-                transport.on_slow_reader(context);
-                Next::End(CloseReason::SlowReader)
-            });
+            return self.end_slow_reader(index, delivery);
         }
         self.step(index, |transport, context| {
             transport.on_delivery(channel, delivery, context)

@@ -1,6 +1,7 @@
 //! A stream of Server-Sent Events (WHATWG HTML, "Server-sent events").
 
 use crate::close_reason::CloseReason;
+use crate::config::SlowReader;
 use crate::hub::batch::{Format, SharedBytes, WireForm, write_event_body};
 use crate::hub::fanout::{Delivery, Subscription};
 use crate::hub::position::{Position, write_cursor};
@@ -10,6 +11,7 @@ use crate::proto::{json, sse_event};
 use crate::transport::outbox::Waiting;
 use crate::transport::outgoing::Outgoing;
 use crate::transport::response::{Fields, Meta};
+use crate::transport::slow_reader;
 use crate::transport::{Context, Effects, Next, Subscriptions, jittered_around, on_beat};
 
 /// One open stream.
@@ -76,24 +78,21 @@ impl EventStream {
             Delivery::End => return self.end(CloseReason::ChannelDeleted, context),
         };
         context.metrics.delivered_messages_total += batch.messages().len() as u64;
-        let Subscriptions::Several(_) = self.subscriptions else {
+        let place = self.subscriptions.place(channel);
+        let has_several = matches!(self.subscriptions, Subscriptions::Several(_));
+        if context.has_backlog {
+            let policy = slow_reader::policy(&batch.messages()[0].channel, context.config);
+            if has_several || policy != SlowReader::Close {
+                slow_reader::wait_behind(batch, place, policy, context.effects);
+                return Next::Stay;
+            }
+        }
+        if !has_several {
             let form = WireForm::EventStream {
                 format: self.format,
                 chunked: self.is_chunked,
             };
             context.effects.out.share(batch.bytes(form));
-            return Next::Stay;
-        };
-        let place = self.subscriptions.place(channel);
-        if context.has_backlog {
-            let waiting = |message: &_| Waiting::Message {
-                channel: place,
-                message: std::sync::Arc::clone(message),
-            };
-            context
-                .effects
-                .behind
-                .extend(batch.messages().iter().map(waiting));
             return Next::Stay;
         }
         for (message, body) in batch.messages().iter().zip(batch.event_bodies(self.format)) {
@@ -136,7 +135,9 @@ impl EventStream {
     pub fn encode(&mut self, waiting: &Waiting, out: &mut Outgoing) {
         let mut body = Vec::new();
         let id = match waiting {
-            Waiting::Message { channel, message } => {
+            Waiting::Message {
+                channel, message, ..
+            } => {
                 write_event_body(&mut body, message, self.format);
                 self.advance_or_only(*channel, message.position)
             }

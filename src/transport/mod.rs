@@ -11,6 +11,7 @@ pub mod poll;
 mod replay;
 mod report;
 pub mod response;
+pub mod slow_reader;
 pub mod websocket;
 
 use crate::api::Audience;
@@ -71,7 +72,7 @@ pub struct Effects {
     pub released: Vec<Subscription>,
     /// The replay of a stream that begins; goes behind `out`, exempt from the limit of the outbox.
     pub replay: Vec<Waiting>,
-    /// Deliveries that have to wait their turn behind a replay.
+    /// Deliveries that have to wait their turn; see [`outbox::Outbox::push_live`].
     pub behind: Vec<Waiting>,
     /// A pong for a peer that does not read fast enough; see [`outbox::Outbox::set_pong`].
     pub pong: Option<Vec<u8>>,
@@ -141,7 +142,7 @@ impl Transport {
             Self::Http(http) => http.on_delivery(channel, delivery, context),
             Self::LongPoll(poll) => poll.on_delivery(channel, delivery, context),
             Self::EventStream(stream) => stream.on_delivery(channel, delivery, context),
-            Self::WebSocket(websocket) => websocket.on_delivery(delivery, context),
+            Self::WebSocket(websocket) => websocket.on_delivery(channel, delivery, context),
         }
     }
 
@@ -188,6 +189,15 @@ impl Transport {
     /// Its last word is said, though the peer's is still to come: deliveries pass it by.
     pub fn has_said_goodbye(&self) -> bool {
         matches!(self, Self::WebSocket(websocket) if websocket.has_said_goodbye())
+    }
+
+    /// Has a way to say that messages are lost in the midst of what it sends.
+    pub fn can_tell_a_gap(&self) -> bool {
+        match self {
+            Self::Http(_) | Self::LongPoll(_) => false,
+            Self::EventStream(_) => true,
+            Self::WebSocket(websocket) => websocket.can_tell_a_gap(),
+        }
     }
 
     /// The slow reader's goodbye, after which nothing else is sent.

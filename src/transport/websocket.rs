@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::api::publish::event_name_is_free;
 use crate::api::question::{Answer, Question};
 use crate::close_reason::CloseReason;
-use crate::config::Config;
+use crate::config::{Config, SlowReader};
 use crate::hub::Publish;
 use crate::hub::batch::{Format, WireForm, write_websocket};
 use crate::hub::fanout::{Delivery, Subscription};
@@ -17,6 +17,7 @@ use crate::proto::{json, ws_frame, ws_handshake};
 use crate::transport::outbox::Waiting;
 use crate::transport::outgoing::Outgoing;
 use crate::transport::response::{Fields, Meta};
+use crate::transport::slow_reader;
 use crate::transport::{Context, Effects, Next, Subscriptions, jittered_around, on_beat};
 
 /// Empty fragments in a row: they cost work and bring nothing forward.
@@ -92,10 +93,14 @@ impl WebSocket {
             .write(|own| ws_handshake::write_101(own, accept, fields.as_slice()));
         if format == Format::Raw {
             // A frame that is only a payload has no room for a notice; the head has told of the loss.
-            context
-                .effects
-                .replay
-                .retain(|waiting| !matches!(waiting, Waiting::Gap { .. }));
+            context.effects.replay.retain_mut(|waiting| match waiting {
+                Waiting::Gap { .. } => false,
+                Waiting::Message { slow_reader, .. } => {
+                    *slow_reader = SlowReader::Close;
+                    true
+                }
+                Waiting::Bytes { .. } => true,
+            });
         }
         let heartbeat_ms = context.config.timing.heartbeat_ms;
         Self {
@@ -264,15 +269,28 @@ impl WebSocket {
         }
     }
 
-    pub fn on_delivery(&mut self, delivery: &Delivery, context: &mut Context<'_>) -> Next {
+    pub fn on_delivery(
+        &mut self,
+        channel: u32,
+        delivery: &Delivery,
+        context: &mut Context<'_>,
+    ) -> Next {
         match delivery {
             _ if self.closing == Closing::Sent => Next::Stay,
             Delivery::Messages(batch) => {
                 context.metrics.delivered_messages_total += batch.messages().len() as u64;
-                context
-                    .effects
-                    .out
-                    .share(batch.bytes(WireForm::WebSocket(self.format)));
+                let policy = if context.has_backlog && self.can_tell_a_gap() {
+                    slow_reader::policy(&batch.messages()[0].channel, context.config)
+                } else {
+                    SlowReader::Close
+                };
+                if policy == SlowReader::Close {
+                    let bytes = batch.bytes(WireForm::WebSocket(self.format));
+                    context.effects.out.share(bytes);
+                } else {
+                    let place = self.subscriptions.place(channel);
+                    slow_reader::wait_behind(batch, place, policy, context.effects);
+                }
                 let last = batch
                     .messages()
                     .last()
@@ -397,6 +415,11 @@ impl WebSocket {
 
     pub fn release(&mut self, effects: &mut Effects) {
         self.subscriptions.release(effects);
+    }
+
+    /// A frame that is only a payload has no room for a notice.
+    pub fn can_tell_a_gap(&self) -> bool {
+        self.format == Format::Json
     }
 
     /// Our close frame is on its way.

@@ -183,7 +183,11 @@ fn who_reads_nothing_of_a_channel_that_speaks_is_closed_and_the_others_hear_all(
         "{} after {rss}",
         server.rss_bytes()
     );
-    assert!(server.wait_log("slow_reader").contains("WARN"));
+    let line = server.wait_log("slow reader");
+    assert!(
+        line.contains("WARN") && line.contains("policy=\"close\""),
+        "{line}"
+    );
     // Who reads at last finds the messages in order, and then an end.
     assert!(lazy_sse.wait_end().windows(4).any(|bytes| bytes == b"xxxx"));
     lazy_ws.wait_end();

@@ -9,6 +9,7 @@ mod heartbeats;
 mod http;
 mod refusals;
 mod shutdown;
+mod slow_readers;
 mod start_up;
 mod strictness;
 mod wiring;

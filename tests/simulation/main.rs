@@ -14,14 +14,14 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use pushring::close_reason::CloseReason;
-use pushring::config::{Config, Namespace};
+use pushring::config::{Config, Namespace, SlowReader};
 
 use client::Client;
 use publisher::Publisher;
 use world::World;
 
-const CHANNELS: [&str; 8] = [
-    "a", "b", "c", "short:a", "short:b", "none:a", "echo:a", "echo:b",
+const CHANNELS: [&str; 10] = [
+    "a", "b", "c", "short:a", "short:b", "none:a", "echo:a", "echo:b", "oldest:a", "latest:a",
 ];
 
 /// Steps between two times that all is quiet and counted.
@@ -41,17 +41,28 @@ const REACHED: [CloseReason; 8] = [
 
 fn config() -> Config {
     let mut config = Config::default();
-    config.limits.outbox_bytes_max = 6000;
+    config.limits.outbox_bytes_max = 2000;
     let namespace = |history_messages, history_age_ms| Namespace {
         history_messages,
         history_age_ms,
         history_bytes: 20_000,
         client_publish: false,
+        slow_reader: SlowReader::Close,
     };
     let echo = Namespace {
         client_publish: true,
         ..namespace(50, 60_000)
     };
+    for (name, slow_reader) in [
+        ("oldest", SlowReader::DropOldest),
+        ("latest", SlowReader::Latest),
+    ] {
+        let namespace = Namespace {
+            slow_reader,
+            ..namespace(50, 60_000)
+        };
+        config.namespaces.insert(name.to_owned(), namespace);
+    }
     config
         .namespaces
         .insert(String::new(), namespace(50, 60_000));
@@ -259,6 +270,7 @@ fn every_client_gets_every_message_once_and_in_order_or_is_told() {
     };
     let is_whole = seeds.end - seeds.start >= 10;
     let mut closed = HashMap::<&str, usize>::new();
+    let mut dropped = [0; 3];
     for seed in seeds {
         let mut step = 0;
         let mut simulation = Simulation::new(seed);
@@ -266,6 +278,9 @@ fn every_client_gets_every_message_once_and_in_order_or_is_told() {
         if let Err(panic) = result {
             eprintln!("PUSHRING_SIM_SEED={seed} fails at step {step}");
             resume_unwind(panic);
+        }
+        for (sum, count) in dropped.iter_mut().zip(simulation.world.dropped_messages()) {
+            *sum += count;
         }
         for (reason, count) in simulation.world.closed {
             *closed.entry(reason).or_default() += count;
@@ -276,5 +291,9 @@ fn every_client_gets_every_message_once_and_in_order_or_is_told() {
             let count = closed.get(reason.label()).copied().unwrap_or(0);
             assert!(count > 0, "no connection ended as {reason:?}: {closed:?}");
         }
+        assert!(
+            dropped[1..].iter().all(|&count| count > 0),
+            "messages that gave way to others, by policy: {dropped:?}"
+        );
     }
 }
