@@ -26,6 +26,8 @@ pub enum CloseReason {
     SlowReader,
     /// The peer took nothing for `write_stall_timeout`.
     WriteStalled,
+    /// The stream has reached its maximum age: the client comes back, perhaps to another server (3001).
+    AgeMax,
     /// The channel was deleted.
     ChannelDeleted,
     /// The hub could not take the listener (503, or 1011 on an open WebSocket).
@@ -39,7 +41,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Answered,
         Self::PeerClosed,
         Self::PeerReset,
@@ -51,6 +53,7 @@ impl CloseReason {
         Self::Policy,
         Self::SlowReader,
         Self::WriteStalled,
+        Self::AgeMax,
         Self::ChannelDeleted,
         Self::Unavailable,
         Self::Shutdown,
@@ -72,6 +75,7 @@ impl CloseReason {
             Self::Policy => "policy",
             Self::SlowReader => "slow_reader",
             Self::WriteStalled => "write_stalled",
+            Self::AgeMax => "age_max",
             Self::ChannelDeleted => "channel_deleted",
             Self::Unavailable => "unavailable",
             Self::Shutdown => "shutdown",

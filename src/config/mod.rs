@@ -62,6 +62,11 @@ pub struct Timing {
     pub close_timeout_ms: u64,
     /// How long a non-empty outbox may go without the peer taking a byte.
     pub write_stall_timeout_ms: u64,
+    /// How long a WebSocket may live; 0 is without a limit. Jittered per connection.
+    pub websocket_age_max_ms: u64,
+    /// How long an event stream may live; 0 is without a limit. Jittered per connection. A browser reconnects a
+    /// stream by itself and without a loss, so the load spreads again within this time after a restart.
+    pub event_stream_age_max_ms: u64,
     /// How long an unused channel keeps its epoch after its history is empty.
     pub channel_idle_timeout_ms: u64,
     /// How long the result of a publish is remembered under its `Idempotency-Key`.
@@ -213,6 +218,8 @@ impl Default for Timing {
             linger_timeout_ms: 2 * SECOND_MS,
             close_timeout_ms: 5 * SECOND_MS,
             write_stall_timeout_ms: 30 * SECOND_MS,
+            websocket_age_max_ms: 0,
+            event_stream_age_max_ms: 60 * MINUTE_MS,
             channel_idle_timeout_ms: 10 * MINUTE_MS,
             idempotency_window_ms: 5 * MINUTE_MS,
             drain_delay_ms: 0,

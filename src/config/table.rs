@@ -95,6 +95,12 @@ pub static SETTINGS: &[Setting<Config>] = {
             "How long a client may leave waiting bytes unread; then it is closed."),
         setting(Delivery, "close_timeout", Duration(field!(timing.close_timeout_ms), 100..=MINUTE),
             "How long the closing handshake of a WebSocket may take; then the connection is cut."),
+        setting(Delivery, "websocket_age_max", Duration(field!(timing.websocket_age_max_ms), 0..=365 * DAY),
+            "How long a WebSocket lives, up to a tenth more or less; then it is closed with 3001 and a short delay to \
+             reconnect after. 0s is without a limit."),
+        setting(Delivery, "event_stream_age_max", Duration(field!(timing.event_stream_age_max_ms), 0..=365 * DAY),
+            "How long an event stream lives, up to a tenth more or less; then it ends with a short retry, and the \
+             client comes back with its cursor. 0s is without a limit."),
 
         setting(Channels, "message_bytes_max", Bytes(field!(limits.message_bytes_max), 1..=64 * MIB),
             "Payload of one message. A larger publish is refused with 413, on a WebSocket with close code 1009."),

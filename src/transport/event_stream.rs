@@ -8,6 +8,7 @@ use crate::hub::position::{Position, write_cursor};
 use crate::proto::http_request::Version;
 use crate::proto::http_response::{self, ResponseBody, ResponseHead};
 use crate::proto::{json, sse_event};
+use crate::transport::age::EndOfLife;
 use crate::transport::outbox::Waiting;
 use crate::transport::outgoing::Outgoing;
 use crate::transport::response::{Fields, Meta};
@@ -19,6 +20,7 @@ use crate::transport::{Context, Effects, Next, Subscriptions, jittered_around, o
 pub struct EventStream {
     subscriptions: Subscriptions,
     keep_alive_due_ms: u64,
+    end_of_life: EndOfLife,
     format: Format,
     /// HTTP/1.1; an older client gets a body that ends with the connection.
     is_chunked: bool,
@@ -46,6 +48,11 @@ impl EventStream {
                 context.now_ms + context.rng.u64(1..=heartbeat_ms),
                 heartbeat_ms,
             ),
+            end_of_life: EndOfLife::new(
+                context.config.timing.event_stream_age_max_ms,
+                context.now_ms,
+                context.rng,
+            ),
             format,
             is_chunked: meta.version == Version::Http11,
             has_left: false,
@@ -63,8 +70,8 @@ impl EventStream {
         Next::End(CloseReason::Answered)
     }
 
-    pub fn keep_alive_due_ms(&self) -> u64 {
-        self.keep_alive_due_ms
+    pub fn next_deadline_ms(&self) -> u64 {
+        self.keep_alive_due_ms.min(self.end_of_life.at_ms())
     }
 
     pub fn on_delivery(
@@ -103,6 +110,10 @@ impl EventStream {
     }
 
     pub fn on_deadline(&mut self, context: &mut Context<'_>) -> Next {
+        if self.end_of_life.is_here(context.now_ms) {
+            let retry_ms = EndOfLife::reconnect_ms(context.rng);
+            return self.send_back(retry_ms, EndOfLife::REASON, context);
+        }
         if context.now_ms >= self.keep_alive_due_ms {
             context
                 .metrics
@@ -124,11 +135,15 @@ impl EventStream {
     /// Tells the browser when to come back, and ends.
     pub fn on_drain(&mut self, context: &mut Context<'_>) -> Next {
         let retry_ms = jittered_around(context.config.timing.sse_retry_ms, context.rng);
+        self.send_back(retry_ms, CloseReason::Shutdown, context)
+    }
+
+    fn send_back(&mut self, retry_ms: u64, reason: CloseReason, context: &mut Context<'_>) -> Next {
         // Not followed by an empty line, as at the start: `retry` counts as soon as its line is read.
         self.write(&mut context.effects.out, |own| {
             own.extend_from_slice(format!("retry: {retry_ms}\n").as_bytes())
         });
-        self.end(CloseReason::Shutdown, context)
+        self.end(reason, context)
     }
 
     /// Writes what waited: messages of the replay, and notices of loss.

@@ -2,6 +2,7 @@
 //! come out through [`Effects`].
 #![forbid(unsafe_code)]
 
+pub mod age;
 pub mod event_stream;
 pub mod exchange;
 pub mod http;
@@ -161,7 +162,7 @@ impl Transport {
         match self {
             Self::Http(http) => http.next_deadline_ms(config),
             Self::LongPoll(poll) => Some(poll.deadline_ms()),
-            Self::EventStream(stream) => Some(stream.keep_alive_due_ms()),
+            Self::EventStream(stream) => Some(stream.next_deadline_ms()),
             Self::WebSocket(websocket) => Some(websocket.next_deadline_ms(config)),
         }
     }

@@ -14,6 +14,7 @@ use crate::hub::position::{Position, write_cursor};
 use crate::proto::payload::PayloadKind;
 use crate::proto::ws_message::{MessageKind, WsAssembler, WsEvent, WsLimits};
 use crate::proto::{json, ws_frame, ws_handshake};
+use crate::transport::age::EndOfLife;
 use crate::transport::outbox::Waiting;
 use crate::transport::outgoing::Outgoing;
 use crate::transport::response::{Fields, Meta};
@@ -31,6 +32,7 @@ pub struct WebSocket {
     /// Last sign of life, of any kind.
     heard_ms: u64,
     ping_due_ms: u64,
+    end_of_life: EndOfLife,
     /// Exists once the client has published.
     own: Option<Box<OwnPublishes>>,
     format: Format,
@@ -111,6 +113,11 @@ impl WebSocket {
             ping_due_ms: on_beat(
                 context.now_ms + context.rng.u64(1..=heartbeat_ms),
                 heartbeat_ms,
+            ),
+            end_of_life: EndOfLife::new(
+                context.config.timing.websocket_age_max_ms,
+                context.now_ms,
+                context.rng,
             ),
             own: None,
             format,
@@ -320,6 +327,12 @@ impl WebSocket {
                 Next::Stay
             };
         }
+        if self.end_of_life.is_here(context.now_ms) {
+            let delay_ms = EndOfLife::reconnect_ms(context.rng);
+            let text = format!("maximum age, reconnect after {delay_ms} ms");
+            self.close(3001, &text, context);
+            return Next::End(EndOfLife::REASON);
+        }
         if context.has_backlog {
             // A peer that does not read has its own deadline; a ping behind the backlog would not reach it, so
             // there is no pong to miss.
@@ -365,7 +378,8 @@ impl WebSocket {
             Closing::Sent => self.heard_ms + timing.close_timeout_ms,
             Closing::Open => self
                 .ping_due_ms
-                .min(self.heard_ms + timing.heartbeat_ms + timing.pong_timeout_ms),
+                .min(self.heard_ms + timing.heartbeat_ms + timing.pong_timeout_ms)
+                .min(self.end_of_life.at_ms()),
         }
     }
 

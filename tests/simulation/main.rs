@@ -28,13 +28,14 @@ const CHANNELS: [&str; 10] = [
 const STEPS_UNTIL_QUIET: usize = 4000;
 
 /// Ends that some connection meets in every whole run, or the simulation no longer simulates them.
-const REACHED: [CloseReason; 8] = [
+const REACHED: [CloseReason; 9] = [
     CloseReason::PeerClosed,
     CloseReason::PeerReset,
     CloseReason::NoPong,
     CloseReason::Idle,
     CloseReason::SlowReader,
     CloseReason::WriteStalled,
+    CloseReason::AgeMax,
     CloseReason::ChannelDeleted,
     CloseReason::Shutdown,
 ];
@@ -74,6 +75,8 @@ fn config() -> Config {
         .insert("none".to_owned(), namespace(0, 60_000));
     config.namespaces.insert("echo".to_owned(), echo);
     config.timing.channel_idle_timeout_ms = 30_000;
+    config.timing.websocket_age_max_ms = 300_000;
+    config.timing.event_stream_age_max_ms = 200_000;
     config
 }
 

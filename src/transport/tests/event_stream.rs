@@ -31,7 +31,7 @@ fn a_stream_opens_with_a_comment_and_the_retry_delay() {
         .strip_prefix(":ok\nretry: ")
         .and_then(|rest| rest.strip_suffix('\n'));
     let retry_ms: u64 = retry_ms.expect("no empty line").parse().unwrap();
-    assert!((2600..=3300).contains(&retry_ms), "{retry_ms}");
+    assert!((1500..=4500).contains(&retry_ms), "{retry_ms}");
     let event = peer.publish("a", "hi");
     assert_eq!(
         dechunk(&event),
@@ -259,4 +259,26 @@ fn a_message_waits_for_itself_where_it_may_give_way() {
         assert_eq!(waits, Vec::from_iter(wanted), "{target}");
         assert_eq!(sent.is_empty(), wanted.is_some(), "{target}: {sent:?}");
     }
+}
+
+#[test]
+fn a_stream_that_is_old_enough_ends_with_a_short_retry() {
+    let mut config = Config::default();
+    config.timing.event_stream_age_max_ms = 100_000;
+    let mut peer = Peer::with_config(config);
+    peer.get("/sse/a", "");
+    let mut sent = peer.deadline();
+    while peer.ended.is_none() {
+        assert_eq!(dechunk(&sent), ":\n");
+        sent = peer.deadline();
+    }
+    assert!((90_000..=110_064).contains(&peer.now_ms), "{}", peer.now_ms);
+    assert_eq!(peer.ended, Some(CloseReason::AgeMax));
+    let (retry, end) = sent.split_at(sent.len() - 5);
+    assert_eq!(end, "0\r\n\r\n");
+    let retry = dechunk(retry);
+    let retry_ms = retry
+        .strip_prefix("retry: ")
+        .and_then(|it| it.strip_suffix('\n'));
+    assert!(retry_ms.unwrap().parse::<u64>().unwrap() <= 1000, "{retry}");
 }
