@@ -127,6 +127,13 @@ impl Shard {
     fn on_end_of_input(&mut self, index: u32) {
         let connection = &mut self.connections[index as usize];
         connection.end_of_input = true;
+        if matches!(connection.transport, Transport::LongPoll(_)) {
+            // Perhaps it still reads, perhaps it is gone: answered as if its time were over, it is no longer waited
+            // for in either case.
+            return self.step(index, |transport, context| {
+                transport.on_end_of_input(context)
+            });
+        }
         let is_answering = connection.transport.survives_end_of_input()
             || (connection.outbox.is_some() && matches!(connection.transport, Transport::Http(_)));
         if !is_answering {

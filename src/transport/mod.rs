@@ -177,6 +177,14 @@ impl Transport {
         }
     }
 
+    /// The peer will send no more, and waits for something that may be long in coming.
+    pub fn on_end_of_input(&mut self, context: &mut Context<'_>) -> Next {
+        match self {
+            Self::LongPoll(poll) => poll.on_deadline(context),
+            Self::Http(_) | Self::EventStream(_) | Self::WebSocket(_) => Next::Stay,
+        }
+    }
+
     /// The peer will send no more. `true`: it may still read the answer that is being made.
     pub fn survives_end_of_input(&self) -> bool {
         matches!(self, Self::Http(http) if http.is_asking())

@@ -240,6 +240,27 @@ fn after_a_half_close_the_answer_still_comes() {
 }
 
 #[test]
+fn a_parked_long_poll_is_answered_when_its_client_half_closes() {
+    let server = Server::start("");
+    let cursor = server.publish("c", "x");
+    let mut client = server.get(&format!("/poll/c?since={cursor}&wait=60"));
+    client.get("/healthz");
+    server.wait_subscribers("c", 1);
+    client.finish_sending();
+    let response = client.response();
+    assert_eq!(
+        (response.status, response.field("pushring-cursor")),
+        (204, Some(&*cursor))
+    );
+    assert_eq!(client.response().text(), "ok\n", "what is behind it, too");
+    assert_eq!(client.read_to_end().unwrap(), b"");
+    // Who is gone is not waited for.
+    drop(server.get("/poll/c?wait=60"));
+    server.wait_subscribers("c", 0);
+    server.wait_metric("connections{", 1);
+}
+
+#[test]
 fn pipelined_requests_before_a_half_close_are_all_answered() {
     let server = Server::start("");
     let mut client = server.connect();
