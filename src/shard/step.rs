@@ -51,14 +51,22 @@ impl Shard {
         let transport = &mut connection.transport;
         // What the step may leave half done is the connection's own, and it ends.
         let next = catch_unwind(AssertUnwindSafe(|| step(transport, &mut context)));
-        let next = next.unwrap_or_else(|_| {
-            self.metrics.panics_total += 1;
-            self.scratch.effects.clear_output();
-            self.scratch.effects.questions.clear();
-            Next::End(CloseReason::Panicked)
-        });
-        self.apply(index, next);
-        self.ask_all(index);
+        match next {
+            Ok(next) => {
+                self.apply(index, next);
+                self.ask_all(index);
+            }
+            Err(_) => self.on_panic(index),
+        }
+    }
+
+    /// Whatever the step was in the middle of, nothing of it remains: not even a subscription that it had moved.
+    fn on_panic(&mut self, index: u32) {
+        self.metrics.panics_total += 1;
+        self.scratch.effects.clear_output();
+        self.scratch.effects.questions.clear();
+        self.apply(index, Next::End(CloseReason::Panicked));
+        self.scratch.effects.released = self.fanout.subscriptions_of(index);
     }
 
     fn apply(&mut self, index: u32, next: Next) {

@@ -258,3 +258,21 @@ fn a_slot_is_freed_when_its_polls_are_home_and_a_stale_key_finds_nothing() {
         "nobody is there to answer"
     );
 }
+
+#[test]
+fn a_panic_in_a_step_leaves_no_subscription_behind() {
+    let mut process = Process::new(1, |_| {});
+    let _client = process.connect();
+    let channel = process.channel(0);
+    let shard = &mut process.shards[0];
+    // As in the midst of a step that has moved it: the transport no longer knows of it.
+    shard.fanout.listen(&channel, 0);
+    shard.step(0, |_, _| panic!("planted"));
+    assert_eq!(shard.fanout.channels(), 0);
+    process.turn_until("the end", |process| {
+        process.shards[0].connections.is_empty()
+    });
+    let metrics = process.shards[0].measure();
+    assert_eq!(metrics.panics_total, 1);
+    assert_eq!(metrics.closed_total[CloseReason::Panicked as usize], 1);
+}
