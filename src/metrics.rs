@@ -69,7 +69,9 @@ pub struct Metrics {
     pub channels_listened: u64,
     pub history_bytes: u64,
     pub fanout_backlog_bytes: u64,
+    pub reloads_total: u64,
     /// Of the whole process; the first shard reports them.
+    pub reload_failures_total: u64,
     pub log_lines_dropped_total: u64,
 }
 
@@ -254,6 +256,19 @@ pub fn write_exposition(out: &mut String, shards: &[Metrics]) {
         "counter",
         "Log lines lost because stderr was not read fast enough.",
         |m| m.log_lines_dropped_total,
+    );
+    exposition.family(
+        "reloads_total",
+        "counter",
+        "Configurations put in force by SIGHUP, on every shard.",
+    );
+    let reloads = shards.iter().map(|metrics| metrics.reloads_total);
+    exposition.line("reloads_total", "", reloads.min().unwrap_or(0));
+    exposition.sum(
+        "reload_failures_total",
+        "counter",
+        "Configurations refused at SIGHUP, with the old one in force.",
+        |m| m.reload_failures_total,
     );
     exposition.histogram(
         "heartbeat_lateness_seconds",

@@ -1,11 +1,13 @@
 //! Every number that an operator may change: its name, its unit, its default and its reason.
 //!
-//! A [`Config`] is plain data, made once at start and then only read. Durations are milliseconds (`_ms`), sizes are
-//! bytes (`_bytes_`), so that no reader has to ask. Defaults stand in this file and nowhere else.
+//! A [`Config`] is plain data, never changed once it is made: [`reload`] puts another one in its place. Durations are
+//! milliseconds (`_ms`), sizes are bytes (`_bytes_`), so that no reader has to ask. Defaults stand in this file and
+//! nowhere else.
 
 pub mod check;
 pub mod describe;
 pub mod load;
+pub mod reload;
 pub mod setting;
 pub mod table;
 pub mod value;
@@ -157,6 +159,14 @@ pub enum LogLevel {
     Info,
     Debug,
     Trace,
+}
+
+impl Timing {
+    /// A peer that acknowledges nothing for as long as a silent WebSocket may live is gone, whatever it listens by
+    /// (tcp(7), `TCP_USER_TIMEOUT`).
+    pub fn tcp_user_timeout_ms(&self) -> u32 {
+        u32::try_from(self.heartbeat_ms + self.pong_timeout_ms).unwrap_or(u32::MAX)
+    }
 }
 
 impl Config {

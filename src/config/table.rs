@@ -1,4 +1,5 @@
-//! The table of all settings. A new setting is a field in `mod.rs` and a line here.
+//! The table of all settings. A new setting is a field in `mod.rs` and a line here; one that is read only at the start
+//! is named in `reload.rs`, too.
 
 use super::setting::{Field, Group, Kind, Setting};
 use super::{Config, LogFormat, LogLevel, Namespace, SlowReader, THREADS_MAX};

@@ -158,8 +158,9 @@ impl Shard {
     fn admit(&mut self, socket: OwnedFd, audience: Audience) {
         self.metrics.accepted_total += 1;
         let n_connections = self.shared.n_connections.fetch_add(1, Ordering::Relaxed);
-        let is_full = n_connections >= self.shared.connections_max;
-        if n_connections >= self.shared.connections_max + REFUSALS_MAX {
+        let connections_max = self.shared.connections_max.load(Ordering::Relaxed);
+        let is_full = n_connections >= connections_max;
+        if n_connections >= connections_max + REFUSALS_MAX {
             // Not even a refusal: the socket is closed.
             self.shared.n_connections.fetch_sub(1, Ordering::Relaxed);
             self.metrics.rejected_total += 1;

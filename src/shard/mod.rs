@@ -11,6 +11,7 @@ mod home;
 mod input;
 pub mod mailbox;
 mod park;
+mod reload;
 pub mod ring;
 mod slow_reader;
 mod step;
@@ -56,6 +57,7 @@ const SWEEP_INTERVAL_MS: u64 = 100;
 /// What all shards of a process have in common. Nothing in it is on the path of a message.
 #[derive(Debug)]
 pub struct Shared {
+    /// As of the start.
     pub config: Arc<Config>,
     /// The origin of everybody's `now_ms`.
     pub started: Instant,
@@ -63,7 +65,8 @@ pub struct Shared {
     pub hasher: RandomState,
     /// Connections of the process.
     pub n_connections: AtomicUsize,
-    pub connections_max: usize,
+    /// May be another one after a reload.
+    pub connections_max: AtomicUsize,
     /// Shards that have or may get connections. Down to 0 while the server shuts down.
     pub n_occupied: AtomicUsize,
 }

@@ -35,7 +35,7 @@ impl Process {
             started: Instant::now(),
             hasher: RandomState::new(),
             n_connections: AtomicUsize::new(0),
-            connections_max: 100,
+            connections_max: AtomicUsize::new(100),
             n_occupied: AtomicUsize::new(n_shards),
         });
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -74,6 +74,11 @@ impl EventStream {
         self.keep_alive_due_ms.min(self.end_of_life.at_ms())
     }
 
+    /// The next sign of life is due at `due_ms`, or before.
+    pub fn beat_anew(&mut self, due_ms: u64) {
+        self.keep_alive_due_ms = self.keep_alive_due_ms.min(due_ms);
+    }
+
     pub fn on_delivery(
         &mut self,
         channel: u32,

@@ -167,6 +167,17 @@ impl Transport {
         }
     }
 
+    /// Heartbeats go by other times from now on. Silence counts anew: a peer is held to the new time from its next
+    /// ping on, not for what the old one allowed.
+    pub fn beat_anew(&mut self, heartbeat_ms: u64, now_ms: u64, rng: &mut fastrand::Rng) {
+        let due_ms = on_beat(now_ms + rng.u64(1..=heartbeat_ms), heartbeat_ms);
+        match self {
+            Self::Http(_) | Self::LongPoll(_) => {}
+            Self::EventStream(stream) => stream.beat_anew(due_ms),
+            Self::WebSocket(websocket) => websocket.beat_anew(due_ms, now_ms),
+        }
+    }
+
     /// The server shuts down: say goodbye in the way of the transport, or finish what is being answered.
     pub fn on_drain(&mut self, context: &mut Context<'_>) -> Next {
         match self {

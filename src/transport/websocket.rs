@@ -365,6 +365,14 @@ impl WebSocket {
         Next::Stay
     }
 
+    /// The next ping is due at `due_ms`, or before, and silence counts from now on.
+    pub fn beat_anew(&mut self, due_ms: u64, now_ms: u64) {
+        if self.closing == Closing::Open {
+            self.heard_ms = now_ms;
+            self.ping_due_ms = self.ping_due_ms.min(due_ms);
+        }
+    }
+
     /// No sign of life for `heartbeat` + `pong_timeout`.
     pub fn is_silent(&self, config: &Config, now_ms: u64) -> bool {
         let timing = &config.timing;

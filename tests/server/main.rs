@@ -8,6 +8,7 @@ mod harness;
 mod heartbeats;
 mod http;
 mod refusals;
+mod reload;
 mod shutdown;
 mod slow_readers;
 mod start_up;

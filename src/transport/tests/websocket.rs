@@ -430,3 +430,24 @@ fn a_websocket_that_is_old_enough_is_sent_back() {
         "{reason}"
     );
 }
+
+#[test]
+fn a_shorter_heartbeat_holds_from_the_next_ping_on() {
+    let mut peer = Peer::new();
+    peer.get("/ws/a", HANDSHAKE);
+    peer.now_ms += 20_000;
+    peer.send(&frame(10, b""));
+    peer.now_ms += 20_000;
+    peer.config.timing.heartbeat_ms = 1000;
+    peer.config.timing.pong_timeout_ms = 1000;
+    peer.transport
+        .beat_anew(1000, peer.now_ms, &mut fastrand::Rng::with_seed(1));
+    let began_ms = peer.now_ms;
+    peer.deadline();
+    assert_eq!(peer.ended, None, "nobody asked it yet");
+    while peer.ended.is_none() {
+        peer.deadline();
+    }
+    assert_eq!(peer.ended, Some(CloseReason::NoPong));
+    assert!(peer.now_ms - began_ms <= 2000);
+}
