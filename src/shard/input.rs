@@ -48,6 +48,7 @@ impl Shard {
 
     /// New bytes go behind those that are kept; without any, they are used where they are.
     fn on_input(&mut self, index: u32, bytes: &mut [u8]) {
+        self.connections[index as usize].is_unheard = false;
         match self.connections[index as usize].input.take() {
             None => {
                 let consumed = self.feed(index, bytes);

@@ -97,6 +97,8 @@ pub struct Shard {
     date_second: u64,
     is_ready: bool,
     is_draining: bool,
+    /// Until when a drain waits for the first request of those who have just come.
+    newcomers_until_ms: u64,
     /// Deliveries of one turn.
     sends_per_turn: usize,
     /// Drained, and no connection is left.
@@ -199,6 +201,7 @@ impl Shard {
             date_second: 0,
             is_ready: true,
             is_draining: false,
+            newcomers_until_ms: 0,
             sends_per_turn,
             is_empty: false,
             is_over: false,
@@ -284,7 +287,7 @@ impl Shard {
     /// Without connections of its own a shard still is the home of channels that those of others ask for: all end
     /// together, told by the one that was the last to become empty.
     fn note_if_empty(&mut self) {
-        if !self.is_draining || self.is_empty || !self.connections.is_empty() {
+        if !self.door.is_closed || self.is_empty || !self.connections.is_empty() {
             return;
         }
         self.is_empty = true;
@@ -323,6 +326,7 @@ impl Shard {
         }
         self.scratch.due = due;
         self.retry_accept();
+        self.close_door_if_due();
         is_busy
     }
 
@@ -337,7 +341,7 @@ impl Shard {
     /// How long nothing is due; `None` for as long as it takes.
     fn until_next_deadline_ms(&self) -> Option<u64> {
         let sweep_ms = (self.hub.channels() > 0).then_some(self.next_sweep_ms);
-        let next_ms = [self.timers.next_ms(), sweep_ms, self.door.retry_ms()]
+        let next_ms = [self.timers.next_ms(), sweep_ms, self.door.next_ms()]
             .into_iter()
             .flatten()
             .min()?;

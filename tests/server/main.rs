@@ -9,6 +9,7 @@ mod heartbeats;
 mod http;
 mod refusals;
 mod reload;
+mod restart;
 mod shutdown;
 mod slow_readers;
 mod start_up;
