@@ -26,6 +26,8 @@ pub enum CloseReason {
     SlowReader,
     /// The peer took nothing for `write_stall_timeout`.
     WriteStalled,
+    /// The stream has reached its maximum age: the client comes back, perhaps to another server (3001).
+    AgeMax,
     /// The channel was deleted.
     ChannelDeleted,
     /// The hub could not take the listener (503, or 1011 on an open WebSocket).
@@ -44,7 +46,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Answered,
         Self::PeerClosed,
         Self::PeerReset,
@@ -56,6 +58,7 @@ impl CloseReason {
         Self::Policy,
         Self::SlowReader,
         Self::WriteStalled,
+        Self::AgeMax,
         Self::ChannelDeleted,
         Self::Unavailable,
         Self::Shutdown,
@@ -79,6 +82,7 @@ impl CloseReason {
             Self::Policy => "policy",
             Self::SlowReader => "slow_reader",
             Self::WriteStalled => "write_stalled",
+            Self::AgeMax => "age_max",
             Self::ChannelDeleted => "channel_deleted",
             Self::Unavailable => "unavailable",
             Self::Shutdown => "shutdown",
@@ -89,15 +93,12 @@ impl CloseReason {
         }
     }
 
-    /// Ends that an operator may have to do something about; the others are everyday life and are counted only.
+    /// Ends that an operator may have to do something about; the others are everyday life and are counted only. A slow
+    /// reader has a log line of its own, which says more.
     pub fn is_noteworthy(self) -> bool {
         matches!(
             self,
-            Self::SlowReader
-                | Self::WriteStalled
-                | Self::Panicked
-                | Self::RateExceeded
-                | Self::OutboxesFull
+            Self::WriteStalled | Self::Panicked | Self::RateExceeded | Self::OutboxesFull
         )
     }
 }

@@ -7,6 +7,9 @@ use std::sync::OnceLock;
 
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::config::{LogFormat, LogLevel};
 
@@ -14,6 +17,7 @@ use crate::config::{LogFormat, LogLevel};
 const QUEUED_LINES_MAX: usize = 16 * 1024;
 
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+static LEVEL: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
 
 /// Makes `tracing` write to stderr until the process ends. Queued lines are written when the guard is dropped.
 ///
@@ -25,19 +29,32 @@ pub fn start(format: LogFormat, level: LogLevel) -> WorkerGuard {
         .thread_name("log")
         .finish(io::stderr());
     let dropped = writer.error_counter();
-    let lines = tracing_subscriber::fmt()
+    let lines = fmt::layer()
         .with_writer(writer)
-        .with_max_level(level_filter(level))
         .with_ansi(io::stderr().is_terminal())
         .with_target(false);
+    let (filter, handle) = reload::Layer::new(level_filter(level));
+    let registry = tracing_subscriber::registry().with(filter);
     let is_first = match format {
-        LogFormat::Text => lines.try_init().is_ok(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init().is_ok(),
+        LogFormat::Text => registry.with(lines).try_init().is_ok(),
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true);
+            registry.with(lines).try_init().is_ok()
+        }
     };
     if is_first {
         let _ = DROPPED.set(dropped);
+        let _ = LEVEL.set(handle);
     }
     guard
+}
+
+/// From now on, lines less urgent than `level` are not written.
+pub fn set_level(level: LogLevel) {
+    if let Some(handle) = LEVEL.get() {
+        // Fails only for a subscriber that is gone, and this one stays until the process ends.
+        let _ = handle.reload(level_filter(level));
+    }
 }
 
 /// Lines lost because stderr was too slow, for the metrics.

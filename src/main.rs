@@ -40,12 +40,22 @@ fn serve(config: Config) -> ExitCode {
     for (group, values) in config.summary() {
         tracing::info!("settings, {group}: {values}");
     }
-    match server::run(config) {
+    match server::run(config, Box::new(read_config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
             FAILED.into()
         }
+    }
+}
+
+/// The configuration as it reads now: the same flags and environment, and the file as it has become.
+fn read_config() -> Result<Config, String> {
+    match cli::parse(env::args_os(), variables()) {
+        Ok(Action::Serve(config)) => Ok(*config),
+        Ok(_) => unreachable!("the arguments said to serve"),
+        Err(UsageError::Arguments(error)) => Err(error.to_string()),
+        Err(UsageError::Config(message)) => Err(message),
     }
 }
 

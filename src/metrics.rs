@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::close_reason::CloseReason;
+use crate::config::SlowReader;
 
 /// Upper bounds of the time histograms, in microseconds.
 const TIME_BOUNDS_US: [u64; 12] = [
@@ -55,8 +56,8 @@ pub struct Metrics {
     pub delivered_messages_total: u64,
     pub socket_bytes_in_total: u64,
     pub socket_bytes_out_total: u64,
-    /// Messages that a slow reader lost with its connection.
-    pub dropped_messages_total: u64,
+    /// Messages that a slow reader did not get, by what gave way.
+    pub dropped_messages_total: [u64; SlowReader::WORDS.len()],
     pub gaps_told_total: u64,
     pub heartbeats_sent_total: u64,
     pub heartbeat_lateness: TimeHistogram,
@@ -69,7 +70,9 @@ pub struct Metrics {
     pub history_bytes: u64,
     pub outbox_bytes: u64,
     pub fanout_backlog_bytes: u64,
+    pub reloads_total: u64,
     /// Of the whole process; the first shard reports them.
+    pub reload_failures_total: u64,
     pub log_lines_dropped_total: u64,
 }
 
@@ -181,12 +184,20 @@ pub fn write_exposition(out: &mut String, shards: &[Metrics]) {
         "Messages handed to connections.",
         |m| m.delivered_messages_total,
     );
-    exposition.sum(
+    exposition.family(
         "messages_dropped_total",
         "counter",
-        "Messages lost with a slow reader's connection.",
-        |m| m.dropped_messages_total,
+        "Messages that a slow reader did not get, by the policy of the namespace.",
     );
+    for (index, policy) in SlowReader::WORDS.iter().enumerate() {
+        let count = |metrics: &Metrics| metrics.dropped_messages_total[index];
+        let sum = shards.iter().map(count).sum();
+        exposition.line(
+            "messages_dropped_total",
+            &format!("policy=\"{policy}\""),
+            sum,
+        );
+    }
     exposition.sum(
         "gaps_told_total",
         "counter",
@@ -252,6 +263,19 @@ pub fn write_exposition(out: &mut String, shards: &[Metrics]) {
         "counter",
         "Log lines lost because stderr was not read fast enough.",
         |m| m.log_lines_dropped_total,
+    );
+    exposition.family(
+        "reloads_total",
+        "counter",
+        "Configurations put in force by SIGHUP, on every shard.",
+    );
+    let reloads = shards.iter().map(|metrics| metrics.reloads_total);
+    exposition.line("reloads_total", "", reloads.min().unwrap_or(0));
+    exposition.sum(
+        "reload_failures_total",
+        "counter",
+        "Configurations refused at SIGHUP, with the old one in force.",
+        |m| m.reload_failures_total,
     );
     exposition.histogram(
         "heartbeat_lateness_seconds",

@@ -1,6 +1,7 @@
 //! The process: a self-test of what the kernel gives, one shard per core, signals, and the way to the exit.
 
 mod error;
+mod supervisor;
 
 pub use error::ServeError;
 
@@ -10,7 +11,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicUsize;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use monoio::{IoUringDriver, RuntimeBuilder};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -26,9 +27,10 @@ use crate::api::Audience;
 use crate::config::Config;
 use crate::hub::ShardId;
 use crate::shard::keyed_counts::KeyedCounts;
-use crate::shard::mailbox::{Mail, Mailbox, Post, Stage};
+use crate::shard::mailbox::{Mailbox, Post};
 use crate::shard::ring::{self, Ring};
 use crate::shard::{Listener, Shard, Shared};
+use supervisor::Supervisor;
 
 /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
@@ -45,13 +47,19 @@ const CUT_MS: u64 = 500;
 
 /// What happens to the process.
 enum Event {
+    /// To end.
     Signal,
+    /// To read the configuration anew.
+    Reload,
     Ready,
     Ended(io::Result<()>),
 }
 
-/// Serves until a signal has ended it in order.
-pub fn run(config: Config) -> Result<(), ServeError> {
+/// Reads the configuration anew; what is wrong with it, if it cannot be had.
+pub type ReadConfig = Box<dyn Fn() -> Result<Config, String>>;
+
+/// Serves until a signal has ended it in order. `read_config` is asked at SIGHUP.
+pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
     let has_own_tables = self_test()?;
     let shards = config.shards();
     let (connections_max, connections_per_shard_max) =
@@ -73,7 +81,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         started: Instant::now(),
         hasher: RandomState::new(),
         n_connections: AtomicUsize::new(0),
-        connections_max,
+        connections_max: AtomicUsize::new(connections_max),
         connections_per_shard_max,
         address_counts: KeyedCounts::default(),
         n_occupied: AtomicUsize::new(shards),
@@ -96,8 +104,11 @@ pub fn run(config: Config) -> Result<(), ServeError> {
             .map_err(ServeError::Start)?;
     }
     parted.wait();
-    if !await_start(&inbox, shards)? {
-        return Ok(());
+    match await_start(&inbox, shards)? {
+        Started::Ended => return Ok(()),
+        Started::Serves => {}
+        // The file may have changed after it was read.
+        Started::Outdated => _ = events.send(Event::Reload),
     }
     for (place, _) in &addresses {
         let address = place.address;
@@ -108,7 +119,15 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         };
         tracing::info!(%address, audience, shards, connections_max, "listening");
     }
-    supervise(&config, &boxes, &inbox)
+    let supervisor = Supervisor {
+        config,
+        read_config,
+        shared,
+        has_own_tables,
+        boxes,
+        inbox,
+    };
+    supervisor.run()
 }
 
 /// Finds out before the first client does. `true`: each thread may have a descriptor table of its own.
@@ -174,10 +193,15 @@ fn raise_descriptor_limit() -> u64 {
 }
 
 fn watch_signals(events: Sender<Event>) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let forward = move || {
-        for _ in signals.forever() {
-            if events.send(Event::Signal).is_err() {
+        for signal in signals.forever() {
+            let event = if signal == SIGHUP {
+                Event::Reload
+            } else {
+                Event::Signal
+            };
+            if events.send(event).is_err() {
                 return;
             }
         }
@@ -249,9 +273,8 @@ fn listen(address: SocketAddr, config: &Config) -> io::Result<OwnedFd> {
     let socket = bind(address, true)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_notsent_lowat(NOTSENT_BYTES_MAX)?;
-    // A peer that acknowledges nothing for as long as a silent WebSocket may live is gone, whatever it listens by.
-    let timeout_ms = config.timing.heartbeat_ms + config.timing.pong_timeout_ms;
-    socket.set_tcp_user_timeout(Some(Duration::from_millis(timeout_ms)))?;
+    let timeout_ms = config.timing.tcp_user_timeout_ms();
+    socket.set_tcp_user_timeout(Some(Duration::from_millis(timeout_ms.into())))?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
@@ -331,75 +354,28 @@ fn pin(shard: ShardId) {
     }
 }
 
-/// `false` if a signal came first: the server has not said that it listens, so nobody counts on an orderly end.
-fn await_start(inbox: &Receiver<Event>, shards: usize) -> Result<bool, ServeError> {
+/// How far the server has come when its shards are ready.
+#[derive(Debug, PartialEq, Eq)]
+enum Started {
+    Serves,
+    /// Told to read its configuration anew.
+    Outdated,
+    /// By a signal. It has not said that it listens, so nobody counts on an orderly end.
+    Ended,
+}
+
+fn await_start(inbox: &Receiver<Event>, shards: usize) -> Result<Started, ServeError> {
     let mut ready = 0;
+    let mut started = Started::Serves;
     while ready < shards {
         match inbox.recv() {
             Ok(Event::Ready) => ready += 1,
             Ok(Event::Ended(Err(error))) => return Err(ServeError::Shard(error)),
-            Ok(Event::Signal | Event::Ended(Ok(()))) | Err(_) => return Ok(false),
+            Ok(Event::Reload) => started = Started::Outdated,
+            Ok(Event::Signal | Event::Ended(Ok(()))) | Err(_) => return Ok(Started::Ended),
         }
     }
-    Ok(true)
-}
-
-/// Waits for the signal, then brings the shards to their end: not ready, drain, cut. A second signal skips the waits.
-fn supervise(
-    config: &Config,
-    boxes: &[Mailbox],
-    inbox: &Receiver<Event>,
-) -> Result<(), ServeError> {
-    let timing = &config.timing;
-    let mut left = boxes.len();
-    let stages = [
-        (
-            Stage::NotReady,
-            "not ready: load balancers look elsewhere",
-            timing.drain_delay_ms,
-        ),
-        (
-            Stage::Drain,
-            "draining: connections are ended",
-            timing.drain_timeout_ms,
-        ),
-        (Stage::Cut, "cutting what is left", CUT_MS),
-    ];
-    wait(inbox, None, &mut left)?;
-    for (stage, text, wait_ms) in stages {
-        if left == 0 {
-            break;
-        }
-        tracing::info!("{text}");
-        for mailbox in boxes {
-            mailbox.post(&mut vec![Mail::Stage(stage)]);
-        }
-        wait(inbox, Some(Duration::from_millis(wait_ms)), &mut left)?;
-    }
-    tracing::info!("ended");
-    Ok(())
-}
-
-/// Until a signal comes, the time is over, or every shard has ended.
-fn wait(
-    inbox: &Receiver<Event>,
-    timeout: Option<Duration>,
-    left: &mut usize,
-) -> Result<(), ServeError> {
-    let end = timeout.map(|timeout| Instant::now() + timeout);
-    while *left > 0 {
-        let event = match end {
-            None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(end) => inbox.recv_timeout(end.saturating_duration_since(Instant::now())),
-        };
-        match event {
-            Ok(Event::Ended(Ok(()))) => *left -= 1,
-            Ok(Event::Ended(Err(error))) => return Err(ServeError::Shard(error)),
-            Ok(Event::Signal) | Err(_) => return Ok(()),
-            Ok(Event::Ready) => {}
-        }
-    }
-    Ok(())
+    Ok(started)
 }
 
 #[cfg(test)]
@@ -407,15 +383,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signal_during_the_start_ends_it() {
+    fn a_signal_during_the_start_counts() {
         let (events, inbox) = mpsc::channel();
-        for (is_signalled, is_started) in [(false, true), (true, false)] {
+        for (signal, started) in [
+            (None, Started::Serves),
+            (Some(Event::Reload), Started::Outdated),
+            (Some(Event::Signal), Started::Ended),
+        ] {
             events.send(Event::Ready).unwrap();
-            if is_signalled {
-                events.send(Event::Signal).unwrap();
+            if let Some(signal) = signal {
+                events.send(signal).unwrap();
             }
             events.send(Event::Ready).unwrap();
-            assert_eq!(await_start(&inbox, 2).unwrap(), is_started);
+            assert_eq!(await_start(&inbox, 2).unwrap(), started);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use pushring::close_reason::CloseReason;
 use pushring::config::describe::settings_markdown;
+use pushring::config::reload::RESTART_SETTINGS;
 use pushring::metrics::{Metrics, write_exposition};
 
 const SETTINGS_BEGIN: &str = "<!-- settings: what `pushring settings` prints -->\n\n";
@@ -91,6 +92,24 @@ fn every_reason_of_an_end_is_in_the_readme() {
         .filter(|label| !readme.contains(label))
         .collect();
     source::assert_none(missing, "reasons that README.md leaves out");
+}
+
+#[test]
+fn every_setting_that_needs_a_restart_is_named_as_such() {
+    let readme = readme();
+    let (_, rest) = readme
+        .split_once("\n### Reload\n")
+        .expect("the section is there");
+    let section = rest.split("\n### ").next().unwrap_or(rest);
+    let missing = RESTART_SETTINGS
+        .iter()
+        .filter(|name| !section.contains(&format!("`{name}`")))
+        .map(|name| (*name).to_owned())
+        .collect();
+    source::assert_none(
+        missing,
+        "settings that need a restart, and README.md does not say so",
+    );
 }
 
 #[test]

@@ -157,7 +157,8 @@ pub(crate) struct Load {
     pub(crate) workers: Option<u32>,
     #[arg(long, global = true, default_value_t = 128, value_name = "N")]
     pub(crate) payload_bytes: usize,
-    /// Receive buffer of each client socket (SO_RCVBUF); the kernel's choice if not given.
+    /// Receive buffer of each client socket (SO_RCVBUF), in `slow` of the slow ones only; the kernel's choice if not
+    /// given.
     #[arg(long, global = true, value_name = "N")]
     pub(crate) receive_buffer_bytes: Option<usize>,
     /// Connections from one loopback source address, 127.0.0.2 and up.
@@ -318,8 +319,8 @@ pub(crate) struct Leave {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Slow {
-    /// Readers that stop, in percent.
-    #[arg(long, default_value_t = 10, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..100))]
+    /// Readers that stop, in percent; with 0 the run is one to compare with.
+    #[arg(long, default_value_t = 10, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(..100))]
     pub(crate) share: u32,
     #[command(flatten)]
     pub(crate) schedule: Steady,

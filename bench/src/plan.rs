@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::options::{Mode, Options, Server};
+use crate::options::{Mode, Options, Scenario, Server};
 use crate::stamp::{STAMP_BYTES, Stamp};
 
 /// What a connection speaks.
@@ -27,7 +27,9 @@ pub(crate) struct Plan {
     pub(crate) channels: u32,
     pub(crate) workers: u32,
     pub(crate) payload_bytes: usize,
-    pub(crate) receive_buffer_bytes: Option<usize>,
+    receive_buffer_bytes: Option<usize>,
+    /// Only of this share of the connections, in percent.
+    receive_buffer_share: u32,
     /// What a connection sends first.
     pub(crate) first_request: Template,
     /// What a poll sends after each answer.
@@ -108,6 +110,10 @@ impl Plan {
             workers,
             payload_bytes: options.load.payload_bytes.max(STAMP_BYTES),
             receive_buffer_bytes: options.load.receive_buffer_bytes,
+            receive_buffer_share: match &options.scenario {
+                Scenario::Slow(slow) => slow.share,
+                _ => 100,
+            },
             first_request: Template::parse(
                 &format!("GET {first_path} HTTP/1.1\r\n{headers}\r\n"),
                 &server.channel,
@@ -138,6 +144,13 @@ impl Plan {
     /// slow or not, so that every channel has both kinds.
     pub(crate) fn is_slow(&self, connection: u32, share: u32) -> bool {
         (connection / self.channels) % 100 < share
+    }
+
+    /// The receive buffer that a connection asks for: a small one shows a slow reader early, and would hold back one
+    /// that reads.
+    pub(crate) fn receive_buffer_bytes(&self, connection: u32) -> Option<usize> {
+        let is_meant = self.is_slow(connection, self.receive_buffer_share);
+        self.receive_buffer_bytes.filter(|_| is_meant)
     }
 
     pub(crate) fn publish_request(&self, channel: u32, stamp: Stamp, out: &mut Vec<u8>) {

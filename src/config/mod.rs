@@ -1,12 +1,14 @@
 //! Every number that an operator may change: its name, its unit, its default and its reason.
 //!
-//! A [`Config`] is plain data, made once at start and then only read. Durations are milliseconds (`_ms`), sizes are
-//! bytes (`_bytes_`), so that no reader has to ask. Defaults stand in this file and nowhere else.
+//! A [`Config`] is plain data, never changed once it is made: [`reload`] puts another one in its place. Durations are
+//! milliseconds (`_ms`), sizes are bytes (`_bytes_`), so that no reader has to ask. Defaults stand in this file and
+//! nowhere else.
 
 pub mod check;
 pub mod describe;
 pub mod load;
 pub mod network;
+pub mod reload;
 pub mod setting;
 pub mod table;
 pub mod value;
@@ -73,6 +75,11 @@ pub struct Timing {
     pub close_timeout_ms: u64,
     /// How long a non-empty outbox may go without the peer taking a byte.
     pub write_stall_timeout_ms: u64,
+    /// How long a WebSocket may live; 0 is without a limit. Jittered per connection.
+    pub websocket_age_max_ms: u64,
+    /// How long an event stream may live; 0 is without a limit. Jittered per connection. A browser reconnects a
+    /// stream by itself and without a loss, so the load spreads again within this time after a restart.
+    pub event_stream_age_max_ms: u64,
     /// How long an unused channel keeps its epoch after its history is empty.
     pub channel_idle_timeout_ms: u64,
     /// How long the result of a publish is remembered under its `Idempotency-Key`.
@@ -146,6 +153,19 @@ pub struct Namespace {
     pub history_bytes: usize,
     /// Whether a WebSocket client may publish to the channel it listens on.
     pub client_publish: bool,
+    /// What becomes of a client that reads more slowly than its channel speaks.
+    pub slow_reader: SlowReader,
+}
+
+/// What gives way once more than `outbox_bytes_max` waits for one client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlowReader {
+    /// The connection: its cursor still holds, and the history has what it missed.
+    Close,
+    /// The oldest messages that wait, which is told as a gap.
+    DropOldest,
+    /// Every message but the newest of its channel, as soon as any has to wait; told as a gap, too.
+    Latest,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +182,14 @@ pub enum LogLevel {
     Info,
     Debug,
     Trace,
+}
+
+impl Timing {
+    /// A peer that acknowledges nothing for as long as a silent WebSocket may live is gone, whatever it listens by
+    /// (tcp(7), `TCP_USER_TIMEOUT`).
+    pub fn tcp_user_timeout_ms(&self) -> u32 {
+        u32::try_from(self.heartbeat_ms + self.pong_timeout_ms).unwrap_or(u32::MAX)
+    }
 }
 
 impl Config {
@@ -227,6 +255,8 @@ impl Default for Timing {
             linger_timeout_ms: 2 * SECOND_MS,
             close_timeout_ms: 5 * SECOND_MS,
             write_stall_timeout_ms: 30 * SECOND_MS,
+            websocket_age_max_ms: 0,
+            event_stream_age_max_ms: 60 * MINUTE_MS,
             channel_idle_timeout_ms: 10 * MINUTE_MS,
             idempotency_window_ms: 5 * MINUTE_MS,
             drain_delay_ms: 0,
@@ -272,6 +302,7 @@ impl Default for Namespace {
             history_age_ms: 10 * MINUTE_MS,
             history_bytes: MIB,
             client_publish: false,
+            slow_reader: SlowReader::Close,
         }
     }
 }

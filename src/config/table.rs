@@ -1,7 +1,8 @@
-//! The table of all settings. A new setting is a field in `mod.rs` and a line here.
+//! The table of all settings. A new setting is a field in `mod.rs` and a line here; one that is read only at the start
+//! is named in `reload.rs`, too.
 
 use super::setting::{Field, Group, Kind, Setting};
-use super::{Config, LogFormat, LogLevel, Namespace, THREADS_MAX};
+use super::{Config, LogFormat, LogLevel, Namespace, SlowReader, THREADS_MAX};
 use crate::proto::http_request::HEADERS_MAX;
 
 const KIB: usize = 1 << 10;
@@ -123,6 +124,12 @@ pub static SETTINGS: &[Setting<Config>] = {
             "How long a client may leave waiting bytes unread; then it is closed."),
         setting(Delivery, "close_timeout", Duration(field!(timing.close_timeout_ms), 100..=MINUTE),
             "How long the closing handshake of a WebSocket may take; then the connection is cut."),
+        setting(Delivery, "websocket_age_max", Duration(field!(timing.websocket_age_max_ms), 0..=365 * DAY),
+            "How long a WebSocket lives, up to a tenth more or less; then it is closed with 3001 and a short delay to \
+             reconnect after. 0s is without a limit."),
+        setting(Delivery, "event_stream_age_max", Duration(field!(timing.event_stream_age_max_ms), 0..=365 * DAY),
+            "How long an event stream lives, up to a tenth more or less; then it ends with a short retry, and the \
+             client comes back with its cursor. 0s is without a limit."),
 
         setting(Channels, "message_bytes_max", Bytes(field!(limits.message_bytes_max), 1..=64 * MIB),
             "Payload of one message. A larger publish is refused with 413, on a WebSocket with close code 1009."),
@@ -195,6 +202,15 @@ pub static NAMESPACE_SETTINGS: &[Setting<Namespace>] = {
         setting(Namespace, "client_publish", Bool(field!(client_publish)),
             "Whether a WebSocket client may publish to its channel. If not, its data frame is answered with close \
              code 1008."),
+        setting(Namespace, "slow_reader",
+            Kind::Choice {
+                words: SlowReader::WORDS,
+                get: |n| n.slow_reader as usize,
+                set: |n, i| n.slow_reader = SlowReader::ALL[i],
+            },
+            "Over outbox_bytes_max, what gives way: the connection (close), or the oldest messages that wait \
+             (drop_oldest). With latest, a message that has to wait gives way to the next one of its channel. What is \
+             dropped is told as a gap; a WebSocket with format=raw has no room for that and is closed."),
     ]
 };
 
@@ -207,6 +223,17 @@ pub const NAMESPACE_HELP: &str = "The part of a channel's name before its first 
 impl LogFormat {
     const ALL: &[Self] = &[Self::Text, Self::Json];
     const WORDS: &[&str] = &["text", "json"];
+}
+
+/// In the order of the enum, so that the discriminant is the index.
+impl SlowReader {
+    const ALL: &[Self] = &[Self::Close, Self::DropOldest, Self::Latest];
+    pub(crate) const WORDS: &[&str] = &["close", "drop_oldest", "latest"];
+
+    /// As in the file, and the label of the metric.
+    pub fn word(self) -> &'static str {
+        Self::WORDS[self as usize]
+    }
 }
 
 /// In the order of the enum, so that the discriminant is the index.
@@ -296,6 +323,7 @@ mod tests {
             "true",
             "json",
             "debug",
+            "latest",
             "127.0.0.1:7",
             "https://a",
             "10.0.0.0/8",

@@ -139,6 +139,18 @@ impl Channel {
         self.early_expiry_ms = self.early_expiry_ms.min(self.early_expiry(&message));
         self.kept_until_ms = self.kept_until_ms.max(message.expires_ms);
         self.history.push_back(message);
+        self.trim();
+    }
+
+    /// Other settings from now on; a shorter history is shortened at once.
+    pub fn set_namespace(&mut self, namespace: Arc<Namespace>, now_ms: u64) {
+        self.namespace = namespace;
+        self.trim();
+        self.expire(now_ms);
+    }
+
+    /// Drops the oldest messages that are beyond the namespace's count and bytes.
+    fn trim(&mut self) {
         while self.history.len() > self.namespace.history_messages
             || (self.history_bytes > self.namespace.history_bytes && self.history.len() > 1)
         {
@@ -163,14 +175,16 @@ impl Channel {
         while self
             .history
             .front()
-            .is_some_and(|oldest| oldest.expires_ms <= now_ms)
+            .is_some_and(|oldest| self.expires_ms(oldest) <= now_ms)
         {
             self.drop_oldest();
         }
         if self.early_expiry_ms > now_ms {
             return;
         }
-        self.history.retain(|message| message.expires_ms > now_ms);
+        let mut history = std::mem::take(&mut self.history);
+        history.retain(|message| self.expires_ms(message) > now_ms);
+        self.history = history;
         self.history_bytes = self.history.iter().map(|message| message.bytes()).sum();
         let early_expiries = self
             .history
@@ -180,6 +194,14 @@ impl Channel {
         if self.history.is_empty() {
             self.history = VecDeque::new();
         }
+    }
+
+    /// When `message` expires; by now its namespace may keep messages for a shorter time than when it was published.
+    fn expires_ms(&self, message: &Message) -> u64 {
+        let in_turn_ms = message
+            .published_ms
+            .saturating_add(self.namespace.history_age_ms);
+        message.expires_ms.min(in_turn_ms)
     }
 
     /// When `message` expires, if that is before its turn.

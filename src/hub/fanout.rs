@@ -161,6 +161,20 @@ impl Fanout {
         name
     }
 
+    /// All subscriptions of `connection`, by a look at every listener: for when a bug has lost them.
+    pub fn subscriptions_of(&self, connection: u32) -> Vec<Subscription> {
+        let of_channel = |(channel, listeners): (usize, &Listeners)| {
+            let slots = listeners.slots.iter().enumerate();
+            let own = slots.filter(|(_, slot)| slot.connection == connection);
+            let subscription = |(slot, _)| Subscription {
+                channel: channel as u32,
+                slot: slot as u32,
+            };
+            own.map(subscription).collect::<Vec<_>>()
+        };
+        self.channels.iter().flat_map(of_channel).collect()
+    }
+
     /// Names the channel of a subscription.
     pub fn name(&self, subscription: Subscription) -> &ChannelName {
         &self.channels[subscription.channel as usize].name

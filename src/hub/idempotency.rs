@@ -28,6 +28,15 @@ impl Idempotency {
         }
     }
 
+    /// Other limits, for what is remembered from now on; what is too many is forgotten at once.
+    pub fn set_limits(&mut self, window_ms: u64, keys_max: usize) {
+        self.window_ms = window_ms;
+        self.keys_max = keys_max;
+        while self.ends.len() > keys_max {
+            self.forget_oldest();
+        }
+    }
+
     /// The first result under `key`, if it is not too long ago.
     pub fn result(&mut self, channel: &ChannelName, key: &str, now_ms: u64) -> Option<Published> {
         self.expire(now_ms);

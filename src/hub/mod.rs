@@ -27,6 +27,9 @@ use idempotency::Idempotency;
 use message::{ChannelName, Message};
 use position::{Position, Since};
 
+/// Channels that get other settings in one sweep: a million within seconds, and no turn longer than usual.
+const RELOADS_PER_SWEEP: usize = 4096;
+
 /// Names one shard of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ShardId(pub u16);
@@ -113,6 +116,8 @@ pub struct Hub {
     newest_us: u64,
     /// The next slab index that [`sweep`](Self::sweep) looks at.
     sweep_next: usize,
+    /// Slab indices from there on whose channels still have the settings of before a reload.
+    to_reload: usize,
     epochs: Epochs,
 }
 
@@ -121,12 +126,8 @@ impl Hub {
     /// differ from start to start and from shard to shard.
     pub fn new(config: Arc<Config>, n_shards: usize, seed: u64) -> Self {
         let share = |total: usize| total.div_ceil(n_shards);
-        let namespaces = config
-            .namespaces
-            .iter()
-            .map(|(name, namespace)| (name.clone(), Arc::new(namespace.clone())));
         Self {
-            namespaces: namespaces.collect(),
+            namespaces: shared_namespaces(&config),
             channels: Slab::new(),
             by_name: BTreeMap::new(),
             history_bytes: 0,
@@ -139,9 +140,27 @@ impl Hub {
             now_us: 0,
             newest_us: 0,
             sweep_next: 0,
+            to_reload: 0,
             epochs: Epochs::new(seed, share(config.limits.channels_max)),
             config,
         }
+    }
+
+    /// Another configuration from now on. The channels get their settings by and by, from [`sweep`](Self::sweep).
+    pub fn reload(&mut self, config: Arc<Config>, n_shards: usize) {
+        let share = |total: usize| total.div_ceil(n_shards);
+        self.channels_max = share(config.limits.channels_max);
+        self.history_bytes_max = share(config.limits.history_bytes_total_max);
+        self.idempotency.set_limits(
+            config.timing.idempotency_window_ms,
+            share(config.limits.idempotency_keys_max),
+        );
+        if config.namespaces != self.config.namespaces {
+            self.namespaces = shared_namespaces(&config);
+            self.sweep_next = 0;
+            self.to_reload = self.channels.capacity();
+        }
+        self.config = config;
     }
 
     /// What the clock says now. Messages published within one millisecond on different homes get their order by it.
@@ -332,7 +351,13 @@ impl Hub {
     /// all of them without ever stalling a turn.
     pub fn sweep(&mut self, channels_max: usize, now_ms: u64) {
         self.idempotency.expire(now_ms);
+        let channels_max = match self.to_reload {
+            0 => channels_max,
+            _ => channels_max.max(RELOADS_PER_SWEEP),
+        };
         for _ in 0..channels_max.min(self.channels.capacity()) {
+            let is_old = self.to_reload > 0;
+            self.to_reload = self.to_reload.saturating_sub(1);
             let index = self.sweep_next;
             self.sweep_next = if index + 1 < self.channels.capacity() {
                 index + 1
@@ -341,6 +366,9 @@ impl Hub {
             };
             if !self.channels.contains(index) {
                 continue;
+            }
+            if is_old {
+                self.reload_channel(index, now_ms);
             }
             self.expire_channel(index, now_ms);
             self.forget_if_unneeded(index, now_ms);
@@ -364,19 +392,29 @@ impl Hub {
         if self.channels.len() >= self.channels_max {
             return Err(HubFull::Channels);
         }
-        let namespace = self
-            .namespaces
-            .get(name.namespace())
-            .or_else(|| self.namespaces.get(""));
-        let namespace = namespace
-            .expect("a configuration has the namespace \"\"")
-            .clone();
+        let namespace = self.namespace(name);
         let epoch = self.epochs.begin(name);
         let index = self
             .channels
             .insert(Channel::new(name.clone(), namespace, epoch, now_ms));
         self.by_name.insert(name.clone(), index as u32);
         Ok(index)
+    }
+
+    fn namespace(&self, name: &ChannelName) -> Arc<Namespace> {
+        let own = self.namespaces.get(name.namespace());
+        let namespace = own.or_else(|| self.namespaces.get(""));
+        namespace
+            .expect("a configuration has the namespace \"\"")
+            .clone()
+    }
+
+    fn reload_channel(&mut self, index: usize, now_ms: u64) {
+        let namespace = self.namespace(&self.channels[index].name);
+        let channel = &mut self.channels[index];
+        let bytes_before = channel.history_bytes();
+        channel.set_namespace(namespace, now_ms);
+        self.history_bytes -= bytes_before - channel.history_bytes();
     }
 
     fn expire_channel(&mut self, index: usize, now_ms: u64) {
@@ -416,6 +454,12 @@ impl Hub {
             self.epochs.end(&channel.name, head.epoch);
         }
     }
+}
+
+fn shared_namespaces(config: &Config) -> HashMap<String, Arc<Namespace>> {
+    let shared =
+        |(name, namespace): (&String, &Namespace)| (name.clone(), Arc::new(namespace.clone()));
+    config.namespaces.iter().map(shared).collect()
 }
 
 #[cfg(test)]

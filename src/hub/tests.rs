@@ -372,3 +372,71 @@ fn messages_of_one_millisecond_have_an_order() {
         .collect();
     assert_eq!(times, [5_200, 5_201, 5_202]);
 }
+
+#[test]
+fn other_settings_shorten_histories_and_keep_positions() {
+    let mut hub = hub();
+    let channels = ["a", "b", "x:a", "x:b"];
+    for now_ms in 0..10 {
+        for channel in channels {
+            take(&mut hub, publish(channel), now_ms).unwrap();
+        }
+    }
+    let reload = |hub: &mut Hub, change: &dyn Fn(&mut Namespace)| {
+        let mut config = Config::default();
+        let mut namespace = Namespace::default();
+        change(&mut namespace);
+        config.namespaces.insert("x".to_owned(), namespace);
+        hub.reload(Arc::new(config), 1);
+        hub.sweep(1, 10);
+        let bytes = channels.map(|channel| hub.info(&name(channel), 10).unwrap().bytes);
+        assert_eq!(hub.history_bytes(), bytes.iter().sum::<usize>());
+    };
+    reload(&mut hub, &|namespace| namespace.history_messages = 3);
+    assert_eq!(history(&mut hub, "a", 10).len(), 10, "another namespace");
+    assert_eq!(history(&mut hub, "x:a", 10), [8, 9, 10]);
+    assert_eq!(history(&mut hub, "x:b", 10), [8, 9, 10]);
+    // Two milliseconds: what was published at 8 is too old at 10.
+    reload(&mut hub, &|namespace| namespace.history_age_ms = 2);
+    assert_eq!(history(&mut hub, "x:a", 10), [10]);
+    assert_eq!(take(&mut hub, publish("x:a"), 10).unwrap().0, 11);
+    assert_eq!(history(&mut hub, "x:a", 11), [11]);
+    reload(&mut hub, &|namespace| namespace.history_age_ms = 60_000);
+    take(&mut hub, publish("x:a"), 11).unwrap();
+    // What was stored for two milliseconds is not kept for longer.
+    assert_eq!(history(&mut hub, "x:a", 11), [11, 12]);
+    assert_eq!(history(&mut hub, "x:a", 12), [12]);
+    reload(&mut hub, &|namespace| namespace.history_messages = 0);
+    assert!(history(&mut hub, "x:a", 12).is_empty());
+}
+
+#[test]
+fn other_limits_hold_at_once() {
+    let mut hub = hub();
+    take(&mut hub, publish("a"), 0).unwrap();
+    let mut config = Config::default();
+    config.limits.channels_max = 1;
+    hub.reload(Arc::new(config.clone()), 1);
+    assert_eq!(take(&mut hub, publish("b"), 0), Err(HubFull::Channels));
+    config.limits.channels_max = 2;
+    config.limits.history_bytes_total_max = hub.history_bytes();
+    hub.reload(Arc::new(config), 1);
+    assert_eq!(take(&mut hub, publish("b"), 0), Err(HubFull::History));
+}
+
+#[test]
+fn many_channels_get_other_settings_by_and_by() {
+    const CHANNELS: usize = RELOADS_PER_SWEEP + 10;
+    let mut hub = hub();
+    for channel in 0..CHANNELS {
+        take(&mut hub, publish(&format!("c{channel}")), 0).unwrap();
+    }
+    let mut config = Config::default();
+    config.namespaces.get_mut("").unwrap().history_messages = 0;
+    hub.reload(Arc::new(config), 1);
+    assert!(hub.history_bytes() > 0);
+    hub.sweep(1, 0);
+    assert!(hub.history_bytes() > 0, "not all in one turn");
+    hub.sweep(1, 0);
+    assert_eq!(hub.history_bytes(), 0);
+}

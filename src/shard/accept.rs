@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, accept_with, recv, send, shutdown};
+use socket2::{SockFilter, SockRef};
 
 use crate::api::Audience;
 use crate::api::refusal::Refusal;
@@ -17,6 +18,27 @@ use crate::transport::response::Meta;
 const ACCEPTS_PER_TURN: usize = 64;
 /// How long a listener rests when the system has no descriptor or no memory for another connection.
 const REST_MS: u64 = 100;
+
+/// How long a handshake may take that began before the door began to close. Less than the second after which a SYN is
+/// repeated for the first time (RFC 6298 §2), so whoever repeats it finds the door closed.
+const HANDSHAKE_MS: u64 = 250;
+
+/// Drops a segment that has SYN and not ACK. Byte 13 of a TCP header has the flags (RFC 9293 §3.1).
+const DROP_SYN: [SockFilter; 5] = {
+    const LOAD_BYTE: u16 = 0x30;
+    const AND: u16 = 0x54;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    [
+        SockFilter::new(LOAD_BYTE, 0, 0, 13),
+        SockFilter::new(AND, 0, 0, SYN | ACK),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ]
+};
 
 /// A socket that newcomers come to.
 #[derive(Debug)]
@@ -34,6 +56,9 @@ pub(super) struct Door {
     /// Listeners that rest, since the system could not accept, and until when.
     resting: Vec<usize>,
     retry_ms: Option<u64>,
+    /// Nobody knocks any more, and who already has is let in until then.
+    closes_ms: Option<u64>,
+    pub(super) is_closed: bool,
     /// Given up for a moment to accept, refuse and close when there is no descriptor left: a newcomer who is told is
     /// better off than one who waits.
     spare: Option<OwnedFd>,
@@ -45,12 +70,15 @@ impl Door {
             listeners,
             resting: Vec::new(),
             retry_ms: None,
+            closes_ms: None,
+            is_closed: false,
             spare: None,
         }
     }
 
-    pub(super) fn retry_ms(&self) -> Option<u64> {
-        self.retry_ms
+    /// When there is something to do at the door if nobody comes.
+    pub(super) fn next_ms(&self) -> Option<u64> {
+        [self.retry_ms, self.closes_ms].into_iter().flatten().min()
     }
 
     /// Accepts with the descriptor kept for this, refuses, closes.
@@ -123,7 +151,7 @@ impl Shard {
 
     /// Somebody is at the door.
     pub(super) fn on_acceptable(&mut self, listener: usize) {
-        if self.is_draining {
+        if self.door.is_closed {
             return;
         }
         self.accept_from(listener);
@@ -180,8 +208,38 @@ impl Shard {
         }
     }
 
+    /// From now on nobody new knocks here: a SYN is dropped, and its sender repeats it to whoever has the port by then.
+    /// The door itself stays open for handshakes that are under way, since closing it would reset them.
+    pub(super) fn begin_to_close_door(&mut self) {
+        let ignore_newcomers =
+            |listener: &Listener| SockRef::from(&listener.socket).attach_filter(&DROP_SYN);
+        if self
+            .door
+            .listeners
+            .iter()
+            .all(|it| ignore_newcomers(it).is_ok())
+        {
+            self.door.closes_ms = Some(self.now_ms + HANDSHAKE_MS);
+        } else {
+            self.close_door();
+        }
+    }
+
+    pub(super) fn close_door_if_due(&mut self) {
+        if self
+            .door
+            .closes_ms
+            .is_some_and(|closes_ms| self.now_ms >= closes_ms)
+        {
+            self.close_door();
+        }
+    }
+
     /// Takes those who have already been let in by the kernel, then closes the door.
     pub(super) fn close_door(&mut self) {
+        if self.door.is_closed {
+            return;
+        }
         for listener in 0..self.door.listeners.len() {
             while !self.accept_from(listener) {}
         }
@@ -190,5 +248,7 @@ impl Shard {
             let _ = shutdown(&listener.socket, Shutdown::Both);
         }
         self.door.retry_ms = None;
+        self.door.closes_ms = None;
+        self.door.is_closed = true;
     }
 }

@@ -12,7 +12,7 @@ use crate::shard::accept::Listener;
 use crate::shard::clients::subject;
 use crate::shard::complaint::Complaint;
 use crate::shard::connection::Connection;
-use crate::shard::{GENERATION_MASK, Shard, Shared};
+use crate::shard::{GENERATION_MASK, Shard};
 use crate::transport::Next;
 use crate::transport::response::{Meta, refuse};
 use crate::transport::token_bucket::TokenBucket;
@@ -83,6 +83,9 @@ impl Shard {
         let connection = Connection::new(socket, generation, audience, self.now_ms);
         let index = self.connections.insert(connection) as u32;
         self.metrics.on_transport(None, Some(TransportKind::Http));
+        if self.is_draining {
+            self.timers.arm(index, self.now_ms);
+        }
         if let Some((refusal, complaint)) = refusal {
             self.complain(complaint);
             self.refuse_newcomer(index, refusal, CloseReason::TooManyConnections);
@@ -95,11 +98,8 @@ impl Shard {
 
     /// Whether there is room for one more beside `n_connections` of the process.
     fn judge(&mut self, n_connections: usize, audience: Audience) -> Verdict {
-        let Shared {
-            connections_max,
-            connections_per_shard_max,
-            ..
-        } = *self.shared;
+        let connections_max = self.shared.connections_max.load(Ordering::Relaxed);
+        let connections_per_shard_max = self.shared.connections_per_shard_max;
         // The whole process, and this shard's own descriptor table.
         let over = |refusals_max: usize| {
             n_connections >= connections_max.saturating_add(refusals_max)

@@ -34,6 +34,8 @@ pub struct Connection {
     pub read_armed: bool,
     pub write_armed: bool,
     pub end_of_input: bool,
+    /// Nothing has come from it yet.
+    pub is_unheard: bool,
     /// Has been told that the server shuts down.
     pub is_drained: bool,
     pub audience: Audience,
@@ -118,6 +120,7 @@ impl Connection {
             read_armed: false,
             write_armed: false,
             end_of_input: false,
+            is_unheard: true,
             is_drained: false,
             audience,
         }

@@ -16,6 +16,9 @@ use crate::transport::Transport;
 /// Between two log lines about noteworthy ends; the counters have them all.
 const END_LINE_INTERVAL_MS: u64 = 1000;
 
+/// How long a drain waits for the first request of a connection: whoever was let in is answered, not turned away.
+const NEWCOMERS_MS: u64 = 1000;
+
 impl Shard {
     /// No new work: subscriptions and input are given up, what is written so far still goes out.
     pub(super) fn begin_end(&mut self, index: u32, reason: CloseReason) {
@@ -84,8 +87,12 @@ impl Shard {
         let is_stalled = connection.is_stalled(&self.config, self.now_ms);
         let is_silent = connection.transport.is_silent(&self.config, self.now_ms);
         let is_told = connection.is_drained;
+        let is_newcomer = connection.is_unheard && self.now_ms < self.newcomers_until_ms;
         let phase = connection.phase;
         match phase {
+            Phase::Preface { .. } | Phase::Open if self.is_draining && is_newcomer => {
+                self.timers.arm(index, self.newcomers_until_ms);
+            }
             Phase::Preface { until_ms } => self.on_preface_timer(index, until_ms),
             Phase::Open if is_stalled => self.end_now(index, CloseReason::WriteStalled),
             Phase::Flushing(_) if is_stalled => self.end_now(index, CloseReason::WriteStalled),
@@ -116,7 +123,8 @@ impl Shard {
     pub(super) fn drain(&mut self) {
         self.is_ready = false;
         self.is_draining = true;
-        self.close_door();
+        self.newcomers_until_ms = self.now_ms + NEWCOMERS_MS;
+        self.begin_to_close_door();
         let period_ms = self.config.timing.drain_period_ms;
         for (index, _) in &self.connections {
             self.timers
@@ -126,6 +134,8 @@ impl Shard {
 
     /// Ends what is left.
     pub(super) fn cut(&mut self) {
+        self.is_draining = true;
+        self.close_door();
         let indices: Vec<_> = self
             .connections
             .iter()

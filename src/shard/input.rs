@@ -55,6 +55,7 @@ impl Shard {
 
     /// New bytes go behind those that are kept; without any, they are used where they are.
     fn on_input(&mut self, index: u32, bytes: &mut [u8]) {
+        self.connections[index as usize].is_unheard = false;
         match self.connections[index as usize].input.take() {
             None => {
                 let consumed = self.feed(index, bytes);
@@ -134,6 +135,13 @@ impl Shard {
     fn on_end_of_input(&mut self, index: u32) {
         let connection = &mut self.connections[index as usize];
         connection.end_of_input = true;
+        if matches!(connection.transport, Transport::LongPoll(_)) {
+            // Perhaps it still reads, perhaps it is gone: answered as if its time were over, it is no longer waited
+            // for in either case.
+            return self.step(index, |transport, context| {
+                transport.on_end_of_input(context)
+            });
+        }
         let is_answering = connection.transport.survives_end_of_input()
             || (connection.outbox.is_some() && matches!(connection.transport, Transport::Http(_)));
         if !is_answering {

@@ -9,6 +9,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
 use crate::api::question::{Answer, Question};
+use crate::config::Config;
 use crate::hub::ShardId;
 use crate::hub::message::{ChannelName, Message};
 
@@ -41,6 +42,11 @@ pub enum Mail {
     Unlisten { from: ShardId, channel: ChannelName },
     /// From a channel's home: it was deleted, its listeners are to be ended.
     EndListeners(ChannelName),
+    /// From the main thread: another configuration is in force. What else is read anew with it, such as keys or
+    /// certificates, comes to the shards in the same way: as a whole, shared and never changed.
+    Reload(Arc<Config>),
+    /// From the main thread, to the shard that counts it.
+    ReloadFailed,
     /// From the main thread.
     Stage(Stage),
     /// From the shard that ended the last connection of all: nobody asks anything any more.

@@ -16,7 +16,9 @@ pub mod mailbox;
 mod outboxes;
 mod park;
 mod preface;
+mod reload;
 pub mod ring;
+mod slow_reader;
 mod step;
 pub mod timers;
 
@@ -65,6 +67,7 @@ const SWEEP_INTERVAL_MS: u64 = 100;
 /// What all shards of a process have in common. Nothing in it is on the path of a message.
 #[derive(Debug)]
 pub struct Shared {
+    /// As of the start.
     pub config: Arc<Config>,
     /// The origin of everybody's `now_ms`.
     pub started: Instant,
@@ -72,7 +75,8 @@ pub struct Shared {
     pub hasher: RandomState,
     /// Connections of the process.
     pub n_connections: AtomicUsize,
-    pub connections_max: usize,
+    /// May be another one after a reload.
+    pub connections_max: AtomicUsize,
     /// Those that each shard's own descriptor table has room for.
     pub connections_per_shard_max: usize,
     /// Connections by [`clients::subject`], where their number is limited.
@@ -95,6 +99,8 @@ pub struct Shard {
     complaints: Complaints,
     outboxes: Outboxes,
     next_end_line_ms: u64,
+    /// By policy.
+    next_slow_line_ms: [u64; 3],
     timers: TimerWheel,
     ring: Ring,
     post: Post,
@@ -108,6 +114,8 @@ pub struct Shard {
     date_second: u64,
     is_ready: bool,
     is_draining: bool,
+    /// Until when a drain waits for the first request of those who have just come.
+    newcomers_until_ms: u64,
     /// Deliveries of one turn.
     sends_per_turn: usize,
     /// Drained, and no connection is left.
@@ -200,6 +208,7 @@ impl Shard {
             complaints: Complaints::default(),
             outboxes: Outboxes::default(),
             next_end_line_ms: now_ms,
+            next_slow_line_ms: [now_ms; 3],
             timers: TimerWheel::new(now_ms),
             ring,
             post,
@@ -212,6 +221,7 @@ impl Shard {
             date_second: 0,
             is_ready: true,
             is_draining: false,
+            newcomers_until_ms: 0,
             sends_per_turn,
             is_empty: false,
             is_over: false,
@@ -297,7 +307,7 @@ impl Shard {
     /// Without connections of its own a shard still is the home of channels that those of others ask for: all end
     /// together, told by the one that was the last to become empty.
     fn note_if_empty(&mut self) {
-        if !self.is_draining || self.is_empty || !self.connections.is_empty() {
+        if !self.door.is_closed || self.is_empty || !self.connections.is_empty() {
             return;
         }
         self.is_empty = true;
@@ -336,6 +346,7 @@ impl Shard {
         }
         self.scratch.due = due;
         self.retry_accept();
+        self.close_door_if_due();
         is_busy
     }
 
@@ -350,7 +361,7 @@ impl Shard {
     /// How long nothing is due; `None` for as long as it takes.
     fn until_next_deadline_ms(&self) -> Option<u64> {
         let sweep_ms = (self.hub.channels() > 0).then_some(self.next_sweep_ms);
-        let next_ms = [self.timers.next_ms(), sweep_ms, self.door.retry_ms()]
+        let next_ms = [self.timers.next_ms(), sweep_ms, self.door.next_ms()]
             .into_iter()
             .flatten()
             .min()?;

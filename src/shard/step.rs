@@ -7,7 +7,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::close_reason::CloseReason;
 use crate::hub::fanout::Delivery;
-use crate::shard::complaint::Complaint;
 use crate::shard::connection::Phase;
 use crate::shard::mailbox::ConnectionKey;
 use crate::shard::outboxes::Outboxes;
@@ -53,14 +52,22 @@ impl Shard {
         let transport = &mut connection.transport;
         // What the step may leave half done is the connection's own, and it ends.
         let next = catch_unwind(AssertUnwindSafe(|| step(transport, &mut context)));
-        let next = next.unwrap_or_else(|_| {
-            self.metrics.panics_total += 1;
-            self.scratch.effects.clear_output();
-            self.scratch.effects.questions.clear();
-            Next::End(CloseReason::Panicked)
-        });
-        self.apply(index, next);
-        self.ask_all(index);
+        match next {
+            Ok(next) => {
+                self.apply(index, next);
+                self.ask_all(index);
+            }
+            Err(_) => self.on_panic(index),
+        }
+    }
+
+    /// Whatever the step was in the middle of, nothing of it remains: not even a subscription that it had moved.
+    fn on_panic(&mut self, index: u32) {
+        self.metrics.panics_total += 1;
+        self.scratch.effects.clear_output();
+        self.scratch.effects.questions.clear();
+        self.apply(index, Next::End(CloseReason::Panicked));
+        self.scratch.effects.released = self.fanout.subscriptions_of(index);
     }
 
     fn apply(&mut self, index: u32, next: Next) {
@@ -138,6 +145,7 @@ impl Shard {
             || !effects.replay.is_empty()
             || !effects.behind.is_empty()
             || effects.pong.is_some();
+        let mut has_dropped = false;
         if has_more {
             let outbox = connection
                 .outbox
@@ -146,8 +154,9 @@ impl Shard {
             for waiting in effects.replay.drain(..) {
                 outbox.push_replay(waiting);
             }
+            let bytes_max = self.config.limits.outbox_bytes_max;
             for waiting in effects.behind.drain(..) {
-                outbox.push(waiting);
+                has_dropped |= outbox.push_live(waiting, bytes_max, &mut self.metrics);
             }
             if let Some(pong) = effects.pong.take() {
                 outbox.set_pong(pong.into());
@@ -155,6 +164,9 @@ impl Shard {
         }
         let after = Outboxes::weigh(connection.outbox.as_deref());
         self.outboxes.change(before, after);
+        if has_dropped {
+            self.note_slow_reader(index);
+        }
         if has_more && is_direct {
             self.drain_outbox(index);
         }
@@ -272,44 +284,14 @@ impl Shard {
         true
     }
 
-    /// Gives up what waits for a client, and says goodbye behind what has begun.
-    fn end_slow_reader(&mut self, index: u32, delivery: &Delivery, reason: CloseReason) {
-        if reason == CloseReason::OutboxesFull {
-            self.complain(Complaint::Outboxes);
-        }
-        if let Delivery::Messages(batch) = delivery {
-            self.metrics.dropped_messages_total += batch.messages().len() as u64;
-        }
-        let connection = &mut self.connections[index as usize];
-        let before = Outboxes::weigh(connection.outbox.as_deref());
-        if let Some(outbox) = &mut connection.outbox {
-            outbox.keep_begun();
-        }
-        let after = Outboxes::weigh(connection.outbox.as_deref());
-        self.outboxes.change(before, after);
-        self.step(index, |transport, context| {
-            transport.on_slow_reader(context);
-            Next::End(reason)
-        });
-    }
-
     fn deliver_to(&mut self, index: u32, channel: u32, delivery: &Delivery) {
         let connection = &mut self.connections[index as usize];
         if !connection.is_open() || connection.transport.has_said_goodbye() {
             return;
         }
-        let bytes_max = self.config.limits.outbox_bytes_max;
-        let too_slow = connection.outbox.as_ref().and_then(|outbox| {
-            let total_max = self.config.limits.outbox_bytes_total_max / self.post.n_shards();
-            if outbox.is_over(bytes_max) {
-                Some(CloseReason::SlowReader)
-            } else if self.outboxes.is_over(outbox, total_max) {
-                Some(CloseReason::OutboxesFull)
-            } else {
-                None
-            }
-        });
-        if let Some(reason) = too_slow {
+        if connection.outbox.is_some()
+            && let Some(reason) = self.is_too_slow(index, delivery)
+        {
             return self.end_slow_reader(index, delivery, reason);
         }
         self.step(index, |transport, context| {

@@ -4,6 +4,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+use rustix::io::Errno;
+use socket2::{Domain, Socket, Type};
+
 use super::mailbox::{Mailbox, Stage};
 use super::*;
 use crate::api::Audience;
@@ -35,7 +38,7 @@ impl Process {
             started: Instant::now(),
             hasher: RandomState::new(),
             n_connections: AtomicUsize::new(0),
-            connections_max: 100,
+            connections_max: AtomicUsize::new(100),
             connections_per_shard_max: usize::MAX,
             address_counts: KeyedCounts::default(),
             n_occupied: AtomicUsize::new(n_shards),
@@ -72,6 +75,18 @@ impl Process {
             assert!(began.elapsed() < PATIENCE, "{what}");
             self.turn();
         }
+    }
+
+    /// Until every shard has begun to drain.
+    #[track_caller]
+    fn drain(&mut self) {
+        for shard in &self.shards {
+            let mailbox = shard.post.mailbox(shard.id);
+            mailbox.post(&mut vec![Mail::Stage(Stage::Drain)]);
+        }
+        self.turn_until("the drain", |process| {
+            process.shards.iter().all(|shard| shard.is_draining)
+        });
     }
 
     #[track_caller]
@@ -127,13 +142,7 @@ fn a_shard_without_connections_answers_the_others_while_they_drain() {
     process.turn_until("the head", |process| {
         process.shards[0].metrics.requests_total == 1
     });
-    for shard in 0..2 {
-        let mailbox = process.shards[0].post.mailbox(ShardId(shard));
-        mailbox.post(&mut vec![Mail::Stage(Stage::Drain)]);
-    }
-    process.turn_until("the drain", |process| {
-        process.shards.iter().all(|shard| shard.is_draining)
-    });
+    process.drain();
     process.turn();
     client.write_all(b"hi").unwrap();
     let answer = process.read_until(&client, |_| false);
@@ -260,4 +269,65 @@ fn a_slot_is_freed_when_its_polls_are_home_and_a_stale_key_finds_nothing() {
         !shard.take_answer(key, 0, answer),
         "nobody is there to answer"
     );
+}
+
+#[test]
+fn a_panic_in_a_step_leaves_no_subscription_behind() {
+    let mut process = Process::new(1, |_| {});
+    let _client = process.connect();
+    let channel = process.channel(0);
+    let shard = &mut process.shards[0];
+    // As in the midst of a step that has moved it: the transport no longer knows of it.
+    shard.fanout.listen(&channel, 0);
+    shard.step(0, |_, _| panic!("planted"));
+    assert_eq!(shard.fanout.channels(), 0);
+    process.turn_until("the end", |process| {
+        process.shards[0].connections.is_empty()
+    });
+    let metrics = process.shards[0].measure();
+    assert_eq!(metrics.panics_total, 1);
+    assert_eq!(metrics.closed_total[CloseReason::Panicked as usize], 1);
+}
+
+#[test]
+fn who_was_let_in_before_the_door_closes_is_answered() {
+    let mut process = Process::new(1, |config| config.timing.drain_period_ms = 0);
+    // In the kernel's queue; the shard has not seen it.
+    let mut client = TcpStream::connect(process.address).unwrap();
+    client.set_nonblocking(true).unwrap();
+    process.drain();
+    let began_ms = process.shards[0].now_ms;
+    process.turn_until("a moment in which everybody else was told", |process| {
+        process.shards[0].now_ms > began_ms + 100
+    });
+    client
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        .unwrap();
+    let answer = process.read_until(&client, |_| false);
+    assert!(answer.starts_with(b"HTTP/1.1 200 "), "{answer:?}");
+    drop(client);
+    process.turn_until("the end", |process| process.shards[0].is_over);
+}
+
+#[test]
+fn who_knocks_while_the_door_closes_is_let_in_by_the_next_server() {
+    let mut process = Process::new(1, |_| {});
+    process.drain();
+    assert!(
+        !process.shards[0].door.is_closed,
+        "handshakes may be under way"
+    );
+    let address = process.address;
+    let client = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).unwrap();
+    let knocked = client.connect(&address.into()).unwrap_err();
+    assert_eq!(
+        knocked.raw_os_error(),
+        Some(Errno::INPROGRESS.raw_os_error())
+    );
+    process.turn_until("the end", |process| process.shards[0].is_over);
+    assert_eq!(process.shards[0].metrics.accepted_total, 0);
+    drop(process);
+    let next = TcpListener::bind(address).unwrap();
+    let (_let_in, peer) = next.accept().unwrap();
+    assert_eq!(client.local_addr().unwrap().as_socket(), Some(peer));
 }

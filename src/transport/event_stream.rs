@@ -1,17 +1,19 @@
 //! A stream of Server-Sent Events (WHATWG HTML, "Server-sent events").
 
 use crate::close_reason::CloseReason;
+use crate::config::SlowReader;
 use crate::hub::batch::{Format, SharedBytes, WireForm, write_event_body};
 use crate::hub::fanout::{Delivery, Subscription};
 use crate::hub::position::{Position, write_cursor};
 use crate::proto::http_request::Version;
 use crate::proto::http_response::{self, ResponseBody, ResponseHead};
 use crate::proto::{json, sse_event};
+use crate::transport::age::EndOfLife;
 use crate::transport::outbox::Waiting;
 use crate::transport::outgoing::Outgoing;
 use crate::transport::response::{Fields, Meta};
 use crate::transport::{
-    Context, Effects, Next, Subscriptions, first_beat, jittered_around, on_beat,
+    Context, Effects, Next, Subscriptions, first_beat, jittered_around, on_beat, slow_reader,
 };
 
 /// One open stream.
@@ -19,6 +21,7 @@ use crate::transport::{
 pub struct EventStream {
     subscriptions: Subscriptions,
     keep_alive_due_ms: u64,
+    end_of_life: EndOfLife,
     format: Format,
     /// HTTP/1.1; an older client gets a body that ends with the connection.
     is_chunked: bool,
@@ -42,6 +45,11 @@ impl EventStream {
         let stream = Self {
             subscriptions: Subscriptions::new(positions),
             keep_alive_due_ms: first_beat(context.now_ms, heartbeat_ms, context.rng),
+            end_of_life: EndOfLife::new(
+                context.config.timing.event_stream_age_max_ms,
+                context.now_ms,
+                context.rng,
+            ),
             format,
             is_chunked: meta.version == Version::Http11,
             has_left: false,
@@ -59,8 +67,13 @@ impl EventStream {
         Next::End(CloseReason::Answered)
     }
 
-    pub fn keep_alive_due_ms(&self) -> u64 {
-        self.keep_alive_due_ms
+    pub fn next_deadline_ms(&self) -> u64 {
+        self.keep_alive_due_ms.min(self.end_of_life.at_ms())
+    }
+
+    /// The next sign of life is due at `due_ms`, or before.
+    pub fn beat_anew(&mut self, due_ms: u64) {
+        self.keep_alive_due_ms = self.keep_alive_due_ms.min(due_ms);
     }
 
     pub fn on_delivery(
@@ -74,24 +87,21 @@ impl EventStream {
             Delivery::End => return self.end(CloseReason::ChannelDeleted, context),
         };
         context.metrics.delivered_messages_total += batch.messages().len() as u64;
-        let Subscriptions::Several(_) = self.subscriptions else {
+        let place = self.subscriptions.place(channel);
+        let has_several = matches!(self.subscriptions, Subscriptions::Several(_));
+        if context.has_backlog {
+            let policy = slow_reader::policy(&batch.messages()[0].channel, context.config);
+            if has_several || policy != SlowReader::Close {
+                slow_reader::wait_behind(batch, place, policy, context.effects);
+                return Next::Stay;
+            }
+        }
+        if !has_several {
             let form = WireForm::EventStream {
                 format: self.format,
                 chunked: self.is_chunked,
             };
             context.effects.out.share(batch.bytes(form));
-            return Next::Stay;
-        };
-        let place = self.subscriptions.place(channel);
-        if context.has_backlog {
-            let waiting = |message: &_| Waiting::Message {
-                channel: place,
-                message: std::sync::Arc::clone(message),
-            };
-            context
-                .effects
-                .behind
-                .extend(batch.messages().iter().map(waiting));
             return Next::Stay;
         }
         for (message, body) in batch.messages().iter().zip(batch.event_bodies(self.format)) {
@@ -102,6 +112,10 @@ impl EventStream {
     }
 
     pub fn on_deadline(&mut self, context: &mut Context<'_>) -> Next {
+        if self.end_of_life.is_here(context.now_ms) {
+            let retry_ms = EndOfLife::reconnect_ms(context.rng);
+            return self.send_back(retry_ms, EndOfLife::REASON, context);
+        }
         if context.now_ms >= self.keep_alive_due_ms {
             context
                 .metrics
@@ -123,18 +137,24 @@ impl EventStream {
     /// Tells the browser when to come back, and ends.
     pub fn on_drain(&mut self, context: &mut Context<'_>) -> Next {
         let retry_ms = jittered_around(context.config.timing.sse_retry_ms, context.rng);
+        self.send_back(retry_ms, CloseReason::Shutdown, context)
+    }
+
+    fn send_back(&mut self, retry_ms: u64, reason: CloseReason, context: &mut Context<'_>) -> Next {
         // Not followed by an empty line, as at the start: `retry` counts as soon as its line is read.
         self.write(&mut context.effects.out, |own| {
             own.extend_from_slice(format!("retry: {retry_ms}\n").as_bytes())
         });
-        self.end(CloseReason::Shutdown, context)
+        self.end(reason, context)
     }
 
     /// Writes what waited: messages of the replay, and notices of loss.
     pub fn encode(&mut self, waiting: &Waiting, out: &mut Outgoing) {
         let mut body = Vec::new();
         let id = match waiting {
-            Waiting::Message { channel, message } => {
+            Waiting::Message {
+                channel, message, ..
+            } => {
                 write_event_body(&mut body, message, self.format);
                 self.advance_or_only(*channel, message.position)
             }

@@ -2,6 +2,7 @@
 //! come out through [`Effects`].
 #![forbid(unsafe_code)]
 
+pub mod age;
 pub mod event_stream;
 pub mod exchange;
 pub mod http;
@@ -12,6 +13,7 @@ pub mod poll;
 mod replay;
 mod report;
 pub mod response;
+pub mod slow_reader;
 pub mod token_bucket;
 pub mod websocket;
 
@@ -73,7 +75,7 @@ pub struct Effects {
     pub released: Vec<Subscription>,
     /// The replay of a stream that begins; goes behind `out`, exempt from the limit of the outbox.
     pub replay: Vec<Waiting>,
-    /// Deliveries that have to wait their turn behind a replay.
+    /// Deliveries that have to wait their turn; see [`outbox::Outbox::push_live`].
     pub behind: Vec<Waiting>,
     /// A pong for a peer that does not read fast enough; see [`outbox::Outbox::set_pong`].
     pub pong: Option<Vec<u8>>,
@@ -143,7 +145,7 @@ impl Transport {
             Self::Http(http) => http.on_delivery(channel, delivery, context),
             Self::LongPoll(poll) => poll.on_delivery(channel, delivery, context),
             Self::EventStream(stream) => stream.on_delivery(channel, delivery, context),
-            Self::WebSocket(websocket) => websocket.on_delivery(delivery, context),
+            Self::WebSocket(websocket) => websocket.on_delivery(channel, delivery, context),
         }
     }
 
@@ -162,8 +164,19 @@ impl Transport {
         match self {
             Self::Http(http) => http.next_deadline_ms(config),
             Self::LongPoll(poll) => Some(poll.deadline_ms()),
-            Self::EventStream(stream) => Some(stream.keep_alive_due_ms()),
+            Self::EventStream(stream) => Some(stream.next_deadline_ms()),
             Self::WebSocket(websocket) => Some(websocket.next_deadline_ms(config)),
+        }
+    }
+
+    /// Heartbeats go by other times from now on. Silence counts anew: a peer is held to the new time from its next
+    /// ping on, not for what the old one allowed.
+    pub fn beat_anew(&mut self, heartbeat_ms: u64, now_ms: u64, rng: &mut fastrand::Rng) {
+        let due_ms = on_beat(now_ms + rng.u64(1..=heartbeat_ms), heartbeat_ms);
+        match self {
+            Self::Http(_) | Self::LongPoll(_) => {}
+            Self::EventStream(stream) => stream.beat_anew(due_ms),
+            Self::WebSocket(websocket) => websocket.beat_anew(due_ms, now_ms),
         }
     }
 
@@ -174,6 +187,14 @@ impl Transport {
             Self::LongPoll(poll) => poll.on_drain(context),
             Self::EventStream(stream) => stream.on_drain(context),
             Self::WebSocket(websocket) => websocket.on_drain(context),
+        }
+    }
+
+    /// The peer will send no more, and waits for something that may be long in coming.
+    pub fn on_end_of_input(&mut self, context: &mut Context<'_>) -> Next {
+        match self {
+            Self::LongPoll(poll) => poll.on_deadline(context),
+            Self::Http(_) | Self::EventStream(_) | Self::WebSocket(_) => Next::Stay,
         }
     }
 
@@ -190,6 +211,15 @@ impl Transport {
     /// Its last word is said, though the peer's is still to come: deliveries pass it by.
     pub fn has_said_goodbye(&self) -> bool {
         matches!(self, Self::WebSocket(websocket) if websocket.has_said_goodbye())
+    }
+
+    /// Has a way to say that messages are lost in the midst of what it sends.
+    pub fn can_tell_a_gap(&self) -> bool {
+        match self {
+            Self::Http(_) | Self::LongPoll(_) => false,
+            Self::EventStream(_) => true,
+            Self::WebSocket(websocket) => websocket.can_tell_a_gap(),
+        }
     }
 
     /// The slow reader's goodbye, after which nothing else is sent.

@@ -1,8 +1,11 @@
 //! What waits for a client that reads more slowly than its channels speak. Most connections never have one.
 
+mod room;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::config::SlowReader;
 use crate::hub::batch::SharedBytes;
 use crate::hub::message::{ChannelName, Message};
 use crate::hub::position::Position;
@@ -16,9 +19,13 @@ pub const REFILL_BYTES: usize = 64 * 1024;
 pub enum Waiting {
     /// Encoded; the first `sent` bytes are gone.
     Bytes { bytes: SharedBytes, sent: usize },
-    /// A message of a replay, encoded when its time comes, so that a long history costs references only. `channel`
-    /// counts in the request's order.
-    Message { channel: u16, message: Arc<Message> },
+    /// A message of a replay, or one that may yet give way to a newer one. It is encoded when its time comes, so that
+    /// a long history costs references only. `channel` counts in the request's order.
+    Message {
+        channel: u16,
+        message: Arc<Message>,
+        slow_reader: SlowReader,
+    },
     /// The notice that messages up to `position` are lost.
     Gap {
         channel: u16,
@@ -42,6 +49,10 @@ pub struct Outbox {
     front_begun: bool,
     /// The front that the current write goes on with was begun by an earlier one.
     taken_begun: bool,
+    /// Messages in the queue that may give way.
+    droppable: usize,
+    /// Since when something has waited without a break.
+    since_ms: u64,
     /// When the peer last took something.
     progress_ms: u64,
 }
@@ -49,6 +60,7 @@ pub struct Outbox {
 impl Outbox {
     pub fn new(now_ms: u64) -> Self {
         Self {
+            since_ms: now_ms,
             progress_ms: now_ms,
             ..Self::default()
         }
@@ -77,8 +89,25 @@ impl Outbox {
         self.progress_ms
     }
 
+    pub fn since_ms(&self) -> u64 {
+        self.since_ms
+    }
+
+    /// The message at the end of the queue, if it is not encoded yet.
+    pub fn newest_message(&self) -> Option<(&Message, SlowReader)> {
+        match self.queue.back() {
+            Some(Waiting::Message {
+                message,
+                slow_reader,
+                ..
+            }) => Some((message, *slow_reader)),
+            _ => None,
+        }
+    }
+
     pub fn push(&mut self, waiting: Waiting) {
         self.bytes += waiting.bytes();
+        self.droppable += usize::from(waiting.may_give_way());
         self.queue.push_back(waiting);
     }
 
@@ -132,6 +161,7 @@ impl Outbox {
         }
         let front = self.queue.pop_front()?;
         self.bytes -= front.bytes();
+        self.droppable -= usize::from(front.may_give_way());
         self.taken_begun |= std::mem::take(&mut self.front_begun);
         Some(front)
     }
@@ -145,6 +175,7 @@ impl Outbox {
         };
         self.queue.clear();
         self.bytes = 0;
+        self.droppable = 0;
         self.pong = None;
         if let Some(begun) = begun {
             self.push(begun);
@@ -159,6 +190,11 @@ impl Waiting {
             Self::Message { message, .. } => message.bytes(),
             Self::Gap { .. } => size_of::<Self>(),
         }
+    }
+
+    /// A message that a newer one may take the place of. What is encoded may be half on its way.
+    fn may_give_way(&self) -> bool {
+        matches!(self, Self::Message { slow_reader, .. } if *slow_reader != SlowReader::Close)
     }
 }
 
@@ -179,6 +215,7 @@ mod tests {
         let channel = ChannelName::parse("a").unwrap();
         Waiting::Message {
             channel: 0,
+            slow_reader: SlowReader::Close,
             message: Arc::new(Message {
                 channel,
                 position: Position {

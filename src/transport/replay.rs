@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use crate::api::question::Answer;
+use crate::config::SlowReader;
 use crate::hub::channel::Replay;
 use crate::hub::fanout::Subscription;
 use crate::hub::message::Message;
 use crate::hub::position::{Position, Since, write_cursor};
-use crate::transport::Context;
 use crate::transport::outbox::Waiting;
+use crate::transport::{Context, slow_reader};
 
 /// One channel's part, and its subscription if it is listened to from now on.
 pub(super) type Part = (Replay, Option<Subscription>);
@@ -50,6 +51,9 @@ pub(super) fn queue(parts: &[Part], since: &[Since], context: &mut Context<'_>) 
             }
         };
         let mut gaps = replay.gaps(*since).into_iter().peekable();
+        let slow_reader = replay.messages.first().map_or(SlowReader::Close, |first| {
+            slow_reader::policy(&first.channel, context.config)
+        });
         let mut when_us = 0;
         for (index, message) in replay.messages.iter().enumerate() {
             when_us = message.published_us;
@@ -61,6 +65,7 @@ pub(super) fn queue(parts: &[Part], since: &[Since], context: &mut Context<'_>) 
                 Waiting::Message {
                     channel,
                     message: message.clone(),
+                    slow_reader,
                 },
             ));
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::api::publish::event_name_is_free;
 use crate::api::question::{Answer, Question};
 use crate::close_reason::CloseReason;
-use crate::config::Config;
+use crate::config::{Config, SlowReader};
 use crate::hub::Publish;
 use crate::hub::batch::{Format, WireForm, write_websocket};
 use crate::hub::fanout::{Delivery, Subscription};
@@ -14,12 +14,13 @@ use crate::hub::position::{Position, write_cursor};
 use crate::proto::payload::PayloadKind;
 use crate::proto::ws_message::{MessageKind, WsAssembler, WsEvent, WsLimits};
 use crate::proto::{json, ws_frame, ws_handshake};
+use crate::transport::age::EndOfLife;
 use crate::transport::inbound_rate::InboundRate;
 use crate::transport::outbox::Waiting;
 use crate::transport::outgoing::Outgoing;
 use crate::transport::response::{Fields, Meta};
 use crate::transport::{
-    Context, Effects, Next, Subscriptions, first_beat, jittered_around, on_beat,
+    Context, Effects, Next, Subscriptions, first_beat, jittered_around, on_beat, slow_reader,
 };
 
 /// Empty fragments in a row: they cost work and bring nothing forward.
@@ -38,6 +39,7 @@ pub struct WebSocket {
     /// Last sign of life, of any kind.
     heard_ms: u64,
     ping_due_ms: u64,
+    end_of_life: EndOfLife,
     /// Exists once the client has published, or has been counted.
     own: Option<Box<OwnPublishes>>,
     format: Format,
@@ -102,10 +104,14 @@ impl WebSocket {
             .write(|own| ws_handshake::write_101(own, accept, fields.as_slice()));
         if format == Format::Raw {
             // A frame that is only a payload has no room for a notice; the head has told of the loss.
-            context
-                .effects
-                .replay
-                .retain(|waiting| !matches!(waiting, Waiting::Gap { .. }));
+            context.effects.replay.retain_mut(|waiting| match waiting {
+                Waiting::Gap { .. } => false,
+                Waiting::Message { slow_reader, .. } => {
+                    *slow_reader = SlowReader::Close;
+                    true
+                }
+                Waiting::Bytes { .. } => true,
+            });
         }
         let heartbeat_ms = context.config.timing.heartbeat_ms;
         Self {
@@ -113,6 +119,11 @@ impl WebSocket {
             subscriptions: Subscriptions::new(positions),
             heard_ms: context.now_ms,
             ping_due_ms: first_beat(context.now_ms, heartbeat_ms, context.rng),
+            end_of_life: EndOfLife::new(
+                context.config.timing.websocket_age_max_ms,
+                context.now_ms,
+                context.rng,
+            ),
             own: None,
             format,
             has_spoken: false,
@@ -295,15 +306,28 @@ impl WebSocket {
         }
     }
 
-    pub fn on_delivery(&mut self, delivery: &Delivery, context: &mut Context<'_>) -> Next {
+    pub fn on_delivery(
+        &mut self,
+        channel: u32,
+        delivery: &Delivery,
+        context: &mut Context<'_>,
+    ) -> Next {
         match delivery {
             _ if self.closing == Closing::Sent => Next::Stay,
             Delivery::Messages(batch) => {
                 context.metrics.delivered_messages_total += batch.messages().len() as u64;
-                context
-                    .effects
-                    .out
-                    .share(batch.bytes(WireForm::WebSocket(self.format)));
+                let policy = if context.has_backlog && self.can_tell_a_gap() {
+                    slow_reader::policy(&batch.messages()[0].channel, context.config)
+                } else {
+                    SlowReader::Close
+                };
+                if policy == SlowReader::Close {
+                    let bytes = batch.bytes(WireForm::WebSocket(self.format));
+                    context.effects.out.share(bytes);
+                } else {
+                    let place = self.subscriptions.place(channel);
+                    slow_reader::wait_behind(batch, place, policy, context.effects);
+                }
                 let last = batch
                     .messages()
                     .last()
@@ -332,6 +356,12 @@ impl WebSocket {
             } else {
                 Next::Stay
             };
+        }
+        if self.end_of_life.is_here(context.now_ms) {
+            let delay_ms = EndOfLife::reconnect_ms(context.rng);
+            let text = format!("maximum age, reconnect after {delay_ms} ms");
+            self.close(3001, &text, context);
+            return Next::End(EndOfLife::REASON);
         }
         if context.has_backlog {
             // A peer that does not read has its own deadline; a ping behind the backlog would not reach it, so
@@ -376,6 +406,14 @@ impl WebSocket {
         Next::Stay
     }
 
+    /// The next ping is due at `due_ms`, or before, and silence counts from now on.
+    pub fn beat_anew(&mut self, due_ms: u64, now_ms: u64) {
+        if self.closing == Closing::Open {
+            self.heard_ms = now_ms;
+            self.ping_due_ms = self.ping_due_ms.min(due_ms);
+        }
+    }
+
     /// No sign of life for `heartbeat` + `pong_timeout`.
     pub fn is_silent(&self, config: &Config, now_ms: u64) -> bool {
         let timing = &config.timing;
@@ -390,7 +428,8 @@ impl WebSocket {
             Closing::Open => self
                 .ping_due_ms
                 .min(self.heard_ms + timing.heartbeat_ms + timing.pong_timeout_ms)
-                .min(self.message_due_ms(config).unwrap_or(u64::MAX)),
+                .min(self.message_due_ms(config).unwrap_or(u64::MAX))
+                .min(self.end_of_life.at_ms()),
         }
     }
 
@@ -447,6 +486,11 @@ impl WebSocket {
 
     pub fn release(&mut self, effects: &mut Effects) {
         self.subscriptions.release(effects);
+    }
+
+    /// A frame that is only a payload has no room for a notice.
+    pub fn can_tell_a_gap(&self) -> bool {
+        self.format == Format::Json
     }
 
     /// Our close frame is on its way.

@@ -183,7 +183,11 @@ fn who_reads_nothing_of_a_channel_that_speaks_is_closed_and_the_others_hear_all(
         "{} after {rss}",
         server.rss_bytes()
     );
-    assert!(server.wait_log("slow_reader").contains("WARN"));
+    let line = server.wait_log("slow reader");
+    assert!(
+        line.contains("WARN") && line.contains("policy=\"close\""),
+        "{line}"
+    );
     // Who reads at last finds the messages in order, and then an end.
     assert!(lazy_sse.wait_end().windows(4).any(|bytes| bytes == b"xxxx"));
     lazy_ws.wait_end();
@@ -233,6 +237,27 @@ fn after_a_half_close_the_answer_still_comes() {
         assert_eq!(client.response().messages(), ["x"]);
         assert_eq!(client.read_to_end().unwrap(), b"");
     }
+}
+
+#[test]
+fn a_parked_long_poll_is_answered_when_its_client_half_closes() {
+    let server = Server::start("");
+    let cursor = server.publish("c", "x");
+    let mut client = server.get(&format!("/poll/c?since={cursor}&wait=60"));
+    client.get("/healthz");
+    server.wait_subscribers("c", 1);
+    client.finish_sending();
+    let response = client.response();
+    assert_eq!(
+        (response.status, response.field("pushring-cursor")),
+        (204, Some(&*cursor))
+    );
+    assert_eq!(client.response().text(), "ok\n", "what is behind it, too");
+    assert_eq!(client.read_to_end().unwrap(), b"");
+    // Who is gone is not waited for.
+    drop(server.get("/poll/c?wait=60"));
+    server.wait_subscribers("c", 0);
+    server.wait_metric("connections{", 1);
 }
 
 #[test]

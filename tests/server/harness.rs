@@ -36,6 +36,8 @@ pub fn wait_until(what: &str, mut is_met: impl FnMut() -> bool) {
 /// A server process. Dropped, it is killed.
 pub struct Server {
     child: Child,
+    /// Its configuration file.
+    file: String,
     log: Arc<Log>,
     pub address: SocketAddr,
     /// Where the backend talks to it; `address`, unless there is an internal listener.
@@ -124,7 +126,9 @@ impl Start {
         self
     }
 
-    fn spawn(mut self) -> Child {
+    /// The process, and the path of its configuration file.
+    fn spawn(mut self) -> (Child, String) {
+        let mut file = String::new();
         if !self.file.is_empty() {
             static FILES: AtomicUsize = AtomicUsize::new(0);
             let n = FILES.fetch_add(1, Ordering::Relaxed);
@@ -135,20 +139,23 @@ impl Start {
             );
             std::fs::write(&path, &self.file).unwrap();
             self.command.args(["--config", &path]);
+            file = path;
         }
         // Its own group: a signal of the terminal ends the test run, and the drop ends the server.
-        self.command
+        let child = self
+            .command
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap()
+            .unwrap();
+        (child, file)
     }
 
     #[track_caller]
     pub fn serve(self) -> Server {
-        let mut child = self.spawn();
+        let (mut child, file) = self.spawn();
         let log = Arc::new(Log::default());
         log.follow(child.stderr.take().unwrap());
         let addresses: BTreeMap<_, SocketAddr> = log.wait("listening line", |lines| {
@@ -171,6 +178,7 @@ impl Start {
         let internal = addresses["all"];
         Server {
             child,
+            file,
             log,
             address: *addresses.get("public").unwrap_or(&internal),
             internal,
@@ -181,7 +189,8 @@ impl Start {
     /// For a server that does not come up: its exit status, and what it said.
     #[track_caller]
     pub fn fail(self) -> (ExitStatus, String) {
-        let output = self.spawn().wait_with_output().unwrap();
+        let (child, _) = self.spawn();
+        let output = child.wait_with_output().unwrap();
         (output.status, String::from_utf8(output.stderr).unwrap())
     }
 }
@@ -279,6 +288,12 @@ impl Server {
     pub fn log_lines(&self, needle: &str) -> usize {
         let guard = self.log.lines.lock().unwrap();
         guard.0.iter().filter(|line| line.contains(needle)).count()
+    }
+
+    /// Puts other contents into the configuration file, and tells the server.
+    pub fn reload(&self, contents: &str) {
+        std::fs::write(&self.file, contents).unwrap();
+        self.signal(Signal::HUP);
     }
 
     pub fn pid(&self) -> Pid {

@@ -70,3 +70,23 @@ fn the_heartbeats_of_those_who_came_together_are_spread() {
     });
     assert!(buckets.len() >= 5, "{buckets:?}");
 }
+
+#[test]
+fn streams_that_are_old_enough_are_sent_back() {
+    let server = Server::start("--websocket-age-max 300ms --event-stream-age-max 300ms");
+    let mut ws = server.ws("/ws/c");
+    let mut sse = server.sse("/sse/c");
+    let (code, reason) = ws.close();
+    assert_eq!(code, 3001);
+    assert!(
+        reason.starts_with("maximum age, reconnect after "),
+        "{reason}"
+    );
+    let end = String::from_utf8(sse.read_to_end().unwrap()).unwrap();
+    assert!(
+        end.contains("retry: ") && end.ends_with("\r\n0\r\n\r\n"),
+        "{end}"
+    );
+    drop((ws, sse));
+    server.wait_metric("connections_closed_total{reason=\"age_max\"}", 2);
+}

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use pushring::config::Config;
+use pushring::config::{Config, SlowReader};
 use pushring::hub::message::Message;
 use pushring::proto::payload::PayloadKind;
 
@@ -157,11 +157,7 @@ impl Ledger {
         let Some(records) = self.messages.get(&(channel.to_owned(), has.epoch.clone())) else {
             return true;
         };
-        let namespace = config.namespace(
-            channel
-                .split_once(':')
-                .map_or("", |(namespace, _)| namespace),
-        );
+        let namespace = config.namespace(namespace(channel));
         let later = &records[(has.offset as usize).min(records.len())..];
         later.len() > namespace.history_messages
             || later
@@ -173,6 +169,16 @@ impl Ledger {
                 .sum::<usize>()
                 > namespace.history_bytes
     }
+}
+
+fn namespace(channel: &str) -> &str {
+    let parts = channel.split_once(':');
+    parts.map_or("", |(namespace, _)| namespace)
+}
+
+/// For a client that reads too slowly messages of the channel are dropped.
+fn gives_way(channel: &str, config: &Config) -> bool {
+    config.namespace(namespace(channel)).slow_reader != SlowReader::Close
 }
 
 /// What one client has of one channel, and whether it was told of what it has not.
@@ -195,6 +201,19 @@ impl View<'_> {
 
     /// A notice that something up to `at` is lost.
     pub(crate) fn on_gap(&mut self, at: At) {
+        self.skip(at, true);
+    }
+
+    /// The same in the midst of a stream, where messages may have given way to newer ones.
+    pub(crate) fn on_gap_in_stream(&mut self, at: At) {
+        let gives_way = gives_way(self.channel, self.config);
+        self.skip(at, !gives_way);
+    }
+
+    fn skip(&mut self, at: At, must_be_gone: bool) {
+        if at.offset > 0 {
+            self.ledger.get(self.channel, &at);
+        }
         if let Some(has) = &self.has {
             if at == *has {
                 return;
@@ -205,7 +224,9 @@ impl View<'_> {
                     "on {} a gap up to {at} leads back from {has}",
                     self.channel
                 );
-                self.check_lost();
+                if must_be_gone {
+                    self.check_lost();
+                }
             }
         }
         *self.has = Some(at);

@@ -413,7 +413,7 @@ impl Client {
             let gap: serde_json::Value = serde_json::from_slice(&event.data).expect("JSON");
             assert_eq!(gap["channel"], self.channels[place]);
             assert_eq!(gap["position"], at.to_string());
-            return self.view(world, place).on_gap(at);
+            return self.view(world, place).on_gap_in_stream(at);
         }
         if self.is_json {
             let object = serde_json::from_slice(&event.data).expect("JSON");
@@ -466,7 +466,7 @@ impl Client {
                 if let Some(gap) = object.get("gap") {
                     let place = self.place(gap["channel"].as_str().expect("a channel"));
                     let at = At::parse(gap["position"].as_str().expect("a position"));
-                    self.view(world, place).on_gap(at);
+                    self.view(world, place).on_gap_in_stream(at);
                 } else {
                     let (channel, at) = world.ledger.check_object(&object);
                     let place = self.place(&channel);

@@ -14,44 +14,56 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use pushring::close_reason::CloseReason;
-use pushring::config::{Config, Namespace};
+use pushring::config::{Config, Namespace, SlowReader};
 
 use client::Client;
 use publisher::Publisher;
 use world::World;
 
-const CHANNELS: [&str; 8] = [
-    "a", "b", "c", "short:a", "short:b", "none:a", "echo:a", "echo:b",
+const CHANNELS: [&str; 10] = [
+    "a", "b", "c", "short:a", "short:b", "none:a", "echo:a", "echo:b", "oldest:a", "latest:a",
 ];
 
 /// Steps between two times that all is quiet and counted.
 const STEPS_UNTIL_QUIET: usize = 4000;
 
 /// Ends that some connection meets in every whole run, or the simulation no longer simulates them.
-const REACHED: [CloseReason; 8] = [
+const REACHED: [CloseReason; 9] = [
     CloseReason::PeerClosed,
     CloseReason::PeerReset,
     CloseReason::NoPong,
     CloseReason::Idle,
     CloseReason::SlowReader,
     CloseReason::WriteStalled,
+    CloseReason::AgeMax,
     CloseReason::ChannelDeleted,
     CloseReason::Shutdown,
 ];
 
 fn config() -> Config {
     let mut config = Config::default();
-    config.limits.outbox_bytes_max = 6000;
+    config.limits.outbox_bytes_max = 2000;
     let namespace = |history_messages, history_age_ms| Namespace {
         history_messages,
         history_age_ms,
         history_bytes: 20_000,
         client_publish: false,
+        slow_reader: SlowReader::Close,
     };
     let echo = Namespace {
         client_publish: true,
         ..namespace(50, 60_000)
     };
+    for (name, slow_reader) in [
+        ("oldest", SlowReader::DropOldest),
+        ("latest", SlowReader::Latest),
+    ] {
+        let namespace = Namespace {
+            slow_reader,
+            ..namespace(50, 60_000)
+        };
+        config.namespaces.insert(name.to_owned(), namespace);
+    }
     config
         .namespaces
         .insert(String::new(), namespace(50, 60_000));
@@ -63,6 +75,8 @@ fn config() -> Config {
         .insert("none".to_owned(), namespace(0, 60_000));
     config.namespaces.insert("echo".to_owned(), echo);
     config.timing.channel_idle_timeout_ms = 30_000;
+    config.timing.websocket_age_max_ms = 300_000;
+    config.timing.event_stream_age_max_ms = 200_000;
     config
 }
 
@@ -259,6 +273,7 @@ fn every_client_gets_every_message_once_and_in_order_or_is_told() {
     };
     let is_whole = seeds.end - seeds.start >= 10;
     let mut closed = HashMap::<&str, usize>::new();
+    let mut dropped = [0; 3];
     for seed in seeds {
         let mut step = 0;
         let mut simulation = Simulation::new(seed);
@@ -266,6 +281,9 @@ fn every_client_gets_every_message_once_and_in_order_or_is_told() {
         if let Err(panic) = result {
             eprintln!("PUSHRING_SIM_SEED={seed} fails at step {step}");
             resume_unwind(panic);
+        }
+        for (sum, count) in dropped.iter_mut().zip(simulation.world.dropped_messages()) {
+            *sum += count;
         }
         for (reason, count) in simulation.world.closed {
             *closed.entry(reason).or_default() += count;
@@ -276,5 +294,9 @@ fn every_client_gets_every_message_once_and_in_order_or_is_told() {
             let count = closed.get(reason.label()).copied().unwrap_or(0);
             assert!(count > 0, "no connection ended as {reason:?}: {closed:?}");
         }
+        assert!(
+            dropped[1..].iter().all(|&count| count > 0),
+            "messages that gave way to others, by policy: {dropped:?}"
+        );
     }
 }

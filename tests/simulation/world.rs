@@ -317,6 +317,17 @@ impl World {
         Some((info.position.to_string(), info.subscribers as usize))
     }
 
+    /// Messages that slow readers did not get, by policy.
+    pub(crate) fn dropped_messages(&self) -> [u64; 3] {
+        let sum = |policy: usize| {
+            let counts = self.shards.iter();
+            counts
+                .map(|shard| shard.metrics.dropped_messages_total[policy])
+                .sum()
+        };
+        [0, 1, 2].map(sum)
+    }
+
     /// Once every client is gone and time has passed nothing is left.
     pub(crate) fn check_empty(&mut self) {
         assert!(self.mail.values().all(VecDeque::is_empty), "mail is left");

@@ -49,7 +49,7 @@ impl Worker {
             Some(IpProtocol::TCP),
         )?;
         socket.set_tcp_nodelay(true)?;
-        if let Some(bytes) = self.plan.receive_buffer_bytes {
+        if let Some(bytes) = self.plan.receive_buffer_bytes(self.number(slot)) {
             socket.set_recv_buffer_size(bytes)?;
         }
         let socket = OwnedFd::from(socket);

@@ -1,6 +1,7 @@
 //! Event streams, and what holds for every stream that begins.
 
 use super::*;
+use crate::config::{Namespace, SlowReader};
 
 /// The data of chunks.
 fn dechunk(mut chunks: &str) -> String {
@@ -30,7 +31,7 @@ fn a_stream_opens_with_a_comment_and_the_retry_delay() {
         .strip_prefix(":ok\nretry: ")
         .and_then(|rest| rest.strip_suffix('\n'));
     let retry_ms: u64 = retry_ms.expect("no empty line").parse().unwrap();
-    assert!((2600..=3300).contains(&retry_ms), "{retry_ms}");
+    assert!((1500..=4500).contains(&retry_ms), "{retry_ms}");
     let event = peer.publish("a", "hi");
     assert_eq!(
         dechunk(&event),
@@ -201,4 +202,83 @@ fn a_channel_deleted_before_the_last_answer_turns_the_listener_away() {
         (peer.ended, peer.fanout.channels()),
         (Some(CloseReason::Unavailable), 0)
     );
+}
+
+/// What is published while something waits already: for itself, where it may give way and the client can be told.
+#[test]
+fn a_message_waits_for_itself_where_it_may_give_way() {
+    let mut config = Config::default();
+    for (name, slow_reader) in [
+        ("oldest", SlowReader::DropOldest),
+        ("latest", SlowReader::Latest),
+    ] {
+        let namespace = Namespace {
+            slow_reader,
+            ..Namespace::default()
+        };
+        config.namespaces.insert(name.to_owned(), namespace);
+    }
+    for (target, fields, wanted) in [
+        ("/sse/a", "", None),
+        ("/sse/oldest:a", "", Some((0, SlowReader::DropOldest))),
+        ("/sse/latest:a", "", Some((0, SlowReader::Latest))),
+        ("/sse/a,latest:a", "", Some((1, SlowReader::Latest))),
+        ("/sse/latest:a,a", "", Some((1, SlowReader::Close))),
+        ("/ws/a?format=json", HANDSHAKE, None),
+        ("/ws/latest:a?format=raw", HANDSHAKE, None),
+        (
+            "/ws/latest:a?format=json",
+            HANDSHAKE,
+            Some((0, SlowReader::Latest)),
+        ),
+        ("/ws/latest:a,a", HANDSHAKE, None),
+        (
+            "/ws/a,oldest:a",
+            HANDSHAKE,
+            Some((1, SlowReader::DropOldest)),
+        ),
+    ] {
+        let mut peer = Peer::with_config(config.clone());
+        peer.get(target, fields);
+        peer.has_backlog = true;
+        let path = target.split('?').next().unwrap();
+        let last = path.rsplit(['/', ',']).next().unwrap();
+        let sent = peer.publish(last, "hi");
+        let waits: Vec<_> = peer
+            .behind
+            .iter()
+            .map(|waiting| match waiting {
+                Waiting::Message {
+                    channel,
+                    slow_reader,
+                    ..
+                } => (*channel, *slow_reader),
+                other => panic!("{target}: {other:?}"),
+            })
+            .collect();
+        assert_eq!(waits, Vec::from_iter(wanted), "{target}");
+        assert_eq!(sent.is_empty(), wanted.is_some(), "{target}: {sent:?}");
+    }
+}
+
+#[test]
+fn a_stream_that_is_old_enough_ends_with_a_short_retry() {
+    let mut config = Config::default();
+    config.timing.event_stream_age_max_ms = 100_000;
+    let mut peer = Peer::with_config(config);
+    peer.get("/sse/a", "");
+    let mut sent = peer.deadline();
+    while peer.ended.is_none() {
+        assert_eq!(dechunk(&sent), ":\n");
+        sent = peer.deadline();
+    }
+    assert!((90_000..=110_064).contains(&peer.now_ms), "{}", peer.now_ms);
+    assert_eq!(peer.ended, Some(CloseReason::AgeMax));
+    let (retry, end) = sent.split_at(sent.len() - 5);
+    assert_eq!(end, "0\r\n\r\n");
+    let retry = dechunk(retry);
+    let retry_ms = retry
+        .strip_prefix("retry: ")
+        .and_then(|it| it.strip_suffix('\n'));
+    assert!(retry_ms.unwrap().parse::<u64>().unwrap() <= 1000, "{retry}");
 }

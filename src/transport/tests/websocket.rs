@@ -409,3 +409,50 @@ fn publishes_in_flight_hold_the_input_back() {
     peer.answer(place, question);
     assert_eq!((peer.questions.len(), peer.input.is_empty()), (2, true));
 }
+
+#[test]
+fn a_websocket_that_is_old_enough_is_sent_back() {
+    let mut config = Config::default();
+    config.timing.websocket_age_max_ms = 100_000;
+    let mut peer = Peer::with_config(config);
+    peer.get("/ws/a", HANDSHAKE);
+    while peer.ended.is_none() {
+        peer.send(&frame(10, b""));
+        peer.output.clear();
+        peer.now_ms = peer.transport.next_deadline_ms(&peer.config).unwrap();
+        let next = peer.step(|transport, context| transport.on_deadline(context));
+        peer.settle(next);
+    }
+    assert!((90_000..=110_064).contains(&peer.now_ms), "{}", peer.now_ms);
+    assert_eq!(peer.ended, Some(CloseReason::AgeMax));
+    let reason = String::from_utf8_lossy(&peer.output[4..]).into_owned();
+    assert_eq!(take_close_code(&mut peer), 3001);
+    let delay_ms = reason
+        .strip_prefix("maximum age, reconnect after ")
+        .and_then(|rest| rest.strip_suffix(" ms"));
+    assert!(
+        delay_ms.unwrap().parse::<u64>().unwrap() <= 1000,
+        "{reason}"
+    );
+}
+
+#[test]
+fn a_shorter_heartbeat_holds_from_the_next_ping_on() {
+    let mut peer = Peer::new();
+    peer.get("/ws/a", HANDSHAKE);
+    peer.now_ms += 20_000;
+    peer.send(&frame(10, b""));
+    peer.now_ms += 20_000;
+    peer.config.timing.heartbeat_ms = 1000;
+    peer.config.timing.pong_timeout_ms = 1000;
+    peer.transport
+        .beat_anew(1000, peer.now_ms, &mut fastrand::Rng::with_seed(1));
+    let began_ms = peer.now_ms;
+    peer.deadline();
+    assert_eq!(peer.ended, None, "nobody asked it yet");
+    while peer.ended.is_none() {
+        peer.deadline();
+    }
+    assert_eq!(peer.ended, Some(CloseReason::NoPong));
+    assert!(peer.now_ms - began_ms <= 2000);
+}

@@ -8,7 +8,7 @@ use pushring::hub::batch::{Batch, Format, WireForm};
 use pushring::hub::fanout::{Delivery, Subscription};
 use pushring::hub::message::ChannelName;
 use pushring::transport::outbox::{Outbox, Waiting};
-use pushring::transport::{Context, Next, Transport};
+use pushring::transport::{Context, Next, Transport, slow_reader};
 
 use crate::wire;
 
@@ -56,17 +56,19 @@ impl World {
         if it.is_ending {
             return;
         }
-        let bytes_max = self.config.limits.outbox_bytes_max;
-        if matches!(event, Event::Delivery(..))
-            && it
-                .outbox
-                .as_ref()
-                .is_some_and(|outbox| outbox.is_over(bytes_max))
+        let it_shard = &mut self.shards[shard];
+        let it = &mut it_shard.connections[connection];
+        if let Event::Delivery(_, delivery) = &event
+            && let Some(outbox) = &mut it.outbox
+            && !slow_reader::has_room(
+                &it.transport,
+                delivery,
+                outbox,
+                &self.config,
+                &mut it_shard.metrics,
+            )
         {
-            it.outbox
-                .as_mut()
-                .expect("it is over its limit")
-                .keep_begun();
+            outbox.keep_begun();
             self.with_context(shard, connection, Transport::on_slow_reader);
             return self.settle(shard, connection, Next::End(CloseReason::SlowReader));
         }
@@ -161,7 +163,11 @@ impl World {
         for waiting in effects.behind.drain(..) {
             it.outbox
                 .get_or_insert_with(|| Outbox::new(now_ms))
-                .push(waiting);
+                .push_live(
+                    waiting,
+                    self.config.limits.outbox_bytes_max,
+                    &mut it_shard.metrics,
+                );
         }
         if let Some(pong) = effects.pong.take() {
             it.outbox

@@ -1,0 +1,164 @@
+//! Another configuration for a server that runs: what of it takes effect, and what the operator reads about it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::Config;
+use super::setting::Setting;
+use super::table::{NAMESPACE_SETTINGS, SETTINGS};
+
+/// Of these, sockets, threads and the log's writer were made at the start. All others take effect by a reload.
+pub const RESTART_SETTINGS: &[&str] = &[
+    "listen",
+    "internal",
+    "proxy_protocol",
+    "internal_proxy_protocol",
+    "insecure",
+    "threads",
+    "pin_threads",
+    "log_format",
+];
+
+/// A value that is another one now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// As in the file; of a namespace, with its name in front.
+    pub name: String,
+    pub from: String,
+    pub to: String,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, from, to } = self;
+        write!(f, "{name}: {from} -> {to}")
+    }
+}
+
+/// What becomes of a configuration that was read while the server runs.
+#[derive(Debug)]
+pub struct Reload {
+    /// To be in force from now on.
+    pub config: Config,
+    pub changes: Vec<Change>,
+    /// Changed in the file, and left as they were at the start.
+    pub ignored: Vec<Change>,
+}
+
+impl Config {
+    /// `next` as far as it can take the place of this one.
+    pub fn reload(&self, mut next: Self) -> Reload {
+        let (ignored, mut changes) = changes(SETTINGS, self, &next, "")
+            .into_iter()
+            .partition::<Vec<_>, _>(|change| RESTART_SETTINGS.contains(&&*change.name));
+        for setting in SETTINGS
+            .iter()
+            .filter(|it| RESTART_SETTINGS.contains(&it.name))
+        {
+            let kept = setting.apply(&mut next, &setting.show(self));
+            debug_assert_eq!(kept, Ok(()), "what is shown reads back");
+        }
+        let names: BTreeSet<_> = self
+            .namespaces
+            .keys()
+            .chain(next.namespaces.keys())
+            .collect();
+        for name in names {
+            let (from, to) = (self.namespace(name), next.namespace(name));
+            let prefix = format!("namespace \"{name}\" ");
+            changes.extend(self::changes(NAMESPACE_SETTINGS, from, to, &prefix));
+        }
+        Reload {
+            config: next,
+            changes,
+            ignored,
+        }
+    }
+}
+
+fn changes<T>(settings: &[Setting<T>], from: &T, to: &T, prefix: &str) -> Vec<Change> {
+    let change = |setting: &Setting<T>| {
+        let (from, to) = (setting.show(from), setting.show(to));
+        (from != to).then(|| Change {
+            name: format!("{prefix}{}", setting.name),
+            from,
+            to,
+        })
+    };
+    settings.iter().filter_map(change).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Namespace;
+
+    /// Flags of both configurations; compares what is said of the difference.
+    #[track_caller]
+    fn check(from: &[(&str, &str)], to: &[(&str, &str)], changes: &[&str], ignored: &[&str]) {
+        let load = |flags: &[(&str, &str)]| {
+            let flags = flags
+                .iter()
+                .map(|&(name, value)| (name.to_owned(), value.to_owned()));
+            Config::load(None, [], flags).unwrap()
+        };
+        let (old, new) = (load(from), load(to));
+        let reload = old.reload(new.clone());
+        let shown =
+            |changes: &[Change]| changes.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(shown(&reload.changes), changes);
+        assert_eq!(shown(&reload.ignored), ignored);
+        if ignored.is_empty() {
+            assert_eq!(reload.config, new);
+        }
+        assert!(
+            old.reload(reload.config).ignored.is_empty(),
+            "left as they were"
+        );
+    }
+
+    #[test]
+    fn what_changes_is_said_and_what_needs_a_restart_stays() {
+        check(&[], &[], &[], &[]);
+        check(
+            &[("heartbeat", "10s")],
+            &[("message_bytes_max", "1KiB")],
+            &["heartbeat: 10s -> 25s", "message_bytes_max: 64KiB -> 1KiB"],
+            &[],
+        );
+        check(
+            &[],
+            &[
+                ("listen", "127.0.0.1:0,[::1]:0"),
+                ("threads", "3"),
+                ("log_level", "warn"),
+            ],
+            &["log_level: info -> warn"],
+            &[
+                "listen: 127.0.0.1:8080 -> 127.0.0.1:0,[::1]:0",
+                "threads: 0 -> 3",
+            ],
+        );
+        check(
+            &[("namespace", "a.history_messages=5,.client_publish=true")],
+            &[("namespace", "a.history_messages=6,b.client_publish=true")],
+            &[
+                "namespace \"\" client_publish: true -> false",
+                "namespace \"a\" history_messages: 5 -> 6",
+                "namespace \"a\" client_publish: true -> false",
+            ],
+            &[],
+        );
+    }
+
+    #[test]
+    fn each_that_needs_a_restart_is_a_setting() {
+        for name in RESTART_SETTINGS {
+            assert!(
+                SETTINGS.iter().any(|setting| setting.name == *name),
+                "{name}"
+            );
+        }
+        assert_eq!(Config::default().namespace("x"), &Namespace::default());
+    }
+}

@@ -1,0 +1,140 @@
+//! The main thread while the shards serve: it puts other configurations in force, and brings the server to its end.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use super::{CUT_MS, Event, ReadConfig, ServeError, connections_max};
+use crate::config::Config;
+use crate::config::reload::Reload;
+use crate::shard::Shared;
+use crate::shard::mailbox::{Mail, Mailbox, Stage};
+
+pub(super) struct Supervisor {
+    /// In force.
+    pub(super) config: Arc<Config>,
+    pub(super) read_config: ReadConfig,
+    pub(super) shared: Arc<Shared>,
+    pub(super) has_own_tables: bool,
+    pub(super) boxes: Arc<[Mailbox]>,
+    pub(super) inbox: Receiver<Event>,
+}
+
+/// What a wait has come to.
+enum Waited {
+    /// The time is over, a signal has come, or every shard has ended.
+    Over,
+    Reload,
+}
+
+impl Supervisor {
+    /// Waits for the signal, then brings the shards to their end: not ready, drain, cut. A second signal skips the
+    /// waits.
+    pub(super) fn run(mut self) -> Result<(), ServeError> {
+        let mut left = self.boxes.len();
+        while let Waited::Reload = self.wait(None, &mut left)? {
+            self.reload();
+        }
+        let timing = &self.config.timing;
+        let stages = [
+            (
+                Stage::NotReady,
+                "not ready: load balancers look elsewhere",
+                timing.drain_delay_ms,
+            ),
+            (
+                Stage::Drain,
+                "draining: connections are ended",
+                timing.drain_timeout_ms,
+            ),
+            (Stage::Cut, "cutting what is left", CUT_MS),
+        ];
+        for (stage, text, wait_ms) in stages {
+            if left == 0 {
+                break;
+            }
+            tracing::info!("{text}");
+            for mailbox in &*self.boxes {
+                mailbox.post(&mut vec![Mail::Stage(stage)]);
+            }
+            let end = Instant::now() + Duration::from_millis(wait_ms);
+            while let Waited::Reload = self.wait(Some(end), &mut left)? {
+                tracing::warn!("not reloaded: the server is ending");
+            }
+        }
+        tracing::info!("ended");
+        Ok(())
+    }
+
+    /// Until a signal comes, the time is over, or every shard has ended.
+    fn wait(&self, end: Option<Instant>, left: &mut usize) -> Result<Waited, ServeError> {
+        while *left > 0 {
+            let event = match end {
+                None => self
+                    .inbox
+                    .recv()
+                    .map_err(|_| RecvTimeoutError::Disconnected),
+                Some(end) => {
+                    let timeout = end.saturating_duration_since(Instant::now());
+                    self.inbox.recv_timeout(timeout)
+                }
+            };
+            match event {
+                Ok(Event::Ended(Ok(()))) => *left -= 1,
+                Ok(Event::Ended(Err(error))) => return Err(ServeError::Shard(error)),
+                Ok(Event::Reload) => return Ok(Waited::Reload),
+                Ok(Event::Signal) | Err(_) => return Ok(Waited::Over),
+                Ok(Event::Ready) => {}
+            }
+        }
+        Ok(Waited::Over)
+    }
+
+    /// Puts the configuration as it reads now in force, or leaves the old one where that is wrong. No socket is
+    /// touched either way. Whatever is read beside it (keys, certificates) belongs before the first mail goes out: all
+    /// of it is in force, or nothing.
+    fn reload(&mut self) {
+        let next = match (self.read_config)() {
+            Ok(next) => next,
+            Err(error) => return self.refuse(&error),
+        };
+        let Reload {
+            config,
+            changes,
+            ignored,
+        } = self.config.reload(next);
+        let connections_max = match connections_max(&config, self.boxes.len(), self.has_own_tables)
+        {
+            Ok((connections_max, _)) => connections_max,
+            Err(error) => return self.refuse(&error.to_string()),
+        };
+        self.config = Arc::new(config);
+        self.shared
+            .connections_max
+            .store(connections_max, Ordering::Relaxed);
+        crate::logging::set_level(self.config.log_level);
+        for mailbox in &*self.boxes {
+            mailbox.post(&mut vec![Mail::Reload(self.config.clone())]);
+        }
+        for change in &ignored {
+            tracing::warn!("needs a restart, ignored until then: {change}");
+        }
+        for change in &changes {
+            tracing::info!("reloaded {change}");
+        }
+        tracing::info!(
+            changes = changes.len(),
+            ignored = ignored.len(),
+            connections_max,
+            "the configuration is reloaded"
+        );
+    }
+
+    fn refuse(&self, error: &str) {
+        for line in error.lines() {
+            tracing::error!("not reloaded, the old configuration stays in force: {line}");
+        }
+        self.boxes[0].post(&mut vec![Mail::ReloadFailed]);
+    }
+}

@@ -1,0 +1,105 @@
+//! Room for a newer message: what gives way to it, and how the client is told.
+
+use super::{Outbox, Waiting};
+use crate::config::SlowReader;
+use crate::metrics::Metrics;
+
+impl Outbox {
+    /// Adds a live message behind all others. Where its namespace lets messages give way, older ones do, until the
+    /// new one has room; it always finds some itself. Says whether any did.
+    pub fn push_live(&mut self, waiting: Waiting, bytes_max: usize, metrics: &mut Metrics) -> bool {
+        let before = self.droppable;
+        if let Waiting::Message {
+            channel,
+            slow_reader,
+            ..
+        } = waiting
+        {
+            if slow_reader == SlowReader::Latest {
+                while let Some(index) = self.oldest_droppable(Some(channel)) {
+                    self.drop_at(index, metrics);
+                }
+            }
+            if slow_reader != SlowReader::Close {
+                self.make_room(bytes_max, metrics);
+            }
+        }
+        let has_dropped = self.droppable < before;
+        self.push(waiting);
+        has_dropped
+    }
+
+    /// Drops the oldest messages that may give way, of whichever channel, for as long as too much waits.
+    pub fn make_room(&mut self, bytes_max: usize, metrics: &mut Metrics) {
+        while self.is_over(bytes_max)
+            && let Some(index) = self.oldest_droppable(None)
+        {
+            self.drop_at(index, metrics);
+        }
+    }
+
+    /// Of the channel at this place of the request, or of any. It stands near the front, unless channels that give
+    /// nothing away have much before it.
+    fn oldest_droppable(&self, place: Option<u16>) -> Option<usize> {
+        if self.droppable == 0 {
+            return None;
+        }
+        let is_wanted = |waiting: &Waiting| {
+            waiting.may_give_way() && (place.is_none() || waiting.channel() == place)
+        };
+        self.queue.iter().position(is_wanted)
+    }
+
+    /// Leaves the notice of a loss where the message was: before the next one of its channel. A notice that already
+    /// stands there says it for both.
+    fn drop_at(&mut self, index: usize, metrics: &mut Metrics) {
+        let Waiting::Message {
+            channel,
+            ref message,
+            slow_reader,
+        } = self.queue[index]
+        else {
+            unreachable!("only messages give way")
+        };
+        metrics.dropped_messages_total[slow_reader as usize] += 1;
+        let position = message.position;
+        let gap = Waiting::Gap {
+            channel,
+            channel_name: message.channel.clone(),
+            position,
+        };
+        self.droppable -= 1;
+        self.bytes -= self.queue[index].bytes();
+        if let Some(told) = self.notice_before(index, channel) {
+            *told = gap;
+            self.queue.remove(index);
+        } else {
+            metrics.gaps_told_total += 1;
+            self.bytes += gap.bytes();
+            self.queue[index] = gap;
+        }
+    }
+
+    /// The notice for the channel with nothing of the channel between it and `index`. What is encoded does not say
+    /// whose it is, so nothing is told ahead of that.
+    fn notice_before(&mut self, index: usize, place: u16) -> Option<&mut Waiting> {
+        let before = self.queue.range_mut(..index).rev();
+        let nearest = before
+            .take_while(|waiting| !matches!(waiting, Waiting::Bytes { .. }))
+            .find(|waiting| waiting.channel() == Some(place))?;
+        matches!(nearest, Waiting::Gap { .. }).then_some(nearest)
+    }
+}
+
+impl Waiting {
+    /// Whose it is, in the request's order; what is encoded does not say.
+    fn channel(&self) -> Option<u16> {
+        match self {
+            Self::Bytes { .. } => None,
+            Self::Message { channel, .. } | Self::Gap { channel, .. } => Some(*channel),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
