@@ -9,7 +9,7 @@ import sys
 
 # A committed corpus is read by people: the shortest inputs, and not too many of them.
 INPUT_BYTES_MAX = 400
-INPUTS_MAX = 150
+INPUTS_MAX = 60
 
 ESCAPES = {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r", 0x22: '\\"', 0x27: "\\'", 0x5C: "\\\\"}
 

@@ -66,9 +66,10 @@ fn write_chunk(out: &mut Vec<u8>, piece: &[u8]) {
 fn literal_reading(mut input: &[u8]) -> Option<Vec<u8>> {
     let mut body = Vec::new();
     loop {
-        let line = take_line(&mut input)?;
-        let line =
-            str::from_utf8(&line).map_or_else(|_| line.escape_ascii().to_string(), str::to_owned);
+        let line: String = take_line(&mut input)?
+            .iter()
+            .map(|&byte| byte as char)
+            .collect();
         let digits = line.split([';', ' ', '\t']).next()?;
         match usize::from_str_radix(digits, 16).ok()? {
             0 => break,
