@@ -38,14 +38,15 @@ build() {
     [[ -x "$PUSHRING_BENCH_BIN" ]] || die "there is no program at $PUSHRING_BENCH_BIN"
 }
 
-# start_server THREADS [ARGUMENT...]: an empty server on a port of its own; sets server_pid and server_address.
+# start_server THREADS [ARGUMENT...]: an empty server on a port of its own, on loopback unless server_listen says
+# otherwise; sets server_pid and server_address.
 start_server() {
     local threads=$1
     shift
     stop_server
     # PUSHRING_* are the server's settings, and it refuses those that it doesn't know.
     env --unset=PUSHRING_BIN --unset=PUSHRING_BENCH_BIN \
-        "$PUSHRING_BIN" serve --listen 127.0.0.1:0 --threads "$threads" "$@" 2>"$work_dir/server.log" &
+        "$PUSHRING_BIN" serve --listen "${server_listen:-127.0.0.1:0}" --threads "$threads" "$@" 2>"$work_dir/server.log" &
     server_pid=$!
     server_address=
     for _ in $(seq 100); do

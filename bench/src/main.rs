@@ -4,7 +4,7 @@
 //! (`clients`); a publisher (`publisher`) is the backend. Every payload carries a stamp (`stamp`), so that deliveries
 //! are counted, ordered and timed; `server_probe` and `metrics_page` watch the server. `floor` is the other side:
 //! servers to compare with that do nothing but the system calls. The method behind the figures is in
-//! `bench/README.md`.
+//! `bench/README.md`. `verify` is a program of its own beside them, which judges a server instead of measuring it.
 
 mod clients;
 mod fleet;
@@ -19,6 +19,7 @@ mod scenario;
 mod server_probe;
 mod stamp;
 mod tally;
+mod verify;
 mod worker;
 
 use std::process::ExitCode;

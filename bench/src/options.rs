@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::verify::Verify;
+
 /// Load generator for push servers: many cheap clients, counted deliveries, memory and CPU of both sides.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "pushring-bench", version, about, max_term_width = 100)]
@@ -27,6 +29,7 @@ impl Options {
                 steps.iter().copied().max().unwrap_or(10_000)
             }
             Scenario::Saturate(_) => 1_000,
+            Scenario::Verify(_) => 4_000,
             _ => 10_000,
         };
         self.load.connections.unwrap_or(default)
@@ -238,6 +241,9 @@ pub(crate) enum Scenario {
     Slow(Slow),
     /// Time polls of one channel while a message goes to all subscribers of another.
     Fairness(Fairness),
+    /// Run a server, trouble it and its clients, and check that every client gets each message once and in order, or
+    /// is told of its loss.
+    Verify(Verify),
     /// Be a server that does nothing but the system calls, to compare with; runs until it is killed.
     Floor(Floor),
 }

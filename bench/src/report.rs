@@ -93,6 +93,16 @@ impl Report {
         });
     }
 
+    /// A count that must not be below a limit.
+    pub(crate) fn check_at_least(&mut self, name: impl Into<String>, limit: u64, got: u64) {
+        self.checks.push(Check {
+            name: name.into(),
+            want: format!("at least {limit}"),
+            got,
+            agrees: got >= limit,
+        });
+    }
+
     /// Counts that say why something failed; shown only if there are any.
     pub(crate) fn reasons<K: std::fmt::Display>(&mut self, what: &str, counts: &BTreeMap<K, u64>) {
         for (reason, count) in counts {

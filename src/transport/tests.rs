@@ -244,10 +244,13 @@ impl Peer {
 
     /// Goes to the next deadline; gives what the connection sends.
     fn deadline(&mut self) -> String {
-        self.now_ms = self
-            .transport
-            .next_deadline_ms(&self.config)
-            .expect("a deadline");
+        let deadline_ms = self.transport.next_deadline_ms(&self.config);
+        self.deadline_at(deadline_ms.expect("a deadline"))
+    }
+
+    /// The deadline is seen to at `now_ms`, perhaps too late.
+    fn deadline_at(&mut self, now_ms: u64) -> String {
+        self.now_ms = now_ms;
         let next = self.step(|transport, context| transport.on_deadline(context));
         self.settle(next);
         self.take_output()

@@ -369,6 +369,14 @@ impl WebSocket {
             self.heard_ms = context.now_ms;
             self.has_spoken = true;
         }
+        if self.is_silent(context.config, context.now_ms)
+            && context.now_ms >= self.ping_due_ms + timing.pong_timeout_ms
+        {
+            // It was this process that slept (a stopped process, a suspended machine), through the ping and the whole
+            // time for its pong: the peer is asked before it is judged.
+            self.heard_ms = context.now_ms.saturating_sub(timing.heartbeat_ms);
+            self.has_spoken = false;
+        }
         if self.is_silent(context.config, context.now_ms) {
             self.close(3012, "no pong", context);
             return Next::End(CloseReason::NoPong);

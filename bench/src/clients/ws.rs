@@ -6,11 +6,11 @@
 use super::http::decode_head;
 use super::{ClientError, Event, Reading};
 
-const OPCODE_TEXT: u8 = 0x1;
-const OPCODE_BINARY: u8 = 0x2;
-const OPCODE_CLOSE: u8 = 0x8;
-const OPCODE_PING: u8 = 0x9;
-const OPCODE_PONG: u8 = 0xA;
+pub(crate) const OPCODE_TEXT: u8 = 0x1;
+pub(crate) const OPCODE_BINARY: u8 = 0x2;
+pub(crate) const OPCODE_CLOSE: u8 = 0x8;
+pub(crate) const OPCODE_PING: u8 = 0x9;
+pub(crate) const OPCODE_PONG: u8 = 0xA;
 
 pub(crate) fn decode(
     reading: &mut Reading,
@@ -56,7 +56,7 @@ pub(crate) fn encode_pong(payload: &[u8], out: &mut Vec<u8>) {
     encode_frame(OPCODE_PONG, payload, out);
 }
 
-fn encode_frame(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn encode_frame(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
     const FIN: u8 = 0x80;
     const MASKED: u8 = 0x80;
     out.push(FIN | opcode);
@@ -76,10 +76,10 @@ fn encode_frame(opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
 }
 
 /// First byte, payload and size of a frame.
-type Frame<'a> = (u8, &'a [u8], usize);
+pub(crate) type Frame<'a> = (u8, &'a [u8], usize);
 
 /// Reads the unmasked frame at the front of `input`; `Ok(None)` means "not enough bytes yet".
-fn decode_frame(input: &[u8]) -> Result<Option<Frame<'_>>, ClientError> {
+pub(crate) fn decode_frame(input: &[u8]) -> Result<Option<Frame<'_>>, ClientError> {
     let &[first, second, ref rest @ ..] = input else {
         return Ok(None);
     };

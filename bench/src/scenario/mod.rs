@@ -59,6 +59,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, String> {
         Scenario::Leave(leave) => leave::run(Run::start("leave", options)?, leave),
         Scenario::Slow(slow) => slow::run(Run::start("slow", options)?, slow),
         Scenario::Fairness(fairness) => fairness::run(Run::start("fairness", options)?, fairness),
+        Scenario::Verify(verify) => crate::verify::run(options, verify),
         Scenario::Floor(_) => Err("a floor is a server: it has no report".into()),
     }
 }

@@ -263,6 +263,32 @@ fn who_answers_every_ping_stays() {
 }
 
 #[test]
+fn who_could_not_be_asked_is_not_ended_for_it() {
+    for has_spoken in [false, true] {
+        for answers in [false, true] {
+            let mut peer = Peer::new();
+            peer.get("/ws/a", HANDSHAKE);
+            if has_spoken {
+                peer.send(&frame(9, b""));
+            }
+            let timing = peer.config.timing.clone();
+            // The process was stopped.
+            let woken_ms = peer.now_ms + timing.heartbeat_ms + timing.pong_timeout_ms + 60_000;
+            peer.deadline_at(woken_ms);
+            assert_eq!(peer.ended, None);
+            assert_eq!(peer.metrics.heartbeats_sent_total, 1);
+            if answers {
+                peer.send(&frame(10, b""));
+            }
+            let (_, end_ms) = heartbeats(&mut peer, |_| ());
+            assert_eq!(peer.ended, Some(CloseReason::NoPong));
+            let silent_ms = if answers { timing.heartbeat_ms } else { 0 } + timing.pong_timeout_ms;
+            assert_eq!(end_ms, woken_ms + silent_ms);
+        }
+    }
+}
+
+#[test]
 fn a_beat_is_a_small_part_of_the_interval() {
     for heartbeat_ms in [1, 100, 1_000, 25_000, 3_600_000] {
         for due_ms in [0, 1, 127, 128, 1_000_003] {
