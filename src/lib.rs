@@ -63,6 +63,7 @@ pub mod api;
 pub mod cli;
 pub mod close_reason;
 pub mod config;
+pub mod disk;
 pub mod history;
 pub mod hub;
 pub mod logging;
