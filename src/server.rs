@@ -1,6 +1,7 @@
 //! The process: a self-test of what the kernel gives, one shard per core, signals, and the way to the exit.
 
 mod error;
+mod histories;
 
 pub use error::ServeError;
 
@@ -9,6 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Barrier};
@@ -28,7 +30,8 @@ use crate::hub::ShardId;
 use crate::shard::keyed_counts::KeyedCounts;
 use crate::shard::mailbox::{Mail, Mailbox, Post, Stage};
 use crate::shard::ring::{self, Ring};
-use crate::shard::{Listener, Shard, Shared};
+use crate::shard::{Listener, Log, Shard, Shared};
+use histories::Histories;
 
 /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
@@ -68,10 +71,20 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     watch_signals(events.clone()).map_err(ServeError::Start)?;
     let addresses = addresses(&config)?;
 
+    let hasher = RandomState::new();
+    let loaded = config
+        .history_dir
+        .as_ref()
+        .map(|path| Histories::load(Path::new(path), &config, shards, &hasher))
+        .transpose()?;
+    let (mut histories, logs) = loaded.unzip();
+    let mut logs = logs.into_iter().flatten();
+    let history_clock = histories.as_ref().map(Histories::clock).unwrap_or_default();
     let shared = Arc::new(Shared {
         config: config.clone(),
-        started: Instant::now(),
-        hasher: RandomState::new(),
+        started: history_clock.started,
+        history_origin_ms: history_clock.origin_ms,
+        hasher,
         n_connections: AtomicUsize::new(0),
         connections_max,
         connections_per_shard_max,
@@ -82,6 +95,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     for shard in 0..shards {
         let start = Start {
             id: ShardId(shard as u16),
+            log: logs.next(),
             shared: shared.clone(),
             boxes: boxes.clone(),
             places: addresses.iter().map(|&(place, _)| place).collect(),
@@ -96,6 +110,9 @@ pub fn run(config: Config) -> Result<(), ServeError> {
             .map_err(ServeError::Start)?;
     }
     parted.wait();
+    if let Some(histories) = &mut histories {
+        histories.begin(&config, &boxes)?;
+    }
     if !await_start(&inbox, shards)? {
         return Ok(());
     }
@@ -108,7 +125,11 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         };
         tracing::info!(%address, audience, shards, connections_max, "listening");
     }
-    supervise(&config, &boxes, &inbox)
+    supervise(&config, &boxes, &inbox)?;
+    if let Some(histories) = histories {
+        histories.finish();
+    }
+    Ok(())
 }
 
 /// Finds out before the first client does. `true`: each thread may have a descriptor table of its own.
@@ -259,6 +280,7 @@ fn listen(address: SocketAddr, config: &Config) -> io::Result<OwnedFd> {
 /// What a shard's thread begins with.
 struct Start {
     id: ShardId,
+    log: Option<Log>,
     shared: Arc<Shared>,
     boxes: Arc<[Mailbox]>,
     places: Vec<Place>,
@@ -306,7 +328,10 @@ impl Start {
             .enable_timer()
             .build()?;
         runtime.block_on(async {
-            let shard = Shard::new(self.id, self.shared, Post::new(self.boxes), listeners)?;
+            let mut shard = Shard::new(self.id, self.shared, Post::new(self.boxes), listeners)?;
+            if let Some(log) = self.log {
+                shard.keep_log(log);
+            }
             let _ = self.events.send(Event::Ready);
             shard.run().await
         })

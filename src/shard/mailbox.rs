@@ -9,6 +9,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
 use crate::api::question::{Answer, Question};
+use crate::disk::writer::News;
 use crate::hub::ShardId;
 use crate::hub::message::{ChannelName, Message};
 
@@ -45,6 +46,8 @@ pub enum Mail {
     Stage(Stage),
     /// From the shard that ended the last connection of all: nobody asks anything any more.
     Over,
+    /// From the thread that writes the shard's history log.
+    Log(News),
 }
 
 /// What the main thread tells every shard on the way to the exit.
