@@ -16,6 +16,7 @@
 //! | turn | one round of a shard: completions, mail, a slice of deliveries, timers |
 //! | pass, slice | one message (or several) on its way to all of a channel's listeners here; a part of that |
 //! | outbox | what waits for a client that reads too slowly |
+//! | log, fact, draft | what keeps a home's histories on disk; one thing in it; a message that waits for it |
 //!
 //! # The path of a published message
 //!
@@ -30,22 +31,27 @@
 //! 7. The listener's transport puts a reference to those bytes into the step's output, the shard sends them. What the
 //!    socket does not take waits in [`transport::outbox`].
 //!
+//! With `history_dir` step 5 is two: the hub makes a draft, and publishes it when a thread of [`disk`] has written its
+//! record ([`history::record`]). Until then nobody sees it; [`shard`]'s journal keeps the draft and whoever asked.
+//!
 //! A listener that comes asks the home in the same way. The answer carries the replay, and mail between two shards
 //! stays in order: whatever is published later comes behind it. So there is no gap and no repeat, and no lock.
 //!
 //! # Direction
 //!
-//! `main → server → shard → transport → api → hub → proto`. Nothing points the other way; [`config`],
-//! [`close_reason`] and [`metrics`] are plain data that all may know. A backplane that joins several nodes would hang
-//! on `shard` and `hub`: it would be one more sender of mail, and positions would come from its broker.
+//! `main → server → shard → transport → api → hub → proto`, and `shard → disk → history → hub`. Nothing points the
+//! other way; [`config`], [`close_reason`] and [`metrics`] are plain data that all may know. A backplane that joins
+//! several nodes would hang on `shard` and `hub`: it would be one more sender of mail, and positions would come from
+//! its broker.
 //!
 //! # Invariants
 //!
 //! 2 and 5 hold by construction; `tests/layering.rs` holds the code to 1, `tests/server/full_tables.rs` to 3,
-//! `src/hub/batch/tests.rs` to 4, `tests/simulation` to 6 and 8, `src/shard/tests.rs` to 7.
+//! `src/hub/batch/tests.rs` to 4, `tests/simulation` to 6 and 8, `src/shard/tests.rs` to 7,
+//! `src/shard/journal/tests.rs` and `tests/server/durable.rs` to 9.
 //!
-//! 1. Nothing in a pure folder (`proto`, `hub`, `api`, `transport`) waits, reads a clock, or knows a socket or a
-//!    thread.
+//! 1. Nothing in a pure folder (`proto`, `hub`, `history`, `api`, `transport`) waits, reads a clock, or knows a socket
+//!    or a thread.
 //! 2. A shard's state is touched by its thread only.
 //! 3. Every queue, buffer and counter that a peer can grow has a limit in [`config`].
 //! 4. A message is encoded at most once per wire form per shard; its payload is never copied per subscriber.
@@ -53,6 +59,8 @@
 //! 6. Within a channel a subscriber sees every position once and in order, or is told that there is a gap.
 //! 7. A slot is freed only when its polls have come home; a stale key finds nothing.
 //! 8. A publish that was answered 2xx is delivered to every subscriber then connected, or that subscriber is told.
+//! 9. With `history_dir`, what was answered 2xx or delivered is with the kernel: the end of the process loses none of
+//!    it, and no position is given to two messages.
 //!
 //! # Panics
 //!
@@ -63,6 +71,8 @@ pub mod api;
 pub mod cli;
 pub mod close_reason;
 pub mod config;
+pub mod disk;
+pub mod history;
 pub mod hub;
 pub mod logging;
 pub mod metrics;

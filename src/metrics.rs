@@ -71,6 +71,21 @@ pub struct Metrics {
     pub outbox_bytes: u64,
     pub fanout_backlog_bytes: u64,
     pub reloads_total: u64,
+    pub history_writes_total: u64,
+    pub history_written_bytes_total: u64,
+    pub history_write_errors_total: u64,
+    pub history_sync_errors_total: u64,
+    /// Of the log file that is written.
+    pub history_file_bytes: u64,
+    /// What waits to be written.
+    pub history_queue_bytes: u64,
+    /// Of one batch.
+    pub history_write_time: TimeHistogram,
+    /// At the start, as the three that follow; those are of the whole process and the first shard reports them.
+    pub history_restored_messages: u64,
+    pub history_torn_bytes: u64,
+    pub history_damaged_bytes: u64,
+    pub history_skips: u64,
     /// Of the whole process; the first shard reports them.
     pub reload_failures_total: u64,
     pub log_lines_dropped_total: u64,
@@ -258,6 +273,7 @@ pub fn write_exposition(out: &mut String, shards: &[Metrics]) {
         "Bytes of messages on their way to listeners.",
         |m| m.fanout_backlog_bytes,
     );
+    exposition.history_log();
     exposition.sum(
         "log_lines_dropped_total",
         "counter",
@@ -293,6 +309,74 @@ struct Exposition<'a> {
 }
 
 impl Exposition<'_> {
+    fn history_log(&mut self) {
+        self.sum(
+            "history_writes_total",
+            "counter",
+            "Batches handed to the history logs.",
+            |m| m.history_writes_total,
+        );
+        self.sum(
+            "history_written_bytes_total",
+            "counter",
+            "Bytes written to the history logs.",
+            |m| m.history_written_bytes_total,
+        );
+        self.sum(
+            "history_write_errors_total",
+            "counter",
+            "Batches that could not be written: their publishes were refused.",
+            |m| m.history_write_errors_total,
+        );
+        self.sum(
+            "history_sync_errors_total",
+            "counter",
+            "Times that a history log did not come to the disk.",
+            |m| m.history_sync_errors_total,
+        );
+        self.per_shard(
+            "history_file_bytes",
+            "gauge",
+            "Bytes of the history log's present file.",
+            |m| m.history_file_bytes,
+        );
+        self.per_shard(
+            "history_queue_bytes",
+            "gauge",
+            "Bytes that wait to be written to the history log.",
+            |m| m.history_queue_bytes,
+        );
+        self.histogram(
+            "history_write_seconds",
+            "Time to write a batch to the history log.",
+            |m| &m.history_write_time,
+        );
+        self.sum(
+            "history_restored_messages",
+            "gauge",
+            "Messages that the history logs brought back at the start.",
+            |m| m.history_restored_messages,
+        );
+        self.sum(
+            "history_torn_bytes",
+            "gauge",
+            "Bytes of unfinished records that were cut at the start.",
+            |m| m.history_torn_bytes,
+        );
+        self.sum(
+            "history_damaged_bytes",
+            "gauge",
+            "Bytes of damaged history logs that were left out at the start.",
+            |m| m.history_damaged_bytes,
+        );
+        self.sum(
+            "history_position_skips",
+            "gauge",
+            "1 if positions were skipped at the start, since some may be missing.",
+            |m| m.history_skips,
+        );
+    }
+
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         writeln!(
             self.out,

@@ -1,6 +1,7 @@
 //! The process: a self-test of what the kernel gives, one shard per core, signals, and the way to the exit.
 
 mod error;
+mod histories;
 mod supervisor;
 
 pub use error::ServeError;
@@ -10,11 +11,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Barrier};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use monoio::{IoUringDriver, RuntimeBuilder};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -29,7 +31,8 @@ use crate::hub::ShardId;
 use crate::shard::keyed_counts::KeyedCounts;
 use crate::shard::mailbox::{Mailbox, Post};
 use crate::shard::ring::{self, Ring};
-use crate::shard::{Listener, Shard, Shared};
+use crate::shard::{Listener, Log, Shard, Shared};
+use histories::Histories;
 use supervisor::Supervisor;
 
 /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
@@ -76,10 +79,20 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
     watch_signals(events.clone()).map_err(ServeError::Start)?;
     let addresses = addresses(&config)?;
 
+    let hasher = RandomState::new();
+    let loaded = config
+        .history_dir
+        .as_ref()
+        .map(|path| Histories::load(Path::new(path), &config, shards, &hasher))
+        .transpose()?;
+    let (mut histories, logs) = loaded.unzip();
+    let mut logs = logs.into_iter().flatten();
+    let history_clock = histories.as_ref().map(Histories::clock).unwrap_or_default();
     let shared = Arc::new(Shared {
         config: config.clone(),
-        started: Instant::now(),
-        hasher: RandomState::new(),
+        started: history_clock.started,
+        history_origin_ms: history_clock.origin_ms,
+        hasher,
         n_connections: AtomicUsize::new(0),
         connections_max: AtomicUsize::new(connections_max),
         connections_per_shard_max,
@@ -90,6 +103,7 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
     for shard in 0..shards {
         let start = Start {
             id: ShardId(shard as u16),
+            log: logs.next(),
             shared: shared.clone(),
             boxes: boxes.clone(),
             places: addresses.iter().map(|&(place, _)| place).collect(),
@@ -104,6 +118,9 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
             .map_err(ServeError::Start)?;
     }
     parted.wait();
+    if let Some(histories) = &mut histories {
+        histories.begin(&config, &boxes)?;
+    }
     match await_start(&inbox, shards)? {
         Started::Ended => return Ok(()),
         Started::Serves => {}
@@ -127,7 +144,11 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
         boxes,
         inbox,
     };
-    supervisor.run()
+    supervisor.run()?;
+    if let Some(histories) = histories {
+        histories.finish();
+    }
+    Ok(())
 }
 
 /// Finds out before the first client does. `true`: each thread may have a descriptor table of its own.
@@ -282,6 +303,7 @@ fn listen(address: SocketAddr, config: &Config) -> io::Result<OwnedFd> {
 /// What a shard's thread begins with.
 struct Start {
     id: ShardId,
+    log: Option<Log>,
     shared: Arc<Shared>,
     boxes: Arc<[Mailbox]>,
     places: Vec<Place>,
@@ -329,7 +351,10 @@ impl Start {
             .enable_timer()
             .build()?;
         runtime.block_on(async {
-            let shard = Shard::new(self.id, self.shared, Post::new(self.boxes), listeners)?;
+            let mut shard = Shard::new(self.id, self.shared, Post::new(self.boxes), listeners)?;
+            if let Some(log) = self.log {
+                shard.keep_log(log);
+            }
             let _ = self.events.send(Event::Ready);
             shard.run().await
         })

@@ -12,6 +12,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("src/proto", &[]),
     ("src/auth", &["proto", "config"]),
     ("src/hub", &["proto", "config", "close_reason", "metrics"]),
+    ("src/history", &["proto", "hub", "config"]),
     (
         "src/api",
         &["proto", "hub", "auth", "config", "close_reason", "metrics"],

@@ -29,7 +29,7 @@ pub enum Answer {
     },
     NotListening(HubFull),
     Info(Option<ChannelInfo>),
-    Deleted(bool),
+    Deleted(Result<bool, HubFull>),
     List(Vec<ChannelInfo>),
     Metrics(Box<Metrics>),
 }

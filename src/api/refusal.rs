@@ -241,6 +241,15 @@ impl From<HubFull> for Refusal {
                 "Messages are published faster than they can be delivered (settings fanout_backlog_bytes_max, \
                  mailbox_max). Come back later.",
             ),
+            HubFull::DiskSlow => Self::unavailable(
+                "history_disk_slow",
+                "The disk of the histories does not keep up (settings history_queue_bytes_max, \
+                 history_stall_timeout). Come back later.",
+            ),
+            HubFull::WriteFailed => Self::unavailable(
+                "history_write_failed",
+                "The histories cannot be written to disk (setting history_dir). Come back later.",
+            ),
         }
     }
 }

@@ -404,7 +404,7 @@ fn a_list_of_channels_goes_from_page_to_page() {
 
 #[test]
 fn every_refusal_says_what_to_do_in_text_that_needs_no_escape() {
-    use crate::hub::HubFull::{Backlog, Channels, History};
+    use crate::hub::HubFull::{Backlog, Channels, DiskSlow, History, WriteFailed};
     let mut refusals = vec![
         Refusal::NOT_FOUND,
         Refusal::INTERNAL_ONLY,
@@ -425,7 +425,7 @@ fn every_refusal_says_what_to_do_in_text_that_needs_no_escape() {
         Refusal::CONNECTIONS_FULL,
         Refusal::method(GET),
     ];
-    refusals.extend([Channels, History, Backlog].map(Refusal::from));
+    refusals.extend([Channels, History, Backlog, DiskSlow, WriteFailed].map(Refusal::from));
     let mut codes = std::collections::HashSet::new();
     for refusal in refusals {
         assert!(codes.insert(refusal.code), "{} twice", refusal.code);

@@ -39,6 +39,8 @@ pub struct Config {
     pub insecure: bool,
     /// Who may use the server from a browser page: `*`, `https://example.com`, `https://*.example.com`.
     pub allowed_origins: Vec<String>,
+    /// The directory that keeps the histories over a restart. `None`: they are in memory only.
+    pub history_dir: Option<String>,
     pub log_format: LogFormat,
     pub log_level: LogLevel,
     pub timing: Timing,
@@ -84,6 +86,11 @@ pub struct Timing {
     pub channel_idle_timeout_ms: u64,
     /// How long the result of a publish is remembered under its `Idempotency-Key`.
     pub idempotency_window_ms: u64,
+    /// Between two times that the history logs are brought to the disk: what a power loss may take. 0: before each
+    /// answer.
+    pub history_sync_interval_ms: u64,
+    /// How long a write to a history log may take before publishes are refused.
+    pub history_stall_timeout_ms: u64,
     /// Between "not ready" and the first close at shutdown: the time a load balancer needs to notice.
     pub drain_delay_ms: u64,
     /// Over how long the closes at shutdown are spread.
@@ -131,6 +138,10 @@ pub struct Limits {
     pub publishes_in_flight_max: usize,
     /// All histories of the process together.
     pub history_bytes_total_max: usize,
+    /// Records that wait for one shard's history log to be written.
+    pub history_queue_bytes_max: usize,
+    /// A shorter file of a history log is not rewritten, however little of it is needed.
+    pub history_log_bytes_min: usize,
     /// Remembered publishes of the process.
     pub idempotency_keys_max: usize,
     /// Encoded messages that wait to be sent to subscribers, per shard.
@@ -232,6 +243,7 @@ impl Default for Config {
             pin_threads: false,
             insecure: false,
             allowed_origins: vec!["*".to_owned()],
+            history_dir: None,
             log_format: LogFormat::Text,
             log_level: LogLevel::Info,
             timing: Timing::default(),
@@ -259,6 +271,8 @@ impl Default for Timing {
             event_stream_age_max_ms: 60 * MINUTE_MS,
             channel_idle_timeout_ms: 10 * MINUTE_MS,
             idempotency_window_ms: 5 * MINUTE_MS,
+            history_sync_interval_ms: SECOND_MS,
+            history_stall_timeout_ms: SECOND_MS,
             drain_delay_ms: 0,
             drain_period_ms: SECOND_MS,
             drain_timeout_ms: 10 * SECOND_MS,
@@ -287,6 +301,8 @@ impl Default for Limits {
             input_bytes_max: 64 * KIB,
             publishes_in_flight_max: 32,
             history_bytes_total_max: GIB,
+            history_queue_bytes_max: 16 * MIB,
+            history_log_bytes_min: 64 * MIB,
             idempotency_keys_max: 100_000,
             fanout_backlog_bytes_max: 64 * MIB,
             fanout_sends_per_turn: 64,

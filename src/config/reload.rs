@@ -17,6 +17,11 @@ pub const RESTART_SETTINGS: &[&str] = &[
     "threads",
     "pin_threads",
     "log_format",
+    "history_dir",
+    "history_sync_interval",
+    "history_stall_timeout",
+    "history_queue_bytes_max",
+    "history_log_bytes_min",
 ];
 
 /// A value that is another one now.

@@ -26,6 +26,7 @@ pub enum Group {
     Requests,
     Delivery,
     Channels,
+    HistoryLog,
     Shards,
     Shutdown,
     Logs,
@@ -50,6 +51,8 @@ pub enum Kind<T: 'static> {
     Origins(Field<T, Vec<String>>),
     /// Networks, or `none`.
     Networks(Field<T, Vec<Network>>),
+    /// Any text, or `none`.
+    OptionalText(Field<T, Option<String>>),
 }
 
 /// A place inside a `T`.
@@ -94,6 +97,10 @@ impl<T> Setting<T> {
             Kind::Origins(field) => field.set(target, parse_list(text, value::parse_origin)?),
             Kind::Networks(field) if text == "none" => field.set(target, Vec::new()),
             Kind::Networks(field) => field.set(target, parse_list(text, value::parse_network)?),
+            Kind::OptionalText(_) if text.is_empty() => return Err(ValueError::Malformed),
+            Kind::OptionalText(field) => {
+                field.set(target, (text != "none").then(|| text.to_owned()));
+            }
         }
         Ok(())
     }
@@ -113,6 +120,10 @@ impl<T> Setting<T> {
             Kind::Origins(field) => show_list((field.get)(target)),
             Kind::Networks(field) if (field.get)(target).is_empty() => "none".to_owned(),
             Kind::Networks(field) => show_list((field.get)(target)),
+            Kind::OptionalText(field) => {
+                let path = (field.get)(target).as_deref();
+                path.unwrap_or("none").to_owned()
+            }
         }
     }
 
@@ -137,6 +148,7 @@ impl<T> Setting<T> {
                 "networks such as 10.0.0.0/8 or 192.0.2.7, with no bits set behind the prefix, joined by commas; or none"
                     .to_owned()
             }
+            Kind::OptionalText(_) => "a text, or none".to_owned(),
         }
     }
 
@@ -158,7 +170,8 @@ impl<T> Setting<T> {
             Kind::Addresses(_)
             | Kind::OptionalAddress(_)
             | Kind::Origins(_)
-            | Kind::Networks(_) => String::new(),
+            | Kind::Networks(_)
+            | Kind::OptionalText(_) => String::new(),
         }
     }
 
@@ -173,6 +186,7 @@ impl<T> Setting<T> {
             Kind::Addresses(_) | Kind::OptionalAddress(_) => "ADDR",
             Kind::Origins(_) => "ORIGIN",
             Kind::Networks(_) => "NETWORK",
+            Kind::OptionalText(_) => "TEXT",
         }
     }
 
@@ -196,6 +210,7 @@ impl Group {
         Self::Requests,
         Self::Delivery,
         Self::Channels,
+        Self::HistoryLog,
         Self::Shards,
         Self::Shutdown,
         Self::Logs,
@@ -208,6 +223,7 @@ impl Group {
             Self::Requests => "Requests",
             Self::Delivery => "Delivery",
             Self::Channels => "Channels",
+            Self::HistoryLog => "Durable history",
             Self::Shards => "Shards",
             Self::Shutdown => "Shutdown",
             Self::Logs => "Logs",

@@ -38,8 +38,10 @@ const fn setting<T>(
 
 #[rustfmt::skip]
 pub static SETTINGS: &[Setting<Config>] = {
-    use Group::{Channels, Delivery, Logs, Network, Requests, Shards, Shutdown};
-    use Kind::{Addresses, Bool, Bytes, Count, Duration, Networks, OptionalAddress, Origins};
+    use Group::{Channels, Delivery, HistoryLog, Logs, Network, Requests, Shards, Shutdown};
+    use Kind::{
+        Addresses, Bool, Bytes, Count, Duration, Networks, OptionalAddress, OptionalText, Origins,
+    };
     &[
         setting(Network, "listen", Addresses(field!(listen)),
             "Where clients connect. Port 0 lets the kernel choose; the log says which port it got."),
@@ -147,7 +149,20 @@ pub static SETTINGS: &[Setting<Config>] = {
         setting(Channels, "idempotency_keys_max", Count(field!(limits.idempotency_keys_max), 0..=100_000_000),
             "Remembered publishes of the process. Beyond, the oldest are forgotten before the window is over."),
         setting(Channels, "publishes_in_flight_max", Count(field!(limits.publishes_in_flight_max), 1..=10_000),
-            "Publishes of one WebSocket that await another shard. At the limit the connection is not read."),
+            "Publishes of one WebSocket that await another shard, or the disk. At the limit the connection is not read."),
+
+        setting(HistoryLog, "history_dir", OptionalText(field!(history_dir)),
+            "The directory that keeps histories, positions and epochs over a restart. It is made if it is missing, and \
+             one process has it for itself. With none, histories are in memory only."),
+        setting(HistoryLog, "history_sync_interval", Duration(field!(timing.history_sync_interval_ms), 0..=MINUTE),
+            "How often what was published is brought to the disk. A power loss takes what came in since; the end of the \
+             process, even by kill -9, takes nothing. 0s: before each answer."),
+        setting(HistoryLog, "history_stall_timeout", Duration(field!(timing.history_stall_timeout_ms), 10..=MINUTE),
+            "How long a write may take. Longer, publishes are refused with 503 until it is done."),
+        setting(HistoryLog, "history_queue_bytes_max", Bytes(field!(limits.history_queue_bytes_max), 4 * KIB..=GIB),
+            "Publishes of one shard that wait to be written. Beyond, a publish is refused with 503."),
+        setting(HistoryLog, "history_log_bytes_min", Bytes(field!(limits.history_log_bytes_min), 4 * KIB..=64 * GIB),
+            "A shard's log is rewritten when it is longer than this, and twice as long as what it has to keep."),
 
         setting(Shards, "threads", Count(field!(threads), 0..=THREADS_MAX),
             "Shards, one thread each; 0 is one for each core."),
@@ -327,6 +342,7 @@ mod tests {
             "127.0.0.1:7",
             "https://a",
             "10.0.0.0/8",
+            "/a/path",
         ];
         for setting in settings {
             let mut target = default.clone();

@@ -57,6 +57,8 @@ pub struct Channel {
     epoch: Epoch,
     /// Offset of the newest message, stored or not.
     head: u64,
+    /// Offset of the newest position that is given out: beyond `head` while drafts wait for their log.
+    taken: u64,
     /// Ascending offsets; what is not stored or expired early leaves holes.
     history: VecDeque<Arc<Message>>,
     history_bytes: usize,
@@ -66,9 +68,11 @@ pub struct Channel {
     listeners: Vec<(ShardId, u32)>,
     /// When the last of all that was ever stored expires.
     kept_until_ms: u64,
-    /// When it was last published to or listened on; `None` since it was deleted.
-    used_ms: Option<u64>,
+    /// When it was last published to or listened on; [`DELETED`] since it was deleted.
+    used_ms: u64,
 }
+
+const DELETED: u64 = u64::MAX;
 
 impl Channel {
     pub fn new(name: ChannelName, namespace: Arc<Namespace>, epoch: Epoch, now_ms: u64) -> Self {
@@ -77,12 +81,13 @@ impl Channel {
             namespace,
             epoch,
             head: 0,
+            taken: 0,
             history: VecDeque::new(),
             history_bytes: 0,
             early_expiry_ms: u64::MAX,
             listeners: Vec::new(),
             kept_until_ms: 0,
-            used_ms: Some(now_ms),
+            used_ms: now_ms,
         }
     }
 
@@ -121,12 +126,27 @@ impl Channel {
         self.listeners.iter().map(|&(shard, _)| shard)
     }
 
-    /// The position of the next message. Taken whether or not it will be stored: whoever misses a message that was
-    /// never stored is told of a gap, too.
+    /// The position of the next message, which is not [`published`](Self::publish_position) yet. Taken whether or not
+    /// it will be stored: whoever misses a message that was never stored is told of a gap, too.
     pub fn take_position(&mut self, now_ms: u64) -> Position {
-        self.head += 1;
-        self.used_ms = Some(now_ms);
-        self.head()
+        self.taken += 1;
+        self.used_ms = now_ms;
+        Position {
+            epoch: self.epoch,
+            offset: self.taken,
+        }
+    }
+
+    /// The message of a taken position is there for everybody.
+    pub fn publish_position(&mut self, offset: u64) {
+        debug_assert!(self.head < offset && offset <= self.taken);
+        self.head = offset;
+    }
+
+    /// Takes back a position that nobody has seen, and all after it.
+    pub fn give_back(&mut self, offset: u64) {
+        debug_assert!(self.head < offset);
+        self.taken = self.taken.min(offset - 1);
     }
 
     /// Keeps `message` within the namespace's count, age and bytes. The newest message always has room, whatever its
@@ -275,7 +295,7 @@ impl Channel {
 
     /// One more listener on `shard`.
     pub fn listen(&mut self, shard: ShardId, now_ms: u64) {
-        self.used_ms = Some(now_ms);
+        self.used_ms = now_ms;
         match self
             .listeners
             .iter_mut()
@@ -288,7 +308,9 @@ impl Channel {
 
     /// One listener less on `shard`.
     pub fn unlisten(&mut self, shard: ShardId, now_ms: u64) {
-        self.used_ms = self.used_ms.map(|_| now_ms);
+        if !self.is_deleted() {
+            self.used_ms = now_ms;
+        }
         let Some(index) = self
             .listeners
             .iter()
@@ -305,7 +327,7 @@ impl Channel {
 
     /// Touches the channel: somebody asked where it stands.
     pub fn touch(&mut self, now_ms: u64) {
-        self.used_ms = Some(now_ms);
+        self.used_ms = now_ms;
     }
 
     /// Drops the history and begins another one under `epoch`. The listeners stay counted until each is ended, so
@@ -313,25 +335,73 @@ impl Channel {
     pub fn delete(&mut self, epoch: Epoch) {
         self.epoch = epoch;
         self.head = 0;
+        self.taken = 0;
         self.history = VecDeque::new();
         self.history_bytes = 0;
         self.early_expiry_ms = u64::MAX;
         self.kept_until_ms = 0;
-        self.used_ms = None;
+        self.used_ms = DELETED;
+    }
+
+    /// Takes up what a log says of this epoch. Positions up to `head` were given out.
+    pub fn restore_head(&mut self, head: u64) {
+        self.head = self.head.max(head);
+        self.taken = self.head;
+    }
+
+    /// Takes up a message that a log has, at its place; one that is here already is not taken twice.
+    pub fn restore(&mut self, message: Arc<Message>) {
+        let offset = message.position.offset;
+        self.restore_head(offset);
+        let now_ms = message.published_ms;
+        let at = self
+            .history
+            .partition_point(|other| other.position.offset < offset);
+        let is_here = (self.history.get(at)).is_some_and(|other| other.position.offset == offset);
+        if is_here {
+            return;
+        }
+        if at == self.history.len() {
+            self.expire(now_ms);
+            return self.store(message, now_ms);
+        }
+        // A checkpoint brings what is old behind what came in while it was written.
+        self.history_bytes += message.bytes();
+        self.early_expiry_ms = self.early_expiry_ms.min(self.early_expiry(&message));
+        self.history.insert(at, message);
+    }
+
+    /// Begins its life in a hub. Those who have been here before have the whole of their time to come back.
+    pub fn adopt(&mut self, namespace: Arc<Namespace>, now_ms: u64) {
+        self.namespace = namespace;
+        self.used_ms = now_ms;
+        self.expire(now_ms);
+    }
+
+    /// The history behind `offset`, oldest first.
+    pub fn after(&self, offset: u64) -> impl Iterator<Item = &Arc<Message>> {
+        let skip = self
+            .history
+            .partition_point(|message| message.position.offset <= offset);
+        self.history.iter().skip(skip)
+    }
+
+    /// No draft waits for its log.
+    pub fn is_settled(&self) -> bool {
+        self.taken == self.head
     }
 
     /// Deleted, and not used since.
     pub fn is_deleted(&self) -> bool {
-        self.used_ms.is_none()
+        self.used_ms == DELETED
     }
 
     /// Nobody listens, and for `idle_ms` nothing was kept and nobody came by: it may be forgotten, epoch and all.
     /// Whoever had everything when the history ran out, and comes back within that time, has lost nothing.
     pub fn is_forgettable(&self, now_ms: u64, idle_ms: u64) -> bool {
-        let is_unused = self.used_ms.is_none_or(|used_ms| {
-            now_ms >= used_ms.max(self.kept_until_ms).saturating_add(idle_ms)
-        });
-        self.listeners.is_empty() && self.history.is_empty() && is_unused
+        let unused_since_ms = self.used_ms.max(self.kept_until_ms);
+        let is_unused = self.is_deleted() || now_ms >= unused_since_ms.saturating_add(idle_ms);
+        self.listeners.is_empty() && self.history.is_empty() && is_unused && self.is_settled()
     }
 }
 
@@ -359,6 +429,7 @@ mod tests {
 
     fn publish(channel: &mut Channel, expires_ms: u64, store: bool) {
         let position = channel.take_position(0);
+        channel.publish_position(position.offset);
         let message = Arc::new(Message {
             channel: channel.name.clone(),
             position,

@@ -1,6 +1,6 @@
 //! Results of publishes that came with an `Idempotency-Key`, remembered for a while.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::hub::Published;
 use crate::hub::message::ChannelName;
@@ -16,6 +16,10 @@ pub struct Idempotency {
     results: HashMap<Key, Published>,
     /// In the order of their end, which is the order of their arrival.
     ends: VecDeque<(u64, Key)>,
+    /// How many have left `ends` at its front: what names a place in it while it moves.
+    forgotten: u64,
+    /// Of messages that are not published yet. Bounded by what waits for the log.
+    drafts: HashSet<Key>,
 }
 
 impl Idempotency {
@@ -25,6 +29,8 @@ impl Idempotency {
             keys_max,
             results: HashMap::new(),
             ends: VecDeque::new(),
+            forgotten: 0,
+            drafts: HashSet::new(),
         }
     }
 
@@ -51,12 +57,49 @@ impl Idempotency {
         published: Published,
         now_ms: u64,
     ) {
+        self.restore(channel, key, published, now_ms + self.window_ms);
+    }
+
+    /// Takes up a result that is remembered until `end_ms`, which must not be before that of any other.
+    pub fn restore(&mut self, channel: &ChannelName, key: &str, published: Published, end_ms: u64) {
         if self.ends.len() >= self.keys_max {
             self.forget_oldest();
         }
         let key: Key = (channel.clone(), key.into());
         self.results.insert(key.clone(), published);
-        self.ends.push_back((now_ms + self.window_ms, key));
+        self.ends.push_back((end_ms, key));
+    }
+
+    /// A message under `key` has a position and is not published yet.
+    pub fn note_draft(&mut self, channel: &ChannelName, key: &str) {
+        if self.window_ms > 0 {
+            self.drafts.insert((channel.clone(), key.into()));
+        }
+    }
+
+    pub fn forget_draft(&mut self, channel: &ChannelName, key: &str) {
+        if !self.drafts.is_empty() {
+            self.drafts.remove(&(channel.clone(), key.into()));
+        }
+    }
+
+    pub fn is_draft(&self, channel: &ChannelName, key: &str) -> bool {
+        !self.drafts.is_empty() && self.drafts.contains(&(channel.clone(), key.into()))
+    }
+
+    /// The results from place `next` on, in order, each with its end, and the place behind each.
+    pub fn from_place(
+        &self,
+        next: u64,
+    ) -> impl Iterator<Item = (u64, &ChannelName, &str, Published, u64)> {
+        let skip = next.saturating_sub(self.forgotten) as usize;
+        let first = self.forgotten + skip as u64 + 1;
+        (first..)
+            .zip(self.ends.iter().skip(skip))
+            .filter_map(|(place, (end_ms, key))| {
+                let published = *self.results.get(key)?;
+                Some((place, &key.0, &*key.1, published, *end_ms))
+            })
     }
 
     /// Forgets what is too old; called often enough that each call has little to do.
@@ -73,6 +116,7 @@ impl Idempotency {
     fn forget_oldest(&mut self) {
         if let Some((_, key)) = self.ends.pop_front() {
             self.results.remove(&key);
+            self.forgotten += 1;
         }
     }
 }

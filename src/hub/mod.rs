@@ -6,11 +6,14 @@
 
 pub mod batch;
 pub mod channel;
+pub mod durable;
 pub mod epochs;
 pub mod fanout;
 pub mod idempotency;
 pub mod message;
 pub mod position;
+pub mod publishing;
+pub mod restored;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -22,10 +25,11 @@ use crate::config::{Config, Namespace};
 use crate::proto::payload::PayloadKind;
 
 use channel::{Channel, Replay};
+use durable::Change;
 use epochs::Epochs;
 use idempotency::Idempotency;
-use message::{ChannelName, Message};
-use position::{Position, Since};
+use message::ChannelName;
+use position::{Epoch, Position, Since};
 
 /// Channels that get other settings in one sweep: a million within seconds, and no turn longer than usual.
 const RELOADS_PER_SWEEP: usize = 4096;
@@ -85,6 +89,10 @@ pub enum HubFull {
     History,
     /// `fanout_backlog_bytes_max` or `mailbox_max`: messages are published faster than they can be delivered.
     Backlog,
+    /// `history_queue_bytes_max` or `history_stall_timeout`: the disk of `history_dir` does not keep up.
+    DiskSlow,
+    /// The last write to `history_dir` failed.
+    WriteFailed,
 }
 
 /// What is told of a channel to whoever asks.
@@ -119,6 +127,10 @@ pub struct Hub {
     /// Slab indices from there on whose channels still have the settings of before a reload.
     to_reload: usize,
     epochs: Epochs,
+    /// Bytes of drafts, which will be in the histories if their log takes them.
+    draft_bytes: usize,
+    /// What a log has to know beside the drafts; `None` without a log.
+    changes: Option<Vec<Change>>,
 }
 
 impl Hub {
@@ -142,6 +154,8 @@ impl Hub {
             sweep_next: 0,
             to_reload: 0,
             epochs: Epochs::new(seed, share(config.limits.channels_max)),
+            draft_bytes: 0,
+            changes: None,
             config,
         }
     }
@@ -168,68 +182,6 @@ impl Hub {
         self.now_us = now_us;
     }
 
-    /// Numbers and stores a message. The message and the shards that listen come back for the delivery; a repeat
-    /// under a known `Idempotency-Key` gives the first result and nothing to deliver.
-    pub fn publish(
-        &mut self,
-        publish: Publish,
-        now_ms: u64,
-        listening: &mut Vec<ShardId>,
-    ) -> Result<(Published, Option<Arc<Message>>), HubFull> {
-        listening.clear();
-        let name = publish.channel;
-        if let Some(key) = &publish.idempotency_key
-            && let Some(first) = self.idempotency.result(&name, key, now_ms)
-        {
-            return Ok((first, None));
-        }
-        let index = self.channel_or_new(&name, now_ms)?;
-        let channel = &mut self.channels[index];
-        let age_ms = publish
-            .ttl_ms
-            .map_or(channel.namespace.history_age_ms, |ttl| {
-                ttl.min(channel.namespace.history_age_ms)
-            });
-        let mut message = Message {
-            channel: channel.name.clone(),
-            position: channel.head(),
-            kind: publish.kind,
-            event: publish.event,
-            payload: publish.payload,
-            published_ms: now_ms,
-            published_us: self.now_us.max(now_ms * 1000).max(self.newest_us + 1),
-            expires_ms: now_ms.saturating_add(age_ms),
-        };
-        let bytes_before = channel.history_bytes();
-        if publish.store && channel.namespace.history_messages > 0 {
-            let others_bytes = self.history_bytes - bytes_before;
-            if others_bytes + message.bytes() > self.history_bytes_max {
-                return Err(HubFull::History);
-            }
-            // Over the total a channel makes room out of its own past only.
-            while others_bytes + channel.history_bytes() + message.bytes() > self.history_bytes_max
-            {
-                channel.drop_oldest();
-            }
-        }
-        message.position = channel.take_position(now_ms);
-        self.newest_us = message.published_us;
-        let message = Arc::new(message);
-        if publish.store {
-            channel.store(message.clone(), now_ms);
-        }
-        self.history_bytes = self.history_bytes - bytes_before + channel.history_bytes();
-        listening.extend(channel.listening_shards());
-        let published = Published {
-            position: message.position,
-            receivers: channel.listeners(),
-        };
-        if let Some(key) = &publish.idempotency_key {
-            self.idempotency.remember(&name, key, published, now_ms);
-        }
-        Ok((published, Some(message)))
-    }
-
     /// What a listener on `shard` gets first. `true`: it is counted as listening from now on, until
     /// [`unlisten`](Self::unlisten).
     pub fn listen(
@@ -250,6 +202,10 @@ impl Hub {
             ListenMode::UntilFirst => replay.messages.is_empty() && !replay.lost,
             ListenMode::Stream => true,
         };
+        if channel.is_deleted() {
+            // Its epoch becomes known to somebody.
+            note(&mut self.changes, Change::Created, channel);
+        }
         if stays {
             channel.listen(shard, now_ms);
         }
@@ -282,8 +238,8 @@ impl Hub {
         if let Some(&index) = self.by_name.get(name) {
             let channel = &mut self.channels[index as usize];
             channel.unlisten(shard, now_ms);
-            let is_blank = channel.listeners() == 0 && self.epochs.is_blank(channel.head());
-            if is_blank {
+            let is_blank = self.epochs.is_blank(channel.head()) && channel.is_settled();
+            if is_blank && channel.listeners() == 0 {
                 self.remove(index as usize);
             } else if channel.is_deleted() {
                 self.forget_if_unneeded(index as usize, now_ms);
@@ -397,6 +353,7 @@ impl Hub {
         let index = self
             .channels
             .insert(Channel::new(name.clone(), namespace, epoch, now_ms));
+        note(&mut self.changes, Change::Created, &self.channels[index]);
         self.by_name.insert(name.clone(), index as u32);
         Ok(index)
     }
@@ -453,6 +410,20 @@ impl Hub {
         if !self.epochs.is_blank(head) {
             self.epochs.end(&channel.name, head.epoch);
         }
+        if !channel.is_deleted() {
+            note(&mut self.changes, Change::Forgotten, &channel);
+        }
+    }
+}
+
+/// Notes what the log has to know, if there is one.
+fn note(
+    changes: &mut Option<Vec<Change>>,
+    change: fn(ChannelName, Epoch) -> Change,
+    channel: &Channel,
+) {
+    if let Some(changes) = changes {
+        changes.push(change(channel.name.clone(), channel.head().epoch));
     }
 }
 

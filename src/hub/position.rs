@@ -8,7 +8,7 @@ use crate::proto::decimal::Decimal;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// Bytes of an epoch on the wire: 62^8 ≈ 2^47.6, so two histories of one channel never share a name by chance.
-const EPOCH_BYTES: usize = 8;
+pub const EPOCH_BYTES: usize = 8;
 
 /// Bytes of the longest position: an epoch, `-`, and the digits of a `u64`.
 const POSITION_BYTES_MAX: usize = EPOCH_BYTES + 1 + 20;
@@ -26,6 +26,18 @@ impl Epoch {
             random /= 62;
         }
         Self(text)
+    }
+
+    /// The epoch of these bytes; `None` when they are none.
+    pub fn from_bytes(bytes: [u8; EPOCH_BYTES]) -> Option<Self> {
+        bytes
+            .iter()
+            .all(u8::is_ascii_alphanumeric)
+            .then_some(Self(bytes))
+    }
+
+    pub fn as_bytes(&self) -> &[u8; EPOCH_BYTES] {
+        &self.0
     }
 
     fn as_str(&self) -> &str {
@@ -72,10 +84,7 @@ impl Position {
     /// Reads exactly what [`Display`](fmt::Display) writes; anything else is `None`.
     pub fn parse(text: &str) -> Option<Self> {
         let (epoch, offset) = text.split_once('-')?;
-        let epoch: [u8; EPOCH_BYTES] = epoch.as_bytes().try_into().ok()?;
-        if !epoch.iter().all(u8::is_ascii_alphanumeric) {
-            return None;
-        }
+        let epoch = Epoch::from_bytes(epoch.as_bytes().try_into().ok()?)?;
         // `u64::from_str` takes a sign and leading zeros; a cursor has one spelling.
         let canonical = offset == "0"
             || (!offset.starts_with('0') && offset.bytes().all(|b| b.is_ascii_digit()));
@@ -83,7 +92,7 @@ impl Position {
             return None;
         }
         Some(Self {
-            epoch: Epoch(epoch),
+            epoch,
             offset: offset.parse().ok()?,
         })
     }

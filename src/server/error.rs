@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 
 use rustix::io::Errno;
 
+use crate::disk::DiskError;
+
 /// Why the server does not run. The text says what to change.
 #[derive(Debug)]
 pub enum ServeError {
@@ -19,6 +21,7 @@ pub enum ServeError {
         address: SocketAddr,
         error: io::Error,
     },
+    Disk(DiskError),
     Start(io::Error),
     Shard(io::Error),
 }
@@ -68,9 +71,16 @@ impl fmt::Display for ServeError {
                 };
                 write!(f, "cannot listen on {address} ({error}): {advice}")
             }
+            Self::Disk(error) => write!(f, "{error}"),
             Self::Start(error) => write!(f, "cannot start: {error}"),
             Self::Shard(error) => write!(f, "a shard has failed: {error}"),
         }
+    }
+}
+
+impl From<DiskError> for ServeError {
+    fn from(error: DiskError) -> Self {
+        Self::Disk(error)
     }
 }
 

@@ -18,10 +18,12 @@ pub(super) enum Complaint {
     ProxySource,
     ProxyHeader,
     Outboxes,
+    DiskSlow,
+    WriteFailed,
 }
 
 impl Complaint {
-    const COUNT: usize = Self::Outboxes as usize + 1;
+    const COUNT: usize = Self::WriteFailed as usize + 1;
 }
 
 impl Complaint {
@@ -66,6 +68,14 @@ impl Complaint {
                 "clients read too slowly, those with the most are closed: raise outbox_bytes_total_max, lower \
                  outbox_bytes_max, or publish less"
             }
+            Self::DiskSlow => {
+                "the disk of history_dir does not keep up, publishes get 503: use a faster disk, publish less, or raise \
+                 history_queue_bytes_max and history_stall_timeout"
+            }
+            Self::WriteFailed => {
+                "history_dir cannot be written, publishes get 503 until it can: make space there, or see to the disk; \
+                 the line of its log says what the system answered"
+            }
         }
     }
 }
@@ -76,6 +86,8 @@ impl From<HubFull> for Complaint {
             HubFull::Channels => Self::Channels,
             HubFull::History => Self::History,
             HubFull::Backlog => Self::Backlog,
+            HubFull::DiskSlow => Self::DiskSlow,
+            HubFull::WriteFailed => Self::WriteFailed,
         }
     }
 }

@@ -1,11 +1,14 @@
 //! What a shard does for others: as the home of channels it answers their questions, and it delivers what other homes
 //! have published.
 
+use std::sync::Arc;
+
 use crate::api::question::{Answer, Question};
-use crate::hub::message::ChannelName;
-use crate::hub::{HubFull, ShardId};
+use crate::hub::durable::Change;
+use crate::hub::message::{ChannelName, Message};
+use crate::hub::{HubFull, Publish, Published, ShardId};
 use crate::shard::Shard;
-use crate::shard::complaint::Complaint;
+use crate::shard::journal::{Asker, Pending};
 use crate::shard::mailbox::{ConnectionKey, Mail, Stage};
 
 impl Shard {
@@ -30,15 +33,14 @@ impl Shard {
                 place,
                 question,
             } => {
-                let answer = self.answer(from, question);
-                self.post.send(
-                    from,
-                    Mail::Answer {
-                        connection,
-                        place,
-                        answer,
-                    },
-                );
+                let asker = Asker {
+                    shard: from,
+                    connection,
+                    place,
+                };
+                if let Some(answer) = self.answer(asker, question) {
+                    self.reply(asker, answer);
+                }
             }
             Mail::Answer {
                 connection,
@@ -46,7 +48,7 @@ impl Shard {
                 answer,
             } => self.on_answer(connection, place, answer),
             Mail::Publication(message) => self.fanout.enqueue(message),
-            Mail::Unlisten { from, channel } => self.hub.unlisten(&channel, from, self.now_ms),
+            Mail::Unlisten { from, channel } => self.hub.unlisten(&channel, from, self.hub_ms),
             Mail::EndListeners(channel) => self.fanout.enqueue_end(&channel),
             Mail::Reload(config) => self.reload(config),
             Mail::ReloadFailed => self.metrics.reload_failures_total += 1,
@@ -54,10 +56,12 @@ impl Shard {
             Mail::Stage(Stage::Drain) => self.drain(),
             Mail::Stage(Stage::Cut) => self.cut(),
             Mail::Over => self.is_over = true,
+            Mail::Log(news) => self.on_log_news(news),
         }
     }
 
-    /// Asks the home of the question, or every shard in its place. A home of our own answers at once.
+    /// Asks the home of the question, or every shard in its place. A home of our own answers at once, unless its log
+    /// has to be written first.
     pub(super) fn ask(
         &mut self,
         connection: ConnectionKey,
@@ -68,7 +72,12 @@ impl Shard {
             .channel()
             .map_or(ShardId(place), |channel| self.home(channel));
         if home == self.id {
-            return Some(self.answer(home, question));
+            let asker = Asker {
+                shard: home,
+                connection,
+                place,
+            };
+            return self.answer(asker, question);
         }
         self.post.send(
             home,
@@ -82,31 +91,19 @@ impl Shard {
         None
     }
 
-    /// Answers as the home, for a connection of shard `from`.
-    fn answer(&mut self, from: ShardId, question: Question) -> Answer {
-        match question {
+    /// Answers as the home; `None` for an answer that comes when the log has been written.
+    fn answer(&mut self, asker: Asker, question: Question) -> Option<Answer> {
+        let answer = match question {
             Question::Publish(publish) => {
-                let bytes = publish.payload.len() as u64;
-                if self.is_congested() {
-                    self.complain(Complaint::Backlog);
-                    return Answer::Published(Err(HubFull::Backlog));
-                }
-                let mut listening = std::mem::take(&mut self.scratch.listening);
-                let result = self.hub.publish(publish, self.now_ms, &mut listening);
-                if let Ok((_, Some(message))) = &result {
-                    self.metrics.published_messages_total += 1;
-                    self.metrics.published_bytes_total += bytes;
-                    for shard in listening.drain(..) {
-                        self.tell(shard, Mail::Publication(message.clone()));
+                return match self.publish(asker, publish) {
+                    Ok(published) => published.map(|published| Answer::Published(Ok(published))),
+                    Err(full) => {
+                        self.complain(full.into());
+                        Some(Answer::Published(Err(full)))
                     }
-                }
-                self.scratch.listening = listening;
-                if let Err(full) = result {
-                    self.complain(full.into());
-                }
-                Answer::Published(result.map(|(published, _)| published))
+                };
             }
-            Question::Listen(listen) => match self.hub.listen(&listen, from, self.now_ms) {
+            Question::Listen(listen) => match self.hub.listen(&listen, asker.shard, self.hub_ms) {
                 Ok((replay, listening)) => Answer::Replay {
                     channel: listen.channel,
                     replay,
@@ -117,24 +114,88 @@ impl Shard {
                     Answer::NotListening(full)
                 }
             },
-            Question::Info(channel) => Answer::Info(self.hub.info(&channel, self.now_ms)),
+            Question::Info(channel) => Answer::Info(self.hub.info(&channel, self.hub_ms)),
             Question::Delete(channel) => {
-                let mut listening = std::mem::take(&mut self.scratch.listening);
-                let was_there = self.hub.delete(&channel, self.now_ms, &mut listening);
-                for shard in listening.drain(..) {
-                    self.tell(shard, Mail::EndListeners(channel.clone()));
-                }
-                self.scratch.listening = listening;
-                Answer::Deleted(was_there)
+                return match self.delete(asker, &channel) {
+                    Ok(was_there) => was_there.map(|was_there| Answer::Deleted(Ok(was_there))),
+                    Err(full) => {
+                        self.complain(full.into());
+                        Some(Answer::Deleted(Err(full)))
+                    }
+                };
             }
             Question::List(list) => Answer::List(self.hub.list(
                 &list.prefix,
                 list.after.as_deref(),
                 list.limit,
-                self.now_ms,
+                self.hub_ms,
             )),
             Question::Metrics => Answer::Metrics(Box::new(self.measure())),
+        };
+        Some(answer)
+    }
+
+    /// `Ok(None)`: it is published when the log has it.
+    fn publish(&mut self, asker: Asker, publish: Publish) -> Result<Option<Published>, HubFull> {
+        if self.is_congested() {
+            return Err(HubFull::Backlog);
         }
+        if self.journal.is_some() {
+            return self.draft(asker, publish);
+        }
+        let mut listening = std::mem::take(&mut self.scratch.listening);
+        let result = self.hub.publish(publish, self.hub_ms, &mut listening);
+        if let Ok((_, Some(message))) = &result {
+            self.tell_published(message, &mut listening);
+        }
+        self.scratch.listening = listening;
+        result.map(|(published, _)| Some(published))
+    }
+
+    /// Brings a message that is published to the shards that listen.
+    pub(super) fn tell_published(&mut self, message: &Arc<Message>, listening: &mut Vec<ShardId>) {
+        self.metrics.published_messages_total += 1;
+        self.metrics.published_bytes_total += message.payload.len() as u64;
+        for shard in listening.drain(..) {
+            self.tell(shard, Mail::Publication(message.clone()));
+        }
+    }
+
+    /// `Ok(None)`: the answer comes when the log has it.
+    fn delete(&mut self, asker: Asker, channel: &ChannelName) -> Result<Option<bool>, HubFull> {
+        if let Some(full) = self.log_refusal() {
+            return Err(full);
+        }
+        let epoch = self.hub.epoch(channel);
+        let mut listening = std::mem::take(&mut self.scratch.listening);
+        let was_there = self.hub.delete(channel, self.hub_ms, &mut listening);
+        for shard in listening.drain(..) {
+            self.tell(shard, Mail::EndListeners(channel.clone()));
+        }
+        self.scratch.listening = listening;
+        match (&mut self.journal, epoch) {
+            (Some(journal), Some(epoch)) => {
+                let change = Change::Forgotten(channel.clone(), epoch);
+                journal.wait(Pending::Delete(asker, change), &mut self.hub);
+                Ok(None)
+            }
+            _ => Ok(Some(was_there)),
+        }
+    }
+
+    /// Brings an answer to whoever asked.
+    pub(super) fn reply(&mut self, asker: Asker, answer: Answer) {
+        let Asker {
+            shard,
+            connection,
+            place,
+        } = asker;
+        let mail = Mail::Answer {
+            connection,
+            place,
+            answer,
+        };
+        self.tell(shard, mail);
     }
 
     /// A shard that would have to deliver is behind. Checked over all of them, so that a channel's fate does not

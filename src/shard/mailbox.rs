@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::api::question::{Answer, Question};
 use crate::config::Config;
+use crate::disk::writer::News;
 use crate::hub::ShardId;
 use crate::hub::message::{ChannelName, Message};
 
@@ -51,6 +52,8 @@ pub enum Mail {
     Stage(Stage),
     /// From the shard that ended the last connection of all: nobody asks anything any more.
     Over,
+    /// From the thread that writes the shard's history log.
+    Log(News),
 }
 
 /// What the main thread tells every shard on the way to the exit.

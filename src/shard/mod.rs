@@ -11,7 +11,9 @@ pub mod connection;
 mod end;
 mod home;
 mod input;
+mod journal;
 pub mod keyed_counts;
+mod log;
 pub mod mailbox;
 mod outboxes;
 mod park;
@@ -26,13 +28,17 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use slab::Slab;
 
 use crate::config::Config;
+use crate::disk::Found;
+use crate::disk::writer::Batch;
 use crate::hub::fanout::Fanout;
 use crate::hub::message::ChannelName;
+use crate::hub::restored::Share;
 use crate::hub::{Hub, ShardId};
 use crate::metrics::Metrics;
 use crate::proto::http_response::http_date;
@@ -44,6 +50,7 @@ use admission::AcceptRate;
 use clients::Clients;
 use complaint::{Complaint, Complaints};
 use connection::Connection;
+use journal::Journal;
 use keyed_counts::KeyedCounts;
 use mailbox::{ConnectionKey, Mail, Post};
 use outboxes::Outboxes;
@@ -71,6 +78,8 @@ pub struct Shared {
     pub config: Arc<Config>,
     /// The origin of everybody's `now_ms`.
     pub started: Instant,
+    /// What the clock of the histories said then; 0 unless they are kept on disk.
+    pub history_origin_ms: u64,
     /// Decides on homes: the same in every shard, different in every process.
     pub hasher: RandomState,
     /// Connections of the process.
@@ -85,12 +94,24 @@ pub struct Shared {
     pub n_occupied: AtomicUsize,
 }
 
+/// A shard's history log, when the shard begins.
+#[derive(Debug)]
+pub struct Log {
+    /// What earlier logs have for this shard.
+    pub share: Share,
+    pub writer: Sender<Batch>,
+    /// What reading them came upon; the first shard counts it.
+    pub found: Found,
+}
+
 /// One shard, on the thread that made it.
 pub struct Shard {
     id: ShardId,
     shared: Arc<Shared>,
     config: Arc<Config>,
     hub: Hub,
+    /// Only if histories are kept on disk.
+    journal: Option<Journal>,
     fanout: Fanout,
     connections: Slab<Connection>,
     clients: Clients,
@@ -107,6 +128,8 @@ pub struct Shard {
     metrics: Metrics,
     rng: fastrand::Rng,
     now_ms: u64,
+    /// The same moment on the clock of the histories.
+    hub_ms: u64,
     next_generation: u32,
     next_sweep_ms: u64,
     /// The value of `Date`, and the second that it stands for.
@@ -184,6 +207,11 @@ fn sends_per_turn(setting: usize, n_shards: usize) -> usize {
     share.max(SENDS_PER_TURN_MIN.min(setting))
 }
 
+/// The shard that numbers the messages of `channel`, of `n_shards`.
+pub fn home_of(channel: &ChannelName, hasher: &RandomState, n_shards: usize) -> usize {
+    (hasher.hash_one(channel) % n_shards as u64) as usize
+}
+
 impl Shard {
     /// A shard of this thread. `listeners` are its own sockets.
     pub fn new(
@@ -200,6 +228,7 @@ impl Shard {
         let mut shard = Self {
             id,
             hub: Hub::new(config.clone(), post.n_shards(), rng.u64(..)),
+            journal: None,
             fanout: Fanout::default(),
             connections: Slab::new(),
             clients: Clients::default(),
@@ -215,6 +244,7 @@ impl Shard {
             metrics: Metrics::default(),
             rng,
             now_ms,
+            hub_ms: now_ms + shared.history_origin_ms,
             next_generation: 0,
             next_sweep_ms: now_ms,
             date: http_date(0),
@@ -236,6 +266,22 @@ impl Shard {
             shard.arm_listener(listener)?;
         }
         Ok(shard)
+    }
+
+    /// Takes up the histories that its log has brought back, and keeps them there from now on.
+    pub fn keep_log(&mut self, log: Log) {
+        let Log {
+            share,
+            writer,
+            found,
+        } = log;
+        self.metrics.history_restored_messages = share.messages() as u64;
+        self.metrics.history_torn_bytes = found.torn_bytes;
+        self.metrics.history_damaged_bytes = found.damaged_bytes;
+        self.metrics.history_skips = u64::from(found.is_skipped);
+        self.hub.adopt(share, self.hub_ms);
+        self.hub.begin_log();
+        self.journal = Some(Journal::new(writer));
     }
 
     /// Turns until the server has shut down.
@@ -266,6 +312,7 @@ impl Shard {
             self.ring.mute(true);
         }
         self.post.flush();
+        self.finish_log();
         Ok(())
     }
 
@@ -292,6 +339,7 @@ impl Shard {
         is_busy |= self.deliver();
         is_busy |= self.expire_timers();
         self.sweep();
+        self.write_log();
         while let Some(index) = self.scratch.ended.pop() {
             self.free_if_joined(index);
         }
@@ -355,13 +403,14 @@ impl Shard {
             return;
         }
         self.next_sweep_ms = self.now_ms + SWEEP_INTERVAL_MS;
-        self.hub.sweep(SWEEP_CHANNELS, self.now_ms);
+        self.hub.sweep(SWEEP_CHANNELS, self.hub_ms);
     }
 
     /// How long nothing is due; `None` for as long as it takes.
     fn until_next_deadline_ms(&self) -> Option<u64> {
         let sweep_ms = (self.hub.channels() > 0).then_some(self.next_sweep_ms);
-        let next_ms = [self.timers.next_ms(), sweep_ms, self.door.next_ms()]
+        let log_ms = self.journal.as_ref().and_then(Journal::retry_ms);
+        let next_ms = [self.timers.next_ms(), sweep_ms, self.door.next_ms(), log_ms]
             .into_iter()
             .flatten()
             .min()?;
@@ -371,7 +420,10 @@ impl Shard {
     fn read_clock(&mut self) {
         let elapsed = self.shared.started.elapsed();
         self.now_ms = elapsed.as_millis() as u64;
-        self.hub.observe_us(elapsed.as_micros() as u64);
+        let origin_ms = self.shared.history_origin_ms;
+        self.hub_ms = self.now_ms + origin_ms;
+        self.hub
+            .observe_us(elapsed.as_micros() as u64 + origin_ms * 1000);
         let second = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
@@ -406,8 +458,7 @@ impl Shard {
 
     /// The shard that numbers the messages of `channel`.
     fn home(&self, channel: &ChannelName) -> ShardId {
-        let shards = self.post.n_shards() as u64;
-        ShardId((self.shared.hasher.hash_one(channel) % shards) as u16)
+        ShardId(home_of(channel, &self.shared.hasher, self.post.n_shards()) as u16)
     }
 
     fn key(&self, index: u32) -> ConnectionKey {
@@ -432,6 +483,7 @@ impl Shard {
             history_bytes: self.hub.history_bytes() as u64,
             outbox_bytes: self.outboxes.bytes() as u64,
             fanout_backlog_bytes: self.fanout.backlog_bytes() as u64,
+            history_queue_bytes: (self.journal.as_ref()).map_or(0, Journal::queue_bytes) as u64,
             log_lines_dropped_total: match self.id {
                 ShardId(0) => crate::logging::dropped_lines() as u64,
                 _ => 0,

@@ -36,6 +36,7 @@ impl Process {
         let shared = Arc::new(Shared {
             config: Arc::new(config),
             started: Instant::now(),
+            history_origin_ms: 0,
             hasher: RandomState::new(),
             n_connections: AtomicUsize::new(0),
             connections_max: AtomicUsize::new(100),

@@ -64,10 +64,11 @@ pub(super) fn report(
     for answer in answers {
         match answer {
             Answer::Info(Some(info)) => channels::write_info(&mut body, &info),
-            Answer::Info(None) | Answer::Deleted(false) => {
+            Answer::Info(None) | Answer::Deleted(Ok(false)) => {
                 return refuse(context, meta, &Refusal::CHANNEL_UNKNOWN);
             }
-            Answer::Deleted(true) => status = 204,
+            Answer::Deleted(Ok(true)) => status = 204,
+            Answer::Deleted(Err(full)) => return refuse(context, meta, &full.into()),
             Answer::List(page) => pages.push(page),
             Answer::Metrics(metrics) => shards.push(*metrics),
             answer => unreachable!("no report: {answer:?}"),

@@ -179,7 +179,7 @@ impl Peer {
             },
             Question::Info(name) => Answer::Info(self.hub.info(&name, self.now_ms)),
             Question::Delete(name) => {
-                Answer::Deleted(self.hub.delete(&name, self.now_ms, &mut Vec::new()))
+                Answer::Deleted(Ok(self.hub.delete(&name, self.now_ms, &mut Vec::new())))
             }
             Question::List(list) => Answer::List(self.hub.list(
                 &list.prefix,

@@ -2,6 +2,7 @@
 
 mod broken_peers;
 mod client;
+mod durable;
 mod full_tables;
 mod fuzz;
 mod harness;

@@ -455,8 +455,10 @@ impl Client {
             wire::PONG => assert_eq!(payload, b"hi"),
             wire::CLOSE => {
                 let code = u16::from_be_bytes([payload[0], payload[1]]);
+                // A frame may stand still half-way while its client is deaf.
+                let is_late = code == 1008 && &payload[2..] == b"the message took too long";
                 assert!(
-                    [1000, 3001, 3008, 3012].contains(&code),
+                    is_late || [1000, 3001, 3008, 3012].contains(&code),
                     "close code {code}"
                 );
                 self.send_close(world, &payload[..2]);

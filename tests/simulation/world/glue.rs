@@ -350,7 +350,7 @@ impl World {
                         to => self.post(home, to, Mail::End(name.clone())),
                     }
                 }
-                Answer::Deleted(is_deleted)
+                Answer::Deleted(Ok(is_deleted))
             }
             Question::List(list) => {
                 Answer::List(hub.list(&list.prefix, list.after.as_deref(), list.limit, now_ms))

@@ -1,0 +1,190 @@
+//! A directory with the logs of two shards, written and read again.
+
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
+
+use super::load::origin_ms;
+use super::writer::{Batch, News, Report, Writers};
+use super::*;
+use crate::config::Config;
+use crate::history::record::{self, Entry};
+use crate::hub::durable::Fact;
+use crate::hub::position::Position;
+
+/// A directory of its own, removed at the end.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("pushring-disk-{}", fastrand::u64(..)));
+        Self(path)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let names = files(&self.0).unwrap();
+        names.iter().map(ToString::to_string).collect()
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The logs of one process.
+struct Process {
+    senders: Vec<Sender<Batch>>,
+    news: Receiver<(usize, News)>,
+    writers: Writers,
+    directory: Directory,
+}
+
+impl Process {
+    fn start(path: &Path, n_shards: usize) -> Self {
+        let directory = Directory::open(path).unwrap();
+        let (report, news) = mpsc::channel();
+        let report = Mutex::new(report);
+        let report: Report = std::sync::Arc::new(move |shard, news| {
+            report.lock().unwrap().send((shard, news)).unwrap()
+        });
+        let (senders, batches) = (0..n_shards).map(|_| mpsc::channel()).unzip();
+        let clock = HistoryClock {
+            started: Instant::now(),
+            origin_ms: 1,
+        };
+        let writers = Writers::start(&directory, clock, batches, 1, &report).unwrap();
+        Self {
+            senders,
+            news,
+            writers,
+            directory,
+        }
+    }
+
+    fn write(&self, shard: usize, name: &str, begins_file: bool, completes_file: bool) {
+        let head = Position::parse("k3Qz9aXb-1").unwrap();
+        let mut bytes = Vec::new();
+        record::write(&mut bytes, &Entry::Fact(Fact::Channel { name, head }));
+        let batch = Batch {
+            bytes,
+            begins_file,
+            completes_file,
+        };
+        self.senders[shard].send(batch).unwrap();
+        let (from, news) = self.news.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!(from, shard);
+        assert!(
+            matches!(news, News::Written { result: Ok(()), .. }),
+            "{news:?}"
+        );
+    }
+
+    fn end(self) {
+        drop(self.senders);
+        self.writers.finish();
+    }
+
+    fn channels(path: &Path) -> usize {
+        let directory = Directory::open(path).unwrap();
+        let loaded = load(&directory, &std::sync::Arc::new(Config::default())).unwrap();
+        assert!(!loaded.found.is_skipped);
+        loaded.restored.channels()
+    }
+}
+
+#[track_caller]
+fn wait_for(directory: &Temporary, want: &[&str]) {
+    let began = Instant::now();
+    while directory.names() != want {
+        let names = directory.names();
+        assert!(began.elapsed() < Duration::from_secs(20), "{names:?}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn older_files_go_when_everything_has_been_told_anew_and_not_before() {
+    let directory = Temporary::new();
+    let process = Process::start(&directory.0, 2);
+    process.write(0, "a", false, true);
+    process.write(1, "b", false, true);
+    process.write(0, "c", true, false);
+    let (a1, a2, b1) = (
+        "00000001-000-000001.log",
+        "00000001-000-000002.log",
+        "00000001-001-000001.log",
+    );
+    assert_eq!(directory.names(), [a1, a2, b1]);
+    process.write(0, "a", false, true);
+    wait_for(&directory, &[a2, b1]);
+    process.end();
+    assert_eq!(Process::channels(&directory.0), 3);
+
+    let process = Process::start(&directory.0, 1);
+    assert_eq!(process.directory.generation, 2);
+    process.write(0, "d", false, false);
+    let c1 = "00000002-000-000001.log";
+    assert_eq!(directory.names(), [a2, b1, c1]);
+    process.write(0, "e", false, true);
+    wait_for(&directory, &[c1]);
+    process.end();
+    assert_eq!(Process::channels(&directory.0), 2);
+}
+
+#[test]
+fn a_second_process_is_kept_out() {
+    let directory = Temporary::new();
+    let first = Directory::open(&directory.0).unwrap();
+    assert!(matches!(
+        Directory::open(&directory.0),
+        Err(DiskError::Locked(_))
+    ));
+    drop(first);
+    Directory::open(&directory.0).unwrap();
+}
+
+#[test]
+fn a_file_of_the_log_has_one_spelling() {
+    let name = FileName {
+        generation: 12,
+        shard: 255,
+        number: 1_000_000,
+    };
+    assert_eq!(name.to_string(), "00000012-255-1000000.log");
+    assert_eq!(FileName::parse(&name.to_string()), Some(name));
+    for other in [
+        "lock",
+        "00000012-255-1000000",
+        "12-255-1000000.log",
+        "00000012-255.log",
+        "00000012-255-00000x.log",
+        "+0000012-255-000001.log",
+    ] {
+        assert_eq!(FileName::parse(other), None, "{other}");
+    }
+}
+
+#[test]
+fn the_clock_goes_on_and_never_back() {
+    let noted = |history_ms, wall_ms| Clock {
+        history_ms,
+        wall_ms,
+    };
+    // (what was noted last, the newest message, the wall clock now, what the clock of the histories says)
+    for (noted, newest_ms, wall_ms, want) in [
+        // The first start ever.
+        (noted(0, 0), 0, 5_000, 5_000),
+        // Away for 100 ms, on a machine whose wall clock is right, or not.
+        (noted(5_000, 5_000), 4_000, 5_100, 5_100),
+        (noted(5_000, 9_000), 4_000, 9_100, 5_100),
+        // Messages came after the last note.
+        (noted(5_000, 5_000), 6_000, 6_100, 6_100),
+        // The wall clock was set back meanwhile.
+        (noted(5_000, 5_000), 6_000, 100, 6_000),
+    ] {
+        let got = origin_ms(noted, newest_ms, wall_ms);
+        assert_eq!(got, want, "{noted:?} {newest_ms} {wall_ms}");
+    }
+}

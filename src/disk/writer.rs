@@ -1,0 +1,341 @@
+//! One shard's log: a thread of its own writes it, so that a slow disk never holds the shard.
+//!
+//! The shard hands over one batch at a time and gathers the next one meanwhile: a slow disk makes large batches.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::disk::syncer::{Synced, Syncer};
+use crate::disk::{Directory, FileName, HistoryClock, sync_directory};
+use crate::history::record::{self, BootId, Entry, FILE_HEAD};
+
+/// How far the wall clock may drift from the clock of the histories before the log notes it.
+const DRIFT_MS: u64 = 1_000;
+/// How often needless files are looked for where nothing else is to be done.
+const CLEAN_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the last batches may take at the end of the process.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Records that go into the log together, or not at all.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub bytes: Vec<u8>,
+    /// They are the first of a new file, in which everything is told anew.
+    pub begins_file: bool,
+    /// With them everything has been told anew: what is older than this file is needless.
+    pub completes_file: bool,
+}
+
+/// What a shard hears of its log.
+#[derive(Debug)]
+pub enum News {
+    /// The batch comes back. `Err`: nothing of it is in the log.
+    Written {
+        batch: Batch,
+        result: Result<(), WriteFailed>,
+        /// Of the file that is written now.
+        file_bytes: u64,
+        took_us: u64,
+    },
+    /// What was written may be lost although the machine stays up.
+    SyncFailed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteFailed;
+
+/// Brings a shard its news.
+pub type Report = Arc<dyn Fn(usize, News) + Send + Sync>;
+
+/// The writers of all shards.
+#[derive(Debug)]
+pub struct Writers {
+    _syncer: Syncer,
+    /// Disconnected when all have ended.
+    ended: Receiver<()>,
+}
+
+impl Writers {
+    /// Begins the directory's new generation: a log for each of the shards, whose batches come here.
+    pub fn start(
+        directory: &Directory,
+        clock: HistoryClock,
+        shards: Vec<Receiver<Batch>>,
+        sync_interval_ms: u64,
+        report: &Report,
+    ) -> io::Result<Self> {
+        let (end, ended) = mpsc::channel::<()>();
+        let mut logs = Vec::new();
+        for (shard, batches) in shards.into_iter().enumerate() {
+            let name = FileName {
+                generation: directory.generation,
+                shard: shard as u16,
+                number: 0,
+            };
+            let mut writer = Writer {
+                directory: directory.path().into(),
+                name,
+                boot: directory.boot,
+                clock,
+                is_synced: sync_interval_ms == 0,
+                noted_drift_ms: 0,
+                file: Arc::new(File::open(directory.path())?),
+                file_bytes: 0,
+                is_torn: false,
+                synced: Arc::default(),
+            };
+            writer.begin_file(1)?;
+            logs.push(writer.synced.clone());
+            let (report, end) = (report.clone(), end.clone());
+            let run = move || {
+                // A log in doubt is worse than a restart.
+                if catch_unwind(AssertUnwindSafe(|| writer.run(&batches, &report))).is_err() {
+                    std::process::abort();
+                }
+                drop(end);
+            };
+            thread::Builder::new()
+                .name(format!("history-{shard}"))
+                .spawn(run)?;
+        }
+        let interval = match sync_interval_ms {
+            0 => CLEAN_INTERVAL,
+            ms => Duration::from_millis(ms),
+        };
+        let path = directory.path().to_owned();
+        Ok(Self {
+            _syncer: Syncer::start(path, logs, report.clone(), interval)?,
+            ended,
+        })
+    }
+
+    /// Waits until every log is closed, once the shards have dropped their senders.
+    pub fn finish(self) {
+        if self.ended.recv_timeout(FINISH_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("the history logs are not closed: the disk does not answer");
+        }
+    }
+}
+
+struct Writer {
+    directory: PathBuf,
+    name: FileName,
+    boot: BootId,
+    clock: HistoryClock,
+    /// Nothing is reported before it is on the disk.
+    is_synced: bool,
+    /// The wall clock before the clock of the histories, as last noted; wrapping.
+    noted_drift_ms: u64,
+    file: Arc<File>,
+    /// All of them whole records.
+    file_bytes: u64,
+    /// Behind `file_bytes` there is something else.
+    is_torn: bool,
+    synced: Arc<Synced>,
+}
+
+impl Writer {
+    fn run(&mut self, batches: &Receiver<Batch>, report: &Report) {
+        let mut is_failing = false;
+        while let Ok(mut batch) = batches.recv() {
+            let began = Instant::now();
+            let result = self.write(&mut batch);
+            let took_us = began.elapsed().as_micros() as u64;
+            match &result {
+                Ok(()) if is_failing => {
+                    tracing::info!(shard = self.name.shard, "the history log is written again");
+                }
+                // Said once; the shard says again what it means.
+                Err(error) if !is_failing => {
+                    tracing::error!(shard = self.name.shard, %error, "the history log cannot be written");
+                }
+                _ => {}
+            }
+            is_failing = result.is_err();
+            let written = News::Written {
+                batch,
+                result: result.map_err(|_| WriteFailed),
+                file_bytes: self.file_bytes,
+                took_us,
+            };
+            report(usize::from(self.name.shard), written);
+        }
+        if let Err(error) = self.close() {
+            tracing::error!(shard = self.name.shard, %error, "the history log is not closed");
+        }
+    }
+
+    /// All of `batch` or nothing.
+    fn write(&mut self, batch: &mut Batch) -> io::Result<()> {
+        self.mend()?;
+        if batch.begins_file {
+            // What the old file has must be there before the new one counts as its continuation.
+            self.file.sync_data()?;
+            self.begin_file(self.name.number + 1)?;
+        }
+        let batch_bytes = batch.bytes.len();
+        self.note_clock(&mut batch.bytes);
+        let result = self.append(&batch.bytes);
+        batch.bytes.truncate(batch_bytes);
+        result?;
+        if batch.completes_file {
+            self.synced.complete(self.name);
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        // Until it is whole, it is nothing.
+        self.is_torn = true;
+        let written = self
+            .file
+            .write_all_at(bytes, self.file_bytes)
+            .and_then(|()| match self.is_synced {
+                true => self.file.sync_data(),
+                false => Ok(()),
+            });
+        if let Err(error) = written {
+            // If this fails, too, it comes before the next batch.
+            let _ = self.mend();
+            return Err(error);
+        }
+        self.is_torn = false;
+        self.file_bytes += bytes.len() as u64;
+        if !self.is_synced {
+            self.synced.mark_dirty();
+        }
+        Ok(())
+    }
+
+    /// Cuts off what a failed write has left: good records never follow half a one.
+    fn mend(&mut self) -> io::Result<()> {
+        if self.is_torn {
+            self.file.set_len(self.file_bytes)?;
+            self.is_torn = false;
+        }
+        Ok(())
+    }
+
+    fn begin_file(&mut self, number: u32) -> io::Result<()> {
+        let name = FileName {
+            number,
+            ..self.name
+        };
+        let path = self.directory.join(name.to_string());
+        let begin = || -> io::Result<(File, usize)> {
+            let file = OpenOptions::new()
+                .create(true)
+                .truncate(true)
+                .write(true)
+                .mode(0o600)
+                .open(&path)?;
+            let mut bytes = FILE_HEAD.to_vec();
+            let begin = Entry::Begin {
+                boot: self.boot,
+                is_synced: self.is_synced,
+                clock: self.clock.read(),
+            };
+            record::write(&mut bytes, &begin);
+            file.write_all_at(&bytes, 0)?;
+            file.sync_data()?;
+            sync_directory(&self.directory)?;
+            Ok((file, bytes.len()))
+        };
+        let (file, bytes) = begin().inspect_err(|_| {
+            let _ = fs::remove_file(&path);
+        })?;
+        self.name = name;
+        self.file = Arc::new(file);
+        self.file_bytes = bytes as u64;
+        let clock = self.clock.read();
+        self.noted_drift_ms = clock.wall_ms.wrapping_sub(clock.history_ms);
+        self.synced.set_file(self.file.clone());
+        Ok(())
+    }
+
+    /// Appends what the clocks say if one of them was set.
+    fn note_clock(&mut self, bytes: &mut Vec<u8>) {
+        let clock = self.clock.read();
+        let drift_ms = clock.wall_ms.wrapping_sub(clock.history_ms);
+        let changed_ms = drift_ms.wrapping_sub(self.noted_drift_ms) as i64;
+        if changed_ms.unsigned_abs() > DRIFT_MS {
+            self.noted_drift_ms = drift_ms;
+            record::write(bytes, &Entry::Clock(clock));
+        }
+    }
+
+    /// Says that nothing is missing, and brings it to the disk.
+    fn close(&mut self) -> io::Result<()> {
+        self.mend()?;
+        let mut bytes = Vec::new();
+        record::write(&mut bytes, &Entry::End(self.clock.read()));
+        self.append(&bytes)?;
+        self.file.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::history::reader::FileReader;
+    use crate::history::record::Clock;
+    use crate::hub::restored::Restored;
+
+    #[test]
+    fn what_a_failed_write_has_left_is_cut_before_the_next() {
+        let directory = std::env::temp_dir().join(format!("pushring-writer-{}", fastrand::u64(..)));
+        fs::create_dir(&directory).unwrap();
+        let mut writer = Writer {
+            directory: directory.clone(),
+            name: FileName {
+                generation: 1,
+                shard: 0,
+                number: 0,
+            },
+            boot: [0; 16],
+            clock: HistoryClock::default(),
+            is_synced: true,
+            noted_drift_ms: 0,
+            file: Arc::new(File::open(&directory).unwrap()),
+            file_bytes: 0,
+            is_torn: false,
+            synced: Arc::default(),
+        };
+        writer.begin_file(1).unwrap();
+        let mut batch = Batch::default();
+        record::write(&mut batch.bytes, &Entry::Clock(Clock::default()));
+        writer.write(&mut batch).unwrap();
+        let whole_bytes = writer.file_bytes;
+
+        // A file that takes nothing: neither the write nor the cut succeeds.
+        let path = directory.join(writer.name.to_string());
+        let writable = std::mem::replace(&mut writer.file, Arc::new(File::open(&path).unwrap()));
+        assert!(writer.write(&mut batch).is_err());
+        assert!(writer.is_torn);
+        writable
+            .write_all_at(&batch.bytes[..5], whole_bytes)
+            .unwrap();
+        assert!(writer.write(&mut batch).is_err());
+        writer.file = writable;
+        // Shorter than what was left behind.
+        writer.write(&mut Batch::default()).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), whole_bytes);
+        writer.write(&mut batch).unwrap();
+        writer.close().unwrap();
+
+        let bytes = fs::read(&path).unwrap();
+        let mut reader = FileReader::default();
+        let mut restored = Restored::new(Arc::new(Config::default()));
+        let used = reader.feed(&bytes, &mut restored);
+        assert_eq!((used, reader.fault), (bytes.len(), None));
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}

@@ -1,0 +1,198 @@
+//! Channels that a log has brought back, until each has found its home.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::config::{Config, Namespace};
+use crate::hub::channel::Channel;
+use crate::hub::durable::{Fact, MessageFact};
+use crate::hub::message::{ChannelName, Message};
+use crate::hub::position::Position;
+use crate::hub::{Hub, Published};
+
+/// How far positions jump where some may be missing from the log: beyond every position that can have been given out.
+/// Who has one of those, or stands before them, is told of a gap.
+const LOST_POSITIONS_MAX: u64 = 1_000_000_000;
+
+/// The state that the facts so far give. Its memory is that of the histories, whatever the length of the log.
+#[derive(Debug)]
+pub struct Restored {
+    config: Arc<Config>,
+    namespaces: HashMap<String, Arc<Namespace>>,
+    channels: HashMap<ChannelName, Channel>,
+    /// By channel and key.
+    results: HashMap<(ChannelName, Box<str>), (u64, Published)>,
+    /// The latest time that a fact tells of.
+    newest_ms: u64,
+    newest_us: u64,
+}
+
+/// One home's part.
+#[derive(Debug, Default)]
+pub struct Share {
+    channels: Vec<Channel>,
+    results: Vec<(u64, ChannelName, Box<str>, Published)>,
+    newest_us: u64,
+}
+
+impl Share {
+    pub fn messages(&self) -> usize {
+        self.channels.iter().map(Channel::history_messages).sum()
+    }
+}
+
+impl Restored {
+    pub fn new(config: Arc<Config>) -> Self {
+        let namespaces = config
+            .namespaces
+            .iter()
+            .map(|(name, namespace)| (name.clone(), Arc::new(namespace.clone())))
+            .collect();
+        Self {
+            namespaces,
+            config,
+            channels: HashMap::new(),
+            results: HashMap::new(),
+            newest_ms: 0,
+            newest_us: 0,
+        }
+    }
+
+    /// Takes up a fact. One with a name that no channel can have is left out.
+    pub fn apply(&mut self, fact: Fact<'_>) {
+        match fact {
+            Fact::Channel { name, head } => {
+                if let Some(channel) = self.channel(name, head) {
+                    channel.restore_head(head.offset);
+                }
+            }
+            Fact::Message(message) => self.apply_message(message),
+            Fact::Forgotten { name, epoch } => {
+                let is_of_epoch = |channel: &Channel| channel.head().epoch == epoch;
+                if self.channels.get(name).is_some_and(is_of_epoch) {
+                    self.channels.remove(name);
+                }
+            }
+            Fact::Result {
+                name,
+                key,
+                published,
+                end_ms,
+            } => self.apply_result(name, key, published, end_ms),
+        }
+    }
+
+    fn apply_message(&mut self, fact: MessageFact<'_>) {
+        self.newest_ms = self.newest_ms.max(fact.published_ms);
+        self.newest_us = self.newest_us.max(fact.published_us);
+        let Some(channel) = self.channel(fact.name, fact.position) else {
+            return;
+        };
+        match fact.payload {
+            Some(payload) => channel.restore(Arc::new(Message {
+                channel: channel.name.clone(),
+                position: fact.position,
+                kind: fact.kind,
+                event: fact.event.map(Into::into),
+                payload: payload.into(),
+                published_ms: fact.published_ms,
+                published_us: fact.published_us,
+                expires_ms: fact.expires_ms,
+            })),
+            None => channel.restore_head(fact.position.offset),
+        }
+        if let Some(key) = fact.idempotency_key {
+            let published = Published {
+                position: fact.position,
+                receivers: 0,
+            };
+            let end_ms = fact.published_ms + self.config.timing.idempotency_window_ms;
+            self.apply_result(fact.name, key, published, end_ms);
+        }
+    }
+
+    fn apply_result(&mut self, name: &str, key: &str, published: Published, end_ms: u64) {
+        // As many as are alive at a time, twice over, before the dead are looked for.
+        if self.results.len() >= 2 * self.config.limits.idempotency_keys_max.max(1024) {
+            let now_ms = self.newest_ms;
+            self.results.retain(|_, (end_ms, _)| *end_ms > now_ms);
+        }
+        if let Some(name) = ChannelName::parse(name) {
+            self.results.insert((name, key.into()), (end_ms, published));
+        }
+    }
+
+    /// The channel with the epoch of `position`; another history under its name is over.
+    fn channel(&mut self, name: &str, position: Position) -> Option<&mut Channel> {
+        let is_known =
+            (self.channels.get(name)).is_some_and(|channel| channel.head().epoch == position.epoch);
+        if !is_known {
+            let name = ChannelName::parse(name)?;
+            let namespaces = &self.namespaces;
+            let namespace = (namespaces.get(name.namespace())).or_else(|| namespaces.get(""));
+            let namespace = namespace.expect("a configuration has the namespace \"\"");
+            let channel = Channel::new(name.clone(), namespace.clone(), position.epoch, 0);
+            self.channels.insert(name, channel);
+        }
+        self.channels.get_mut(name)
+    }
+
+    /// Some of the positions that were given out may not be here. None of them is given out again.
+    pub fn skip_positions(&mut self) {
+        for channel in self.channels.values_mut() {
+            channel.restore_head(channel.head().offset + LOST_POSITIONS_MAX);
+        }
+    }
+
+    /// The time of the newest message.
+    pub fn newest_ms(&self) -> u64 {
+        self.newest_ms.max(self.newest_us / 1000)
+    }
+
+    pub fn channels(&self) -> usize {
+        self.channels.len()
+    }
+
+    pub fn messages(&self) -> usize {
+        self.channels.values().map(Channel::history_messages).sum()
+    }
+
+    /// Every home's part of it.
+    pub fn into_shares(self, n_shards: usize, home: impl Fn(&ChannelName) -> usize) -> Vec<Share> {
+        let mut shares: Vec<_> = (0..n_shards).map(|_| Share::default()).collect();
+        for share in &mut shares {
+            share.newest_us = self.newest_us;
+        }
+        for (name, channel) in self.channels {
+            shares[home(&name)].channels.push(channel);
+        }
+        for ((name, key), (end_ms, published)) in self.results {
+            shares[home(&name)]
+                .results
+                .push((end_ms, name, key, published));
+        }
+        shares
+    }
+}
+
+impl Hub {
+    /// Takes up what a log has brought back. A hub over its limits keeps what it is given, and takes nothing new.
+    pub fn adopt(&mut self, share: Share, now_ms: u64) {
+        self.newest_us = self.newest_us.max(share.newest_us);
+        for mut channel in share.channels {
+            let namespace = self.namespace(&channel.name);
+            channel.adopt(namespace, now_ms);
+            self.history_bytes += channel.history_bytes();
+            let name = channel.name.clone();
+            let index = self.channels.insert(channel);
+            self.by_name.insert(name, index as u32);
+        }
+        let mut results = share.results;
+        results.sort_by_key(|(end_ms, ..)| *end_ms);
+        for (end_ms, name, key, published) in results {
+            if end_ms > now_ms {
+                self.idempotency.restore(&name, &key, published, end_ms);
+            }
+        }
+    }
+}
