@@ -35,7 +35,7 @@
 //!
 //! # Direction
 //!
-//! `main → server → shard → transport → api → hub → proto`. Nothing points the other way; [`config`],
+//! `main → server → shard → transport → api → auth → hub → proto`. Nothing points the other way; [`config`],
 //! [`close_reason`] and [`metrics`] are plain data that all may know. A backplane that joins several nodes would hang
 //! on `shard` and `hub`: it would be one more sender of mail, and positions would come from its broker.
 //!
@@ -44,8 +44,8 @@
 //! 2 and 5 hold by construction; `tests/layering.rs` holds the code to 1, `tests/server/full_tables.rs` to 3,
 //! `src/hub/batch/tests.rs` to 4, `tests/simulation` to 6 and 8, `src/shard/tests.rs` to 7.
 //!
-//! 1. Nothing in a pure folder (`proto`, `hub`, `api`, `transport`) waits, reads a clock, or knows a socket or a
-//!    thread.
+//! 1. Nothing in a pure folder (`proto`, `hub`, `auth`, `api`, `transport`) waits, reads a clock, or knows a socket or
+//!    a thread.
 //! 2. A shard's state is touched by its thread only.
 //! 3. Every queue, buffer and counter that a peer can grow has a limit in [`config`].
 //! 4. A message is encoded at most once per wire form per shard; its payload is never copied per subscriber.
@@ -60,6 +60,7 @@
 //! process aborts: a shard in doubt is worse than a restart.
 
 pub mod api;
+pub mod auth;
 pub mod cli;
 pub mod close_reason;
 pub mod config;
