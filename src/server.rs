@@ -1,9 +1,12 @@
 //! The process: a self-test of what the kernel gives, one shard per core, signals, and the way to the exit.
 
 mod error;
+mod jwks;
+mod keys;
 mod supervisor;
 
 pub use error::ServeError;
+pub use keys::{Keys, KeysError};
 
 use std::hash::RandomState;
 use std::io;
@@ -30,6 +33,7 @@ use crate::shard::keyed_counts::KeyedCounts;
 use crate::shard::mailbox::{Mailbox, Post};
 use crate::shard::ring::{self, Ring};
 use crate::shard::{Listener, Shard, Shared};
+use jwks::Refresher;
 use supervisor::Supervisor;
 
 /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
@@ -65,6 +69,15 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
     let (connections_max, connections_per_shard_max) =
         connections_max(&config, shards, has_own_tables)?;
     let config = Arc::new(config);
+    let keys = Keys::load(&config).map_err(ServeError::Keys)?;
+    for advice in keys::advice(&config) {
+        tracing::warn!("{advice}");
+    }
+    let refresher = keys
+        .issuer
+        .map(|source| Refresher::start(source, &keys.token_keys, &config.auth))
+        .transpose()
+        .map_err(ServeError::Jwks)?;
 
     // The order matters: what another thread writes to must be open before the descriptor tables part, and a signal
     // handler runs on any thread.
@@ -76,8 +89,23 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
     watch_signals(events.clone()).map_err(ServeError::Start)?;
     let addresses = addresses(&config)?;
 
+    let token_keys = refresher.as_ref().map(Refresher::keys);
+    let keys_wanted = match refresher {
+        Some(refresher) => {
+            let (keys_wanted, wanted) = mpsc::channel();
+            refresher
+                .spawn(boxes.clone(), wanted)
+                .map_err(ServeError::Start)?;
+            Some(keys_wanted)
+        }
+        None => None,
+    };
+
     let shared = Arc::new(Shared {
         config: config.clone(),
+        keys: token_keys.unwrap_or_else(|| Arc::new(keys.token_keys)),
+        api_keys: Arc::new(keys.api_keys),
+        keys_wanted,
         started: Instant::now(),
         hasher: RandomState::new(),
         n_connections: AtomicUsize::new(0),

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 
 use rustix::io::Errno;
 
+use super::KeysError;
+
 /// Why the server does not run. The text says what to change.
 #[derive(Debug)]
 pub enum ServeError {
@@ -19,6 +21,10 @@ pub enum ServeError {
         address: SocketAddr,
         error: io::Error,
     },
+    /// The keys of the configuration.
+    Keys(KeysError),
+    /// The issuer's keys at the start.
+    Jwks(String),
     Start(io::Error),
     Shard(io::Error),
 }
@@ -68,6 +74,8 @@ impl fmt::Display for ServeError {
                 };
                 write!(f, "cannot listen on {address} ({error}): {advice}")
             }
+            Self::Keys(error) => write!(f, "{error}"),
+            Self::Jwks(error) => write!(f, "jwks: {error}"),
             Self::Start(error) => write!(f, "cannot start: {error}"),
             Self::Shard(error) => write!(f, "a shard has failed: {error}"),
         }
