@@ -22,6 +22,10 @@ pub enum CloseReason {
     WebSocketProtocol,
     /// The peer did what it may not (1008).
     Policy,
+    /// The token's `exp` and the grace behind it have passed (3005).
+    TokenExpired,
+    /// A WebSocket's first message, or a later one, brought no good token (3500, 3507, 3005), or none in time.
+    CredentialRefused,
     /// More than `outbox_bytes_max` waited for the peer (3008).
     SlowReader,
     /// The peer took nothing for `write_stall_timeout`.
@@ -46,7 +50,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Answered,
         Self::PeerClosed,
         Self::PeerReset,
@@ -56,6 +60,8 @@ impl CloseReason {
         Self::Refused,
         Self::WebSocketProtocol,
         Self::Policy,
+        Self::TokenExpired,
+        Self::CredentialRefused,
         Self::SlowReader,
         Self::WriteStalled,
         Self::AgeMax,
@@ -80,6 +86,8 @@ impl CloseReason {
             Self::Refused => "refused",
             Self::WebSocketProtocol => "websocket_protocol",
             Self::Policy => "policy",
+            Self::TokenExpired => "token_expired",
+            Self::CredentialRefused => "credential_refused",
             Self::SlowReader => "slow_reader",
             Self::WriteStalled => "write_stalled",
             Self::AgeMax => "age_max",

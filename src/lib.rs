@@ -43,6 +43,9 @@
 //! other way; [`config`], [`close_reason`] and [`metrics`] are plain data that all may know. A backplane that joins
 //! several nodes would hang on `shard` and `hub`: it would be one more sender of mail, and positions would come from
 //! its broker.
+//! `main → server → shard → transport → api → auth → hub → proto`. Nothing points the other way; [`config`],
+//! [`close_reason`] and [`metrics`] are plain data that all may know. A backplane that joins several nodes would hang
+//! on `shard` and `hub`: it would be one more sender of mail, and positions would come from its broker.
 //!
 //! # Invariants
 //!
@@ -52,6 +55,8 @@
 //!
 //! 1. Nothing in a pure folder (`proto`, `hub`, `history`, `api`, `transport`) waits, reads a clock, or knows a socket
 //!    or a thread.
+//! 1. Nothing in a pure folder (`proto`, `hub`, `auth`, `api`, `transport`) waits, reads a clock, or knows a socket or
+//!    a thread.
 //! 2. A shard's state is touched by its thread only.
 //! 3. Every queue, buffer and counter that a peer can grow has a limit in [`config`].
 //! 4. A message is encoded at most once per wire form per shard; its payload is never copied per subscriber.
@@ -68,6 +73,7 @@
 //! process aborts: a shard in doubt is worse than a restart.
 
 pub mod api;
+pub mod auth;
 pub mod cli;
 pub mod close_reason;
 pub mod config;

@@ -51,6 +51,12 @@ pub struct Metrics {
     pub requests_total: u64,
     /// By code and status.
     pub refusals_total: BTreeMap<(&'static str, u16), u64>,
+    /// Tokens whose signature was looked at, and those that were known already.
+    pub token_verifications_total: u64,
+    pub token_cache_hits_total: u64,
+    /// Reads of the issuer's keys, and those that gave none; the first shard counts them.
+    pub jwks_reads_total: u64,
+    pub jwks_read_failures_total: u64,
     pub published_messages_total: u64,
     pub published_bytes_total: u64,
     pub delivered_messages_total: u64,
@@ -181,6 +187,27 @@ pub fn write_exposition(out: &mut String, shards: &[Metrics]) {
     exposition.sum("requests_total", "counter", "HTTP requests.", |m| {
         m.requests_total
     });
+    exposition.sum(
+        "token_verifications_total",
+        "counter",
+        "Tokens whose signature was checked.",
+        |m| m.token_verifications_total,
+    );
+    exposition.sum(
+        "token_cache_hits_total",
+        "counter",
+        "Tokens that were verified before.",
+        |m| m.token_cache_hits_total,
+    );
+    exposition.sum("jwks_reads_total", "counter", "Reads of jwks.", |m| {
+        m.jwks_reads_total
+    });
+    exposition.sum(
+        "jwks_read_failures_total",
+        "counter",
+        "Reads of jwks that gave no keys; those from before stay.",
+        |m| m.jwks_read_failures_total,
+    );
     exposition.sum(
         "messages_published_total",
         "counter",

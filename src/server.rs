@@ -2,9 +2,12 @@
 
 mod error;
 mod histories;
+mod jwks;
+mod keys;
 mod supervisor;
 
 pub use error::ServeError;
+pub use keys::{Keys, KeysError};
 
 use std::hash::RandomState;
 use std::io;
@@ -33,6 +36,7 @@ use crate::shard::mailbox::{Mailbox, Post};
 use crate::shard::ring::{self, Ring};
 use crate::shard::{Listener, Log, Shard, Shared};
 use histories::Histories;
+use jwks::Refresher;
 use supervisor::Supervisor;
 
 /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
@@ -68,6 +72,15 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
     let (connections_max, connections_per_shard_max) =
         connections_max(&config, shards, has_own_tables)?;
     let config = Arc::new(config);
+    let keys = Keys::load(&config).map_err(ServeError::Keys)?;
+    for advice in keys::advice(&config) {
+        tracing::warn!("{advice}");
+    }
+    let refresher = keys
+        .issuer
+        .map(|source| Refresher::start(source, &keys.token_keys, &config.auth))
+        .transpose()
+        .map_err(ServeError::Jwks)?;
 
     // The order matters: what another thread writes to must be open before the descriptor tables part, and a signal
     // handler runs on any thread.
@@ -88,8 +101,23 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
     let (mut histories, logs) = loaded.unzip();
     let mut logs = logs.into_iter().flatten();
     let history_clock = histories.as_ref().map(Histories::clock).unwrap_or_default();
+    let token_keys = refresher.as_ref().map(Refresher::keys);
+    let keys_wanted = match refresher {
+        Some(refresher) => {
+            let (keys_wanted, wanted) = mpsc::channel();
+            refresher
+                .spawn(boxes.clone(), wanted)
+                .map_err(ServeError::Start)?;
+            Some(keys_wanted)
+        }
+        None => None,
+    };
+
     let shared = Arc::new(Shared {
         config: config.clone(),
+        keys: token_keys.unwrap_or_else(|| Arc::new(keys.token_keys)),
+        api_keys: Arc::new(keys.api_keys),
+        keys_wanted,
         started: history_clock.started,
         history_origin_ms: history_clock.origin_ms,
         hasher,

@@ -1,7 +1,7 @@
 //! An arrow that points up fails a test, not a review.
 //!
 //! The pure folders wait for nothing, read no clock and know no socket or thread, and the direction
-//! `transport → api → hub → proto` holds. Comments may name anything; code may not, tests included.
+//! `transport → api → auth → hub → proto` holds. Comments may name anything; code may not, tests included.
 
 mod source;
 
@@ -10,9 +10,9 @@ use source::Source;
 /// Every pure folder with the modules of this crate that it may name beside itself.
 const PURE: &[(&str, &[&str])] = &[
     ("src/proto", &[]),
-    ("src/auth", &["proto", "config"]),
     ("src/hub", &["proto", "config", "close_reason", "metrics"]),
     ("src/history", &["proto", "hub", "config"]),
+    ("src/auth", &["proto", "hub", "config"]),
     (
         "src/api",
         &["proto", "hub", "auth", "config", "close_reason", "metrics"],

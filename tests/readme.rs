@@ -15,10 +15,12 @@ const SETTINGS_END: &str = "\n<!-- end of settings -->\n";
 /// Where refusals are worded. A code is a string literal of two or more words in snake case.
 const REFUSAL_FILES: &[&str] = &[
     "src/api/refusal.rs",
+    "src/auth/error.rs",
     "src/proto/http_body.rs",
     "src/proto/http_request/error.rs",
     "src/proto/payload.rs",
     "src/proto/ws_handshake.rs",
+    "src/transport/websocket/token.rs",
 ];
 
 fn readme() -> String {

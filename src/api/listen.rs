@@ -1,6 +1,8 @@
 //! The listening side of a request: which channels, from where on, in which format.
 
+use crate::api::access::{self, Verdict};
 use crate::api::refusal::Refusal;
+use crate::auth::grant::Session;
 use crate::config::Config;
 use crate::hub::batch::Format;
 use crate::hub::message::ChannelName;
@@ -11,15 +13,34 @@ use crate::proto::query;
 /// Who wants to listen to what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenRequest {
-    /// In the request's order, each once.
+    /// In the request's order, each once. Empty as long as they are a token's to say.
     pub channels: Vec<(ChannelName, Since)>,
     pub format: Format,
+    /// Where to start on the channels of the token.
+    pub start_of_token: Option<Box<Start>>,
+    /// With whose token.
+    pub session: Option<Session>,
+    /// A WebSocket's first message has to bring the token.
+    pub token_due: bool,
+}
+
+/// Where to start, as the request says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    since: Option<Box<str>>,
+    last: Option<usize>,
 }
 
 impl ListenRequest {
-    /// `channels` is the last part of the path, still percent-encoded.
-    pub fn parse(channels: &str, head: &RequestHead<'_>, config: &Config) -> Result<Self, Refusal> {
-        let names = parse_channels(channels, config)?;
+    /// `channels` is the last part of the path, still percent-encoded; `None`: those of the token.
+    pub fn parse(
+        channels: Option<&str>,
+        head: &RequestHead<'_>,
+        config: &Config,
+    ) -> Result<Self, Refusal> {
+        let names = channels
+            .map(|raw| parse_channels(raw, config))
+            .transpose()?;
         let mut since = None;
         let mut last = None;
         let mut format = None;
@@ -42,9 +63,52 @@ impl ListenRequest {
         let is_stream = head.path.starts_with("/sse/");
         let since = match head.last_event_id.filter(|id| is_stream && !id.is_empty()) {
             Some(id) => Some(id.into()),
-            None => since,
+            None => since.map(Into::into),
         };
-        let starts = match since.as_deref() {
+        let start = Start { since, last };
+        // How many channels a token names, its bearer need not know.
+        let default = match &names {
+            Some(names) if names.len() == 1 => Format::Raw,
+            _ => Format::Json,
+        };
+        let (channels, start_of_token) = match names {
+            Some(names) => (start.on(names)?, None),
+            None => (Vec::new(), Some(Box::new(start))),
+        };
+        Ok(Self {
+            channels,
+            format: format.unwrap_or(default),
+            start_of_token,
+            session: None,
+            token_due: false,
+        })
+    }
+
+    /// Listens with the token of `session`: on the channels that it names, unless the request named its own.
+    pub fn join(&mut self, session: Session, config: &Config) -> Result<(), Refusal> {
+        if let Some(start) = self.start_of_token.take() {
+            let names = &session.grant.channels;
+            if names.is_empty() {
+                return Err(Refusal::CHANNELS_MISSING);
+            }
+            if names.len() > config.limits.channels_per_connection_max {
+                return Err(Refusal::CHANNELS_TOO_MANY);
+            }
+            self.channels = start.on(names.to_vec())?;
+        }
+        if access::may_listen(config, self, Some(&session.grant)) != Verdict::Allowed {
+            return Err(Refusal::CHANNEL_DENIED);
+        }
+        self.session = Some(session);
+        self.token_due = false;
+        Ok(())
+    }
+}
+
+impl Start {
+    /// The same for all of `names`, or a cursor that has a position for each.
+    fn on(&self, names: Vec<ChannelName>) -> Result<Vec<(ChannelName, Since)>, Refusal> {
+        let starts = match self.since.as_deref() {
             Some("earliest") => vec![Since::Earliest; names.len()],
             Some("now") => vec![Since::Now; names.len()],
             Some(cursor) => parse_cursor(cursor, names.len())
@@ -52,17 +116,9 @@ impl ListenRequest {
                 .into_iter()
                 .map(Since::After)
                 .collect(),
-            None => vec![last.map_or(Since::Now, Since::Last); names.len()],
+            None => vec![self.last.map_or(Since::Now, Since::Last); names.len()],
         };
-        let default = if names.len() == 1 {
-            Format::Raw
-        } else {
-            Format::Json
-        };
-        Ok(Self {
-            channels: names.into_iter().zip(starts).collect(),
-            format: format.unwrap_or(default),
-        })
+        Ok(names.into_iter().zip(starts).collect())
     }
 }
 

@@ -2,6 +2,7 @@
 //! validate: a `Request` that exists can be carried out.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod channels;
 pub mod listen;
 pub mod origin;
@@ -49,7 +50,8 @@ pub enum Request {
     EventStream(ListenRequest),
     WebSocket {
         listen: ListenRequest,
-        accept: [u8; ws_handshake::ACCEPT_BYTES],
+        /// `None` behind the handshake.
+        accept: Option<[u8; ws_handshake::ACCEPT_BYTES]>,
     },
     /// To be completed by its body.
     Publish(PublishRequest),
@@ -102,7 +104,9 @@ pub fn parse(
         ("poll" | "sse" | "ws", Some(_)) | ("healthz" | "readyz" | "" | "pushring.js", None) => {
             (GET, true)
         }
-        ("pub", Some(_)) => (POST, false),
+        // The channels that the token names.
+        ("poll" | "sse" | "ws", None) if config.auth.verifies_tokens() => (GET, true),
+        ("pub", Some(_)) => (POST, access::publishes_in_public(config)),
         ("channels", Some(_)) => (GET_DELETE, false),
         ("channels" | "metrics", None) => (GET, false),
         _ => return Err(Refusal::NOT_FOUND),
@@ -120,7 +124,7 @@ pub fn parse(
         _ => return Err(Refusal::method(allow)),
     }
     match (first, rest) {
-        ("poll", Some(channels)) => {
+        ("poll", channels) => {
             let listen = ListenRequest::parse(channels, head, config)?;
             let parameters = listen::PollParameters::parse(head.query, config)?;
             // HEAD asks for the head of the answer, not for waiting.
@@ -135,10 +139,10 @@ pub fn parse(
                 limit: parameters.limit,
             })
         }
-        ("sse", Some(channels)) => Ok(Request::EventStream(ListenRequest::parse(
+        ("sse", channels) => Ok(Request::EventStream(ListenRequest::parse(
             channels, head, config,
         )?)),
-        ("ws", Some(channels)) => {
+        ("ws", channels) => {
             let upgrade = head
                 .upgrade
                 .filter(|_| head.method == Method::Get)
@@ -146,7 +150,7 @@ pub fn parse(
             let accept = ws_handshake::check(upgrade.version, upgrade.key)?;
             Ok(Request::WebSocket {
                 listen: ListenRequest::parse(channels, head, config)?,
-                accept,
+                accept: Some(accept),
             })
         }
         ("pub", Some(channels)) => {

@@ -10,6 +10,8 @@ pub enum Cors {
     AnyOrigin,
     /// The origin itself, with `Vary: Origin`.
     Origin(Box<str>),
+    /// The same, where a cookie may bring the token.
+    OriginWithCookies(Box<str>),
 }
 
 /// Decides on `origin`, the value of the request's `Origin` field, by the setting `allowed_origins` (entries as
@@ -23,18 +25,28 @@ pub fn decide(
     let Some(origin) = origin else {
         return Some(Cors::Silent);
     };
+    if is_listed(origin, allowed_origins) {
+        return Some(Cors::Origin(origin.into()));
+    }
     if allowed_origins.iter().any(|allowed| allowed == "*") {
         return Some(Cors::AnyOrigin);
     }
-    if allowed_origins
-        .iter()
-        .any(|allowed| matches(allowed, origin))
-    {
-        return Some(Cors::Origin(origin.into()));
-    }
+    is_own(origin, host).then_some(Cors::Silent)
+}
+
+/// Whether the page is one that the operator knows: the server's own, or listed by name. `*` names nobody.
+pub fn is_known(origin: Option<&str>, host: Option<&str>, allowed_origins: &[String]) -> bool {
+    origin.is_none_or(|origin| is_own(origin, host) || is_listed(origin, allowed_origins))
+}
+
+fn is_listed(origin: &str, allowed_origins: &[String]) -> bool {
+    let mut named = allowed_origins.iter().filter(|allowed| *allowed != "*");
+    named.any(|allowed| matches(allowed, origin))
+}
+
+fn is_own(origin: &str, host: Option<&str>) -> bool {
     let authority = origin.split_once("://").map(|(_, authority)| authority);
-    let is_own = matches!((authority, host), (Some(authority), Some(host)) if authority.eq_ignore_ascii_case(host));
-    is_own.then_some(Cors::Silent)
+    matches!((authority, host), (Some(authority), Some(host)) if authority.eq_ignore_ascii_case(host))
 }
 
 /// `https://*.example.com` stands for any name below `example.com`, not for `example.com` itself.
@@ -73,6 +85,30 @@ mod tests {
             want,
             "{origin:?} by {allowed:?}"
         );
+    }
+
+    #[test]
+    fn a_star_knows_nobody() {
+        let allowed = ["*", "https://a.net", "https://*.b.net"].map(str::to_owned);
+        for (origin, want) in [
+            (None, true),
+            (Some("http://push.example.com"), true),
+            (Some("https://PUSH.example.com"), true),
+            (Some("https://a.net"), true),
+            (Some("https://x.b.net"), true),
+            (Some("http://push.example.com:81"), false),
+            (Some("https://c.net"), false),
+            (Some("null"), false),
+            (Some(""), false),
+        ] {
+            assert_eq!(
+                is_known(origin, Some("push.example.com"), &allowed),
+                want,
+                "{origin:?}"
+            );
+        }
+        let named = decide(Some("https://a.net"), None, &allowed);
+        assert_eq!(named, Some(Cors::Origin("https://a.net".into())));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Why a request is turned down: what its sender reads, and under which name it is counted.
 
+use crate::auth::credential::CredentialError;
+use crate::auth::error::TokenError;
 use crate::hub::HubFull;
 use crate::proto::http_body::BodyError;
 use crate::proto::http_request::HeadError;
@@ -26,6 +28,8 @@ pub enum Extra {
     Nothing,
     /// 405: the methods that this path knows.
     Allow(&'static str),
+    /// 401: how to show who one is (RFC 6750 §3).
+    Authenticate(&'static str),
     /// 426 (RFC 6455 §4.4).
     WebSocketVersion,
     /// 429 and 503: jittered, so that those who are turned away together do not come back together.
@@ -48,6 +52,15 @@ impl Refusal {
             code,
             message,
             extra: Extra::RetryAfter,
+        }
+    }
+
+    const fn unauthorized(code: &'static str, message: &'static str) -> Self {
+        Self {
+            status: 401,
+            code,
+            message,
+            extra: Extra::Authenticate("Bearer error=\"invalid_token\""),
         }
     }
 
@@ -126,6 +139,41 @@ impl Refusal {
         "origin_denied",
         "Pages of this origin may not use this server (setting allowed_origins).",
     );
+    pub const CREDENTIALS_MISSING: Self = Self {
+        status: 401,
+        code: "credentials_missing",
+        message: "Send a token or an API key, as Authorization: Bearer.",
+        extra: Extra::Authenticate("Bearer"),
+    };
+    pub const CREDENTIALS_UNSUPPORTED: Self = Self {
+        code: "credentials_unsupported",
+        message: "Authorization has to be of the scheme Bearer.",
+        ..Self::CREDENTIALS_MISSING
+    };
+    pub const CREDENTIALS_REPEATED: Self = Self::new(
+        400,
+        "credentials_repeated",
+        "Show a token or an API key once: in Authorization, X-API-Key or ?token=.",
+    );
+    pub const API_KEY_UNKNOWN: Self = Self::unauthorized(
+        "api_key_unknown",
+        "This is no API key of this server (setting api_key).",
+    );
+    pub const API_KEY_REQUIRED: Self = Self::new(
+        403,
+        "api_key_required",
+        "Tokens are not enough here: send an API key.",
+    );
+    pub const CHANNEL_DENIED: Self = Self::new(
+        403,
+        "channel_denied",
+        "The token or API key does not allow this on every channel of the request.",
+    );
+    pub const CHANNELS_MISSING: Self = Self::new(
+        400,
+        "channels_missing",
+        "Name the channels in the path, or in the token as channels.",
+    );
     pub const UPGRADE_REQUIRED: Self = Self {
         status: 426,
         code: "upgrade_required",
@@ -181,6 +229,22 @@ impl Refusal {
         "proxy_header_timeout",
         "The PROXY header took too long (setting proxy_header_timeout).",
     );
+}
+
+impl From<TokenError> for Refusal {
+    fn from(error: TokenError) -> Self {
+        Self::unauthorized(error.code(), error.message())
+    }
+}
+
+impl From<CredentialError> for Refusal {
+    fn from(error: CredentialError) -> Self {
+        match error {
+            CredentialError::SchemeUnsupported => Self::CREDENTIALS_UNSUPPORTED,
+            CredentialError::Repeated => Self::CREDENTIALS_REPEATED,
+            CredentialError::Query(error) => error.into(),
+        }
+    }
 }
 
 impl From<HeadError> for Refusal {

@@ -6,9 +6,11 @@ use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, Command, value_parser};
 
 use crate::config::Config;
-use crate::config::load::NAMESPACE;
+use crate::config::load::{API_KEY, NAMESPACE, TOKEN_KEY};
 use crate::config::setting::{Group, Kind, Setting};
-use crate::config::table::{NAMESPACE_HELP, NAMESPACE_SETTINGS, SETTINGS};
+use crate::config::table::{
+    API_KEY_SETTINGS, NAMESPACE_HELP, NAMESPACE_SETTINGS, SETTINGS, TOKEN_KEY_SETTINGS,
+};
 
 pub(super) const SERVER_DEFAULT: &str = "http://127.0.0.1:8080";
 
@@ -42,11 +44,31 @@ fn serve() -> Command {
         .help(namespace_help(&config))
         .help_heading(Group::Namespace.title())
         .hide_short_help(true);
+    let fields = |names: Vec<&str>| {
+        format!(
+            "Sets one field of one key; may be repeated. Fields: {}. Whoever may list processes sees what stands \
+                 here: give secrets as files",
+            names.join(", ")
+        )
+    };
+    let key = |name: &'static str, group: Group, help: String| {
+        Arg::new(name)
+            .long(name.replace('_', "-"))
+            .value_name("NAME.FIELD=VALUE")
+            .action(ArgAction::Append)
+            .help(help)
+            .help_heading(group.title())
+            .hide_short_help(true)
+    };
+    let token_key_fields = fields(TOKEN_KEY_SETTINGS.iter().map(|s| s.name).collect());
+    let api_key_fields = fields(API_KEY_SETTINGS.iter().map(|s| s.name).collect());
     Command::new("serve")
         .about("Runs the server (the default command)")
         .arg(file)
         .args(SETTINGS.iter().map(|setting| flag(setting, &config)))
         .arg(namespace)
+        .arg(key(TOKEN_KEY, Group::TokenKey, token_key_fields))
+        .arg(key(API_KEY, Group::ApiKey, api_key_fields))
         .after_help("--help shows all settings, this is the short list.")
         .after_long_help(
             "Every flag is also a key of the file and a variable of the environment: --message-bytes-max 1MiB is \
@@ -112,6 +134,13 @@ fn server() -> Arg {
         ))
 }
 
+fn token() -> Arg {
+    Arg::new("token").long("token").value_name("TOKEN").help(
+        "What to show to the server: a token or an API key. Better in the environment, where others do not see it \
+         [env: PUSHRING_TOKEN]",
+    )
+}
+
 fn publish() -> Command {
     let option =
         |name: &'static str, value: &'static str| Arg::new(name).long(name).value_name(value);
@@ -127,6 +156,7 @@ fn publish() -> Command {
             "The message; - or nothing reads it from stdin, without the line end of its last line",
         ))
         .arg(server())
+        .arg(token())
         .arg(
             option("event", "NAME")
                 .help("The event's name, for addEventListener(NAME) in a browser"),
@@ -165,6 +195,7 @@ fn subscribe() -> Command {
         .about("Prints the messages of channels as they come, and goes on after any loss")
         .arg(Arg::new("CHANNEL").required(true).num_args(1..).help("Channels to listen on"))
         .arg(server())
+        .arg(token())
         .arg(
             option("transport", "NAME")
                 .value_parser(PossibleValuesParser::new(["ws", "sse", "long", "short"]))

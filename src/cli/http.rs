@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use ureq::http::{HeaderMap, Response};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, RequestBuilder};
 
 use super::reconnect::retry_after;
+use crate::config::auth::Secret;
 
 /// A server that says nothing for this long is gone: three of its default heartbeats.
 pub const SILENCE_MAX: Duration = Duration::from_secs(90);
@@ -25,6 +26,18 @@ pub fn agent() -> Agent {
         .timeout_per_write(Some(SILENCE_MAX))
         .user_agent(concat!("pushring/", env!("CARGO_PKG_VERSION")));
     config.build().into()
+}
+
+/// With the token, or API key, if there is one.
+pub fn with_token<B>(request: RequestBuilder<B>, token: Option<&Secret>) -> RequestBuilder<B> {
+    match token {
+        Some(token) => request.header("authorization", bearer(token)),
+        None => request,
+    }
+}
+
+pub fn bearer(token: &Secret) -> String {
+    format!("Bearer {}", token.0)
 }
 
 /// The whole body, as text.

@@ -21,8 +21,10 @@ use clap::ArgMatches;
 use clap::error::ErrorKind;
 
 use crate::config::Config;
-use crate::config::load::{ConfigFile, NAMESPACE};
+use crate::config::auth::Secret;
+use crate::config::load::{API_KEY, ConfigFile, NAMESPACE, TOKEN_KEY};
 use crate::config::table::SETTINGS;
+use crate::server::Keys;
 use cursor::Start;
 use publish::{Kind, Payload, PublishOptions};
 use subscribe::{SubscribeOptions, Transport};
@@ -96,12 +98,14 @@ fn serve(matches: &ArgMatches, variables: Vec<(String, String)>) -> Result<Actio
     config
         .check_open_mode()
         .map_err(|e| UsageError::Config(e.to_string()))?;
+    check_keys(&config)?;
     Ok(Action::Serve(Box::new(config)))
 }
 
 /// The settings that were given as flags. A list that was given in parts is put together again.
 fn flags(matches: &ArgMatches) -> Vec<(String, String)> {
-    let names = SETTINGS.iter().map(|s| s.name).chain([NAMESPACE]);
+    let tables = [NAMESPACE, TOKEN_KEY, API_KEY];
+    let names = SETTINGS.iter().map(|s| s.name).chain(tables);
     let given = names.filter_map(|name| Some((name, matches.get_many::<String>(name)?)));
     given
         .map(|(name, values)| {
@@ -124,7 +128,14 @@ fn check(matches: &ArgMatches) -> Result<Action, UsageError> {
     config
         .check_open_mode()
         .map_err(|e| UsageError::Config(e.to_string()))?;
+    check_keys(&config)?;
     Ok(Action::Print(config.to_toml()))
+}
+
+/// The keys with their files; what is behind a URL is read at the start only.
+fn check_keys(config: &Config) -> Result<(), UsageError> {
+    let checked = Keys::load(config).map(drop);
+    checked.map_err(|e| UsageError::Config(e.to_string()))
 }
 
 fn read_file(path: &str) -> Result<String, UsageError> {
@@ -152,6 +163,7 @@ fn publish(matches: &ArgMatches, variables: &[(String, String)]) -> Result<Actio
     };
     Ok(Action::Publish(PublishOptions {
         server: server("pub", matches, variables)?,
+        token: token(matches, variables),
         channels: split_channels([required(matches, "CHANNEL")].iter()),
         payload,
         kind,
@@ -175,6 +187,7 @@ fn subscribe(matches: &ArgMatches, variables: &[(String, String)]) -> Result<Act
     };
     Ok(Action::Subscribe(SubscribeOptions {
         server: server("sub", matches, variables)?,
+        token: token(matches, variables),
         channels: split_channels(matches.get_many::<String>("CHANNEL").unwrap_or_default()),
         transport,
         start,
@@ -214,6 +227,13 @@ fn server(
         )
     };
     ServerUrl::parse(text).map_err(refused)
+}
+
+/// A token or an API key.
+fn token(matches: &ArgMatches, variables: &[(String, String)]) -> Option<Secret> {
+    let text = matches.get_one::<String>("token").cloned();
+    let text = text.or_else(|| variable(variables, "PUSHRING_TOKEN"));
+    text.map(Secret)
 }
 
 fn usage(command: &str, kind: ErrorKind, message: &str) -> clap::Error {
@@ -297,11 +317,12 @@ mod tests {
     fn publishing() {
         let Action::Publish(options) = parsed(
             &["pub", "a,b", "hello", "--event=e", "--no-store"],
-            &[("PUSHRING_SERVER", "h:1")],
+            &[("PUSHRING_SERVER", "h:1"), ("PUSHRING_TOKEN", "a.b.c")],
         ) else {
             panic!("publishes")
         };
         assert_eq!(options.channels, ["a", "b"]);
+        assert_eq!(options.token, Some(Secret("a.b.c".to_owned())));
         assert_eq!(
             (options.payload, options.kind),
             (Payload::Text("hello".to_owned()), Kind::Text)

@@ -6,10 +6,12 @@ use serde::Deserialize;
 
 use super::http::{self, Refusal};
 use super::url::ServerUrl;
+use crate::config::auth::Secret;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishOptions {
     pub server: ServerUrl,
+    pub token: Option<Secret>,
     pub channels: Vec<String>,
     pub payload: Payload,
     pub kind: Kind,
@@ -46,9 +48,10 @@ pub fn run(options: &PublishOptions) -> Result<(), String> {
         }
     };
     let content_type = content_type(options.kind, &payload)?;
-    let mut request = http::agent()
+    let request = http::agent()
         .post(request_url(options))
         .header("content-type", content_type);
+    let mut request = http::with_token(request, options.token.as_ref());
     if let Some(key) = &options.idempotency_key {
         request = request.header("idempotency-key", key);
     }
@@ -143,6 +146,7 @@ mod tests {
     #[test]
     fn options_become_parameters() {
         let mut options = PublishOptions {
+            token: None,
             server: ServerUrl::parse("h:1").unwrap(),
             channels: vec!["a".to_owned(), "b:c".to_owned()],
             payload: Payload::Stdin,

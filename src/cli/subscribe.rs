@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tungstenite::client::IntoClientRequest;
 use tungstenite::handshake::HandshakeError;
+use tungstenite::http::HeaderValue;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Message, WebSocket};
 use ureq::Agent;
@@ -18,10 +20,12 @@ use super::http::{self, CONNECT_TIMEOUT, Refusal, SILENCE_MAX};
 use super::printer::{Printed, Printer};
 use super::reconnect::{ReconnectDelay, delay_in_reason};
 use super::url::ServerUrl;
+use crate::config::auth::Secret;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct SubscribeOptions {
     pub server: ServerUrl,
+    pub token: Option<Secret>,
     pub channels: Vec<String>,
     pub transport: Transport,
     pub start: Start,
@@ -164,7 +168,8 @@ impl Subscriber<'_> {
             .options
             .server
             .http("poll", &self.options.channels, &parameters);
-        let mut response = self.agent.get(url).call()?;
+        let request = http::with_token(self.agent.get(url), self.options.token.as_ref());
+        let mut response = request.call()?;
         let body = http::read_body(&mut response)?;
         if !response.status().is_success() {
             return Err(Refusal::new(response.status().as_u16(), response.headers(), &body).into());
@@ -200,11 +205,8 @@ impl Subscriber<'_> {
             .options
             .server
             .http("sse", &self.options.channels, &parameters);
-        let mut response = self
-            .agent
-            .get(url)
-            .header("accept", "text/event-stream")
-            .call()?;
+        let request = http::with_token(self.agent.get(url), self.options.token.as_ref());
+        let mut response = request.header("accept", "text/event-stream").call()?;
         if response.status() != 200 {
             let body = http::read_body(&mut response)?;
             return Err(Refusal::new(response.status().as_u16(), response.headers(), &body).into());
@@ -269,7 +271,14 @@ impl Subscriber<'_> {
         let config = WebSocketConfig::default()
             .max_message_size(Some(EVENT_BYTES_MAX))
             .max_frame_size(Some(EVENT_BYTES_MAX));
-        match tungstenite::client::client_with_config(url, stream, Some(config)) {
+        let mut request = url.into_client_request().map_err(End::lost)?;
+        if let Some(token) = &self.options.token {
+            let value = HeaderValue::from_str(&http::bearer(token));
+            let value = value
+                .map_err(|_| End::Refused("no header field can carry the token".to_owned()))?;
+            request.headers_mut().insert("authorization", value);
+        }
+        match tungstenite::client::client_with_config(request, stream, Some(config)) {
             Ok((socket, response)) => {
                 // With a start in the past the server may mean the end of a replay that has yet to come.
                 if self.options.start == Start::Now

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::Config;
+use super::auth::Access;
 use super::value::{show_bytes, show_duration_ms};
 
 /// A server without keys was told to listen where strangers can reach it.
@@ -17,25 +18,33 @@ pub struct OpenModeError {
 impl fmt::Display for OpenModeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { address, setting } = self;
+        let remedy = match *setting {
+            "internal" => "in the file a table [api_key.NAME] with secret_file and channels",
+            _ => {
+                "in the file a table [token_key.NAME] with algorithm and secret_file or public_key_file, or jwks, for \
+                 the clients; [api_key.NAME] with secret_file and channels for the backend"
+            }
+        };
         write!(
             f,
             "{setting} = {address} is not a loopback address, and this server asks nobody for a key: \
-             whoever reaches it could publish and listen. Bind it to 127.0.0.1 or [::1]; or, if only trusted \
-             peers can reach it (a private network, a proxy in front that authenticates), \
+             whoever reaches it could publish and listen. Set a key ({remedy}); or bind it to 127.0.0.1 or [::1]; or, \
+             if only trusted peers can reach it (a private network, a proxy in front that authenticates), \
              give --insecure (in the file: insecure = true)"
         )
     }
 }
 
 impl Config {
-    /// Without keys only loopback addresses may be listened on, unless the operator says `insecure`.
+    /// Without keys only loopback addresses may be listened on, unless the operator says `insecure`. Any key will do
+    /// for `listen`, where publishing then needs one; the internal address asks for API keys only.
     pub fn check_open_mode(&self) -> Result<(), OpenModeError> {
         let is_exposed = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
-        let mut addresses = self
-            .listen
-            .iter()
+        let listen = self.listen.iter().filter(|_| !self.auth.has_keys());
+        let internal = self.internal.filter(|_| self.auth.api_keys.is_empty());
+        let mut addresses = listen
             .map(|a| ("listen", *a))
-            .chain(self.internal.map(|a| ("internal", a)));
+            .chain(internal.map(|a| ("internal", a)));
         match addresses.find(|(_, address)| is_exposed(address)) {
             Some((setting, address)) if !self.insecure => Err(OpenModeError { address, setting }),
             _ => Ok(()),
@@ -89,6 +98,18 @@ impl Config {
             show_bytes,
             "raise it, or lower outbox_bytes_max",
         );
+        if !self.auth.verifies_tokens() {
+            let needs_token = |n: &&super::Namespace| {
+                let asks = [Access::Authenticated, Access::Token];
+                asks.contains(&n.subscribe) || asks.contains(&n.publish)
+            };
+            if let Some((name, _)) = self.namespaces.iter().find(|(_, n)| needs_token(n)) {
+                found.push(format!(
+                    "namespace \"{name}\" asks for tokens, and there is no key to verify them: set [token_key.NAME] or \
+                     jwks, or subscribe and publish to public or internal"
+                ));
+            }
+        }
         for (setting, is_on) in [
             ("proxy_protocol", self.proxy_protocol),
             ("internal_proxy_protocol", self.internal_proxy_protocol),
@@ -114,6 +135,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::auth::{ApiKey, TokenKey};
     use crate::config::network::Network;
 
     #[test]
@@ -158,6 +180,53 @@ mod tests {
     }
 
     #[test]
+    fn keys_open_the_addresses_that_they_guard() {
+        let any: SocketAddr = "0.0.0.0:1".parse().unwrap();
+        let exposed = |listen: bool, internal: bool| Config {
+            listen: vec![if listen {
+                any
+            } else {
+                "127.0.0.1:1".parse().unwrap()
+            }],
+            internal: internal.then_some(any),
+            ..Config::default()
+        };
+        for (listen, internal, of_tokens, of_backend) in [
+            (true, false, None, None),
+            (false, true, Some("internal"), None),
+            (true, true, Some("internal"), None),
+        ] {
+            let refused =
+                |config: &Config| config.check_open_mode().err().map(|error| error.setting);
+            let mut config = exposed(listen, internal);
+            let first = if listen { "listen" } else { "internal" };
+            assert_eq!(refused(&config), Some(first));
+            config.auth.jwks = Some("keys.json".to_owned());
+            assert_eq!(refused(&config), of_tokens);
+            config.auth.jwks = None;
+            config
+                .auth
+                .token_keys
+                .insert("a".to_owned(), TokenKey::default());
+            assert_eq!(refused(&config), of_tokens);
+            config.auth.token_keys.clear();
+            config
+                .auth
+                .api_keys
+                .insert("a".to_owned(), ApiKey::default());
+            assert_eq!(refused(&config), of_backend);
+        }
+        let error = exposed(true, false)
+            .check_open_mode()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("[token_key.NAME]") && error.contains("--insecure"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn the_defaults_do_not_contradict_each_other() {
         check(|_| {}, &[]);
     }
@@ -179,6 +248,17 @@ mod tests {
         check(
             |c| c.timing.drain_period_ms = 11_000,
             &["drain_timeout (10s) is below drain_period (11s)"],
+        );
+        let wants_tokens = |c: &mut Config| {
+            c.namespaces.get_mut("").unwrap().subscribe = Access::Authenticated;
+        };
+        check(wants_tokens, &["namespace \"\" asks for tokens"]);
+        check(
+            |c| {
+                wants_tokens(c);
+                c.auth.jwks = Some("keys.json".to_owned());
+            },
+            &[],
         );
         check(
             |c| c.limits.outbox_bytes_total_max = 1024,

@@ -3,19 +3,24 @@
 use std::fmt::Write as _;
 
 use super::Config;
-use super::load::NAMESPACE;
+use super::auth::{ApiKey, TokenKey};
+use super::load::{API_KEY, NAMESPACE, TOKEN_KEY};
 use super::setting::{Group, Kind, Setting};
-use super::table::{NAMESPACE_HELP, NAMESPACE_SETTINGS, SETTINGS};
+use super::table::{
+    API_KEY_HELP, API_KEY_SETTINGS, NAMESPACE_HELP, NAMESPACE_SETTINGS, SETTINGS, TOKEN_KEY_HELP,
+    TOKEN_KEY_SETTINGS,
+};
 
 /// The README's section on settings, Markdown: a table for each group.
 pub fn settings_markdown() -> String {
     let config = Config::default();
     let mut out = String::new();
     for &group in Group::ALL {
-        let title = if group == Group::Namespace {
-            "Namespaces"
-        } else {
-            group.title()
+        let title = match group {
+            Group::Namespace => "Namespaces",
+            Group::TokenKey => "Token keys",
+            Group::ApiKey => "API keys",
+            group => group.title(),
         };
         let _ = write!(out, "### {title}\n\n");
         if group == Group::Namespace {
@@ -25,6 +30,19 @@ pub fn settings_markdown() -> String {
                  on the command line, `--{NAMESPACE} NAME.FIELD=VALUE`, as often as needed.\n\n"
             );
         }
+        let keys = match group {
+            Group::TokenKey => Some((TOKEN_KEY, TOKEN_KEY_HELP)),
+            Group::ApiKey => Some((API_KEY, API_KEY_HELP)),
+            _ => None,
+        };
+        if let Some((kind, help)) = keys {
+            let flag = kind.replace('_', "-");
+            let _ = write!(
+                out,
+                "{help} In the file it is a table `[{kind}.NAME]`; on the command line, \
+                 `--{flag} NAME.FIELD=VALUE`, as often as needed.\n\n"
+            );
+        }
         out.push_str("| setting | default | range | meaning |\n|---|---|---|---|\n");
         for setting in SETTINGS.iter().filter(|s| s.group == group) {
             push_row(&mut out, setting, &config);
@@ -32,11 +50,33 @@ pub fn settings_markdown() -> String {
         for setting in NAMESPACE_SETTINGS.iter().filter(|s| s.group == group) {
             push_row(&mut out, setting, config.namespace(""));
         }
+        for setting in TOKEN_KEY_SETTINGS.iter().filter(|s| s.group == group) {
+            push_row(&mut out, setting, &TokenKey::default());
+        }
+        for setting in API_KEY_SETTINGS.iter().filter(|s| s.group == group) {
+            push_row(&mut out, setting, &ApiKey::default());
+        }
         out.push('\n');
     }
     out.truncate(out.trim_end().len());
     out.push('\n');
     out
+}
+
+/// A string of TOML on one line: a key takes no other.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => {
+                let _ = write!(quoted, "\\u{:04X}", u32::from(c));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 fn push_row<T>(out: &mut String, setting: &Setting<T>, default: &T) {
@@ -65,7 +105,8 @@ impl Config {
                 .collect::<Vec<_>>()
                 .join(" ")
         }
-        let groups = Group::ALL.iter().filter(|g| **g != Group::Namespace);
+        let is_table = |group: &Group| SETTINGS.iter().all(|s| s.group != *group);
+        let groups = Group::ALL.iter().filter(|group| !is_table(group));
         let groups = groups.map(|&group| (group.title().to_owned(), line(SETTINGS, group, self)));
         let namespaces = self.namespaces.iter().map(|(name, namespace)| {
             (
@@ -73,15 +114,34 @@ impl Config {
                 line(NAMESPACE_SETTINGS, Group::Namespace, namespace),
             )
         });
-        groups.chain(namespaces).collect()
+        let token_keys = self.auth.token_keys.iter().map(|(name, key)| {
+            (
+                format!("Token key \"{name}\""),
+                format!("algorithm={}", key.algorithm.word()),
+            )
+        });
+        let api_keys = self.auth.api_keys.iter().map(|(name, key)| {
+            (
+                format!("API key \"{name}\""),
+                format!("channels={}", key.channels.join(",")),
+            )
+        });
+        groups
+            .chain(namespaces)
+            .chain(token_keys)
+            .chain(api_keys)
+            .collect()
     }
 
-    /// The effective values as a configuration file that [`Config::load`] reads back.
+    /// The effective values as a configuration file that [`Config::load`] reads back. Secrets are left out.
     pub fn to_toml(&self) -> String {
         fn push<T>(out: &mut String, setting: &Setting<T>, target: &T) {
             let (name, value) = (setting.name, setting.show(target));
             let _ = match setting.kind {
+                Kind::Channels(_) if value.is_empty() => Ok(()),
                 Kind::Count(..) | Kind::Bool(_) => writeln!(out, "{name} = {value}"),
+                Kind::Secret(_) => writeln!(out, "# {name} = {value}"),
+                Kind::OptionalText(_) => writeln!(out, "{name} = {}", quoted(&value)),
                 _ => writeln!(out, "{name} = \"{value}\""),
             };
         }
@@ -93,6 +153,18 @@ impl Config {
             let _ = writeln!(out, "\n[namespace.\"{name}\"]");
             for setting in NAMESPACE_SETTINGS {
                 push(&mut out, setting, namespace);
+            }
+        }
+        for (name, key) in &self.auth.token_keys {
+            let _ = writeln!(out, "\n[{TOKEN_KEY}.{}]", quoted(name));
+            for setting in TOKEN_KEY_SETTINGS {
+                push(&mut out, setting, key);
+            }
+        }
+        for (name, key) in &self.auth.api_keys {
+            let _ = writeln!(out, "\n[{API_KEY}.{}]", quoted(name));
+            for setting in API_KEY_SETTINGS {
+                push(&mut out, setting, key);
             }
         }
         out

@@ -3,6 +3,10 @@
 //! Nothing here reads a file or the environment: the texts are arguments. Every mistake is reported, not only
 //! the first, and each says where it is and what to write instead.
 
+mod keys;
+
+pub use keys::{API_KEY, TOKEN_KEY};
+
 use std::fmt;
 
 use toml::Spanned;
@@ -15,9 +19,14 @@ use super::{Config, Namespace};
 /// Every variable that begins like this is ours, and one that is not known is a mistake.
 pub const VARIABLE_PREFIX: &str = "PUSHRING_";
 
-/// Known variables that are no settings: the file's path, the server that `pub` and `sub` talk to, and the program
-/// that the test scripts run.
-const OTHER_VARIABLES: &[&str] = &["PUSHRING_CONFIG", "PUSHRING_SERVER", "PUSHRING_BIN"];
+/// Known variables that are no settings: the file's path, the server that `pub` and `sub` talk to and what they show
+/// it, and the program that the test scripts run.
+const OTHER_VARIABLES: &[&str] = &[
+    "PUSHRING_CONFIG",
+    "PUSHRING_SERVER",
+    "PUSHRING_TOKEN",
+    "PUSHRING_BIN",
+];
 
 /// Kubernetes gives every container of a namespace such variables for a service that is called `pushring`.
 const KUBERNETES_VARIABLES: &[&str] = &["PUSHRING_SERVICE_", "PUSHRING_PORT_"];
@@ -135,11 +144,14 @@ impl Loader {
             value
                 .split(',')
                 .for_each(|assignment| self.read_assignment(place, assignment));
+        } else if name == TOKEN_KEY || name == API_KEY {
+            self.read_key_assignments(place, name, value);
         } else if let Some(setting) = SETTINGS.iter().find(|s| s.name == name) {
             self.errors
                 .extend(apply(setting, &mut self.config, place, value).err());
         } else {
-            let known = SETTINGS.iter().map(|s| s.name).chain([NAMESPACE]);
+            let tables = [NAMESPACE, TOKEN_KEY, API_KEY];
+            let known = SETTINGS.iter().map(|s| s.name).chain(tables);
             let hint = did_you_mean(name, known, |name| {
                 match place.strip_prefix(VARIABLE_PREFIX) {
                     Some(_) => format!("{VARIABLE_PREFIX}{}", name.to_ascii_uppercase()),
@@ -233,6 +245,14 @@ impl Loader {
                     continue;
                 };
                 self.read_namespaces(file, namespaces);
+            } else if [TOKEN_KEY, API_KEY].contains(&&**key.get_ref()) {
+                match value.get_ref().as_table() {
+                    Some(tables) => self.read_key_tables(file, key.get_ref(), tables),
+                    None => self.errors.push(format!(
+                        "{place}: write a table for each key: [{}.NAME]",
+                        key.get_ref()
+                    )),
+                }
             } else if let Some(text) = scalar_text(value.get_ref()) {
                 self.read_setting(&place, key.get_ref(), &text);
             } else {

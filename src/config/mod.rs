@@ -4,6 +4,7 @@
 //! milliseconds (`_ms`), sizes are bytes (`_bytes_`), so that no reader has to ask. Defaults stand in this file and
 //! nowhere else.
 
+pub mod auth;
 pub mod check;
 pub mod describe;
 pub mod load;
@@ -16,6 +17,7 @@ pub mod value;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use auth::{Access, Auth};
 use network::Network;
 
 /// What one server process runs with.
@@ -43,6 +45,7 @@ pub struct Config {
     pub history_dir: Option<String>,
     pub log_format: LogFormat,
     pub log_level: LogLevel,
+    pub auth: Auth,
     pub timing: Timing,
     pub limits: Limits,
     /// By name; always holds `""`. Ask [`Config::namespace`], which knows what an unlisted name means.
@@ -164,6 +167,10 @@ pub struct Namespace {
     pub history_bytes: usize,
     /// Whether a WebSocket client may publish to the channel it listens on.
     pub client_publish: bool,
+    /// Who may listen.
+    pub subscribe: Access,
+    /// Who may publish beside those with an API key.
+    pub publish: Access,
     /// What becomes of a client that reads more slowly than its channel speaks.
     pub slow_reader: SlowReader,
 }
@@ -246,6 +253,7 @@ impl Default for Config {
             history_dir: None,
             log_format: LogFormat::Text,
             log_level: LogLevel::Info,
+            auth: Auth::default(),
             timing: Timing::default(),
             limits: Limits::default(),
             namespaces: BTreeMap::from([(String::new(), Namespace::default())]),
@@ -318,6 +326,8 @@ impl Default for Namespace {
             history_age_ms: 10 * MINUTE_MS,
             history_bytes: MIB,
             client_publish: false,
+            subscribe: Access::Public,
+            publish: Access::Internal,
             slow_reader: SlowReader::Close,
         }
     }

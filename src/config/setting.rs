@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
+use super::auth::Secret;
 use super::network::Network;
 use super::value::{self, ValueError};
 
@@ -23,6 +24,7 @@ pub struct Setting<T: 'static> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
     Network,
+    Authentication,
     Requests,
     Delivery,
     Channels,
@@ -31,6 +33,8 @@ pub enum Group {
     Shutdown,
     Logs,
     Namespace,
+    TokenKey,
+    ApiKey,
 }
 
 /// What a value is, where it lives, and from where to where it may go.
@@ -49,11 +53,18 @@ pub enum Kind<T: 'static> {
     /// An address, or `none`.
     OptionalAddress(Field<T, Option<SocketAddr>>),
     Origins(Field<T, Vec<String>>),
-    /// Networks, or `none`.
-    Networks(Field<T, Vec<Network>>),
     /// Any text, or `none`.
     OptionalText(Field<T, Option<String>>),
+    /// A text that is not shown.
+    Secret(Field<T, Option<Secret>>),
+    /// Names of channels, and beginnings of such with a `*`.
+    Channels(Field<T, Vec<String>>),
+    /// Networks, or `none`.
+    Networks(Field<T, Vec<Network>>),
 }
+
+/// Stands in every listing where a secret would.
+pub const HIDDEN: &str = "(not shown)";
 
 /// A place inside a `T`.
 pub struct Field<T: 'static, V: 'static> {
@@ -95,12 +106,16 @@ impl<T> Setting<T> {
             Kind::OptionalAddress(field) if text == "none" => field.set(target, None),
             Kind::OptionalAddress(field) => field.set(target, Some(value::parse_address(text)?)),
             Kind::Origins(field) => field.set(target, parse_list(text, value::parse_origin)?),
+            Kind::OptionalText(field) if text == "none" => field.set(target, None),
+            Kind::OptionalText(field) => field.set(target, Some(value::parse_text(text)?)),
+            Kind::Secret(field) => {
+                field.set(target, Some(Secret(value::parse_text(text)?)));
+            }
+            Kind::Channels(field) => {
+                field.set(target, parse_list(text, value::parse_channel_pattern)?)
+            }
             Kind::Networks(field) if text == "none" => field.set(target, Vec::new()),
             Kind::Networks(field) => field.set(target, parse_list(text, value::parse_network)?),
-            Kind::OptionalText(_) if text.is_empty() => return Err(ValueError::Malformed),
-            Kind::OptionalText(field) => {
-                field.set(target, (text != "none").then(|| text.to_owned()));
-            }
         }
         Ok(())
     }
@@ -117,13 +132,13 @@ impl<T> Setting<T> {
             Kind::OptionalAddress(field) => {
                 (field.get)(target).map_or_else(|| "none".to_owned(), |a| a.to_string())
             }
-            Kind::Origins(field) => show_list((field.get)(target)),
+            Kind::Origins(field) | Kind::Channels(field) => show_list((field.get)(target)),
+            Kind::OptionalText(field) => (field.get)(target)
+                .clone()
+                .unwrap_or_else(|| "none".to_owned()),
+            Kind::Secret(_) => HIDDEN.to_owned(),
             Kind::Networks(field) if (field.get)(target).is_empty() => "none".to_owned(),
             Kind::Networks(field) => show_list((field.get)(target)),
-            Kind::OptionalText(field) => {
-                let path = (field.get)(target).as_deref();
-                path.unwrap_or("none").to_owned()
-            }
         }
     }
 
@@ -144,11 +159,13 @@ impl<T> Setting<T> {
             Kind::Origins(_) => {
                 "*, or origins such as https://*.example.com, joined by commas".to_owned()
             }
+            Kind::OptionalText(_) => "a text, or none".to_owned(),
+            Kind::Secret(_) => "a text".to_owned(),
+            Kind::Channels(_) => "names of channels, prefix* or *, joined by commas".to_owned(),
             Kind::Networks(_) => {
                 "networks such as 10.0.0.0/8 or 192.0.2.7, with no bits set behind the prefix, joined by commas; or none"
                     .to_owned()
             }
-            Kind::OptionalText(_) => "a text, or none".to_owned(),
         }
     }
 
@@ -170,8 +187,10 @@ impl<T> Setting<T> {
             Kind::Addresses(_)
             | Kind::OptionalAddress(_)
             | Kind::Origins(_)
-            | Kind::Networks(_)
-            | Kind::OptionalText(_) => String::new(),
+            | Kind::OptionalText(_)
+            | Kind::Secret(_)
+            | Kind::Channels(_)
+            | Kind::Networks(_) => String::new(),
         }
     }
 
@@ -185,8 +204,9 @@ impl<T> Setting<T> {
             Kind::Choice { .. } => "WORD",
             Kind::Addresses(_) | Kind::OptionalAddress(_) => "ADDR",
             Kind::Origins(_) => "ORIGIN",
+            Kind::OptionalText(_) | Kind::Secret(_) => "TEXT",
+            Kind::Channels(_) => "CHANNEL",
             Kind::Networks(_) => "NETWORK",
-            Kind::OptionalText(_) => "TEXT",
         }
     }
 
@@ -194,7 +214,7 @@ impl<T> Setting<T> {
     pub fn is_list(&self) -> bool {
         matches!(
             self.kind,
-            Kind::Addresses(_) | Kind::Origins(_) | Kind::Networks(_)
+            Kind::Addresses(_) | Kind::Origins(_) | Kind::Networks(_) | Kind::Channels(_)
         )
     }
 
@@ -207,6 +227,7 @@ impl<T> Setting<T> {
 impl Group {
     pub const ALL: &[Self] = &[
         Self::Network,
+        Self::Authentication,
         Self::Requests,
         Self::Delivery,
         Self::Channels,
@@ -215,11 +236,14 @@ impl Group {
         Self::Shutdown,
         Self::Logs,
         Self::Namespace,
+        Self::TokenKey,
+        Self::ApiKey,
     ];
 
     pub fn title(self) -> &'static str {
         match self {
             Self::Network => "Network",
+            Self::Authentication => "Authentication",
             Self::Requests => "Requests",
             Self::Delivery => "Delivery",
             Self::Channels => "Channels",
@@ -228,6 +252,8 @@ impl Group {
             Self::Shutdown => "Shutdown",
             Self::Logs => "Logs",
             Self::Namespace => "Namespace",
+            Self::TokenKey => "Token key",
+            Self::ApiKey => "API key",
         }
     }
 }

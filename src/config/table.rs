@@ -1,6 +1,7 @@
 //! The table of all settings. A new setting is a field in `mod.rs` and a line here; one that is read only at the start
 //! is named in `reload.rs`, too.
 
+use super::auth::{Access, ApiKey, TokenAlgorithm, TokenKey};
 use super::setting::{Field, Group, Kind, Setting};
 use super::{Config, LogFormat, LogLevel, Namespace, SlowReader, THREADS_MAX};
 use crate::proto::http_request::HEADERS_MAX;
@@ -38,7 +39,9 @@ const fn setting<T>(
 
 #[rustfmt::skip]
 pub static SETTINGS: &[Setting<Config>] = {
-    use Group::{Channels, Delivery, HistoryLog, Logs, Network, Requests, Shards, Shutdown};
+    use Group::{
+        Authentication, Channels, Delivery, HistoryLog, Logs, Network, Requests, Shards, Shutdown,
+    };
     use Kind::{
         Addresses, Bool, Bytes, Count, Duration, Networks, OptionalAddress, OptionalText, Origins,
     };
@@ -73,6 +76,36 @@ pub static SETTINGS: &[Setting<Config>] = {
              others are refused with 403."),
         setting(Network, "proxy_header_timeout", Duration(field!(timing.proxy_header_timeout_ms), PATIENCE),
             "From the accept to the end of the PROXY header. Later, the connection is refused with 408."),
+
+        setting(Authentication, "jwks", OptionalText(field!(auth.jwks)),
+            "The public keys of tokens as a JSON Web Key Set: a file, or a URL. Read at start and then refreshed."),
+        setting(Authentication, "jwks_ca_file", OptionalText(field!(auth.jwks_ca_file)),
+            "Certificates in PEM that https of jwks is trusted by; none is those of the public authorities, as they \
+             were when this program was built."),
+        setting(Authentication, "jwks_refresh", Duration(field!(auth.jwks_refresh_ms), SECOND..=DAY),
+            "Between two reads of jwks. When one fails, the keys from before stay."),
+        setting(Authentication, "jwks_refetch_interval", Duration(field!(auth.jwks_refetch_interval_ms), SECOND..=HOUR),
+            "Between two reads of jwks that a token with an unknown kid brings about. Sooner, it is refused at once."),
+        setting(Authentication, "token_audience", OptionalText(field!(auth.token_audience)),
+            "What a token has to name in aud."),
+        setting(Authentication, "token_issuer", OptionalText(field!(auth.token_issuer)),
+            "What a token has to have as iss."),
+        setting(Authentication, "token_leeway", Duration(field!(auth.token_leeway_ms), 0..=10 * MINUTE),
+            "How far the clocks of this host and of the tokens' issuer may be apart, for exp and nbf."),
+        setting(Authentication, "token_exp_required", Bool(field!(auth.token_exp_required)),
+            "Whether a token without exp is refused. If not, it is good for as long as its key is."),
+        setting(Authentication, "token_cookie", OptionalText(field!(auth.token_cookie)),
+            "The cookie that may bring the token. Then the page's origin has to be the server's own, or one that \
+             allowed_origins names other than by *."),
+        setting(Authentication, "token_cache_max", Count(field!(auth.token_cache_max), 0..=100_000_000),
+            "Verified tokens of the process that are remembered until they end, so that a long poll is not verified \
+             anew each time. Beyond, the oldest are forgotten."),
+        setting(Authentication, "token_expiry_grace", Duration(field!(auth.token_expiry_grace_ms), 0..=HOUR),
+            "How long a WebSocket or an event stream outlives its token; then it is closed (WebSocket: 3005). The \
+             time to bring a new token."),
+        setting(Authentication, "auth_timeout", Duration(field!(auth.auth_timeout_ms), PATIENCE),
+            "How long a WebSocket that came without a token may take to bring it as its first message; then it is \
+             closed with 3500."),
 
         setting(Requests, "head_timeout", Duration(field!(timing.head_timeout_ms), PATIENCE),
             "From the first byte of a request to the end of its head. Later, it is refused with 408."),
@@ -217,6 +250,21 @@ pub static NAMESPACE_SETTINGS: &[Setting<Namespace>] = {
         setting(Namespace, "client_publish", Bool(field!(client_publish)),
             "Whether a WebSocket client may publish to its channel. If not, its data frame is answered with close \
              code 1008."),
+        setting(Namespace, "subscribe",
+            Kind::Choice {
+                words: Access::SUBSCRIBE_WORDS,
+                get: |n| n.subscribe as usize,
+                set: |n, i| n.subscribe = Access::ALL[i],
+            },
+            "Who may listen: public is everybody, authenticated everybody with a good token, token those whose token \
+             lists the channel."),
+        setting(Namespace, "publish",
+            Kind::Choice {
+                words: Access::WORDS,
+                get: |n| n.publish as usize,
+                set: |n, i| n.publish = Access::ALL[i],
+            },
+            "Who may publish beside the backend: as subscribe, and internal is nobody."),
         setting(Namespace, "slow_reader",
             Kind::Choice {
                 words: SlowReader::WORDS,
@@ -228,6 +276,47 @@ pub static NAMESPACE_SETTINGS: &[Setting<Namespace>] = {
              dropped is told as a gap; a WebSocket with format=raw has no room for that and is closed."),
     ]
 };
+
+/// The fields of `[token_key.NAME]`.
+#[rustfmt::skip]
+pub static TOKEN_KEY_SETTINGS: &[Setting<TokenKey>] = {
+    use Kind::{OptionalText, Secret};
+    &[
+        setting(Group::TokenKey, "algorithm",
+            Kind::Choice {
+                words: TokenAlgorithm::WORDS,
+                get: |k| k.algorithm as usize,
+                set: |k, i| k.algorithm = TokenAlgorithm::ALL[i],
+            },
+            "The only algorithm that a token with this key may have."),
+        setting(Group::TokenKey, "secret", Secret(field!(secret)),
+            "For HS256, HS384, HS512: at least 32, 48, 64 bytes."),
+        setting(Group::TokenKey, "secret_file", OptionalText(field!(secret_file)),
+            "The same in a file; one line end at its end is not part of it."),
+        setting(Group::TokenKey, "public_key", OptionalText(field!(public_key)),
+            "For the other algorithms: the public key in PEM, RSA of at least 2048 bits."),
+        setting(Group::TokenKey, "public_key_file", OptionalText(field!(public_key_file)),
+            "The same in a file."),
+    ]
+};
+
+/// The fields of `[api_key.NAME]`.
+#[rustfmt::skip]
+pub static API_KEY_SETTINGS: &[Setting<ApiKey>] = {
+    use Kind::{Channels, OptionalText, Secret};
+    &[
+        setting(Group::ApiKey, "secret", Secret(field!(secret)),
+            "What the backend sends: visible ASCII, at least 16 bytes, better 32 random ones in hexadecimal."),
+        setting(Group::ApiKey, "secret_file", OptionalText(field!(secret_file)),
+            "The same in a file; one line end at its end is not part of it."),
+        setting(Group::ApiKey, "channels", Channels(field!(channels)),
+            "The channels that it is good for: names, prefix* for all that begin so, * for all."),
+    ]
+};
+
+/// What such a table is, for the README.
+pub const TOKEN_KEY_HELP: &str = "A key that tokens may be signed with; its name is the `kid`.";
+pub const API_KEY_HELP: &str = "What a backend shows as `Authorization: Bearer` or `X-API-Key`; its name is for the operator only.";
 
 /// What a namespace is, for `--help` and the README.
 pub const NAMESPACE_HELP: &str = "The part of a channel's name before its first colon is its namespace; \
@@ -274,6 +363,8 @@ mod tests {
     fn a_default_is_in_range_and_what_is_shown_reads_back() {
         check(SETTINGS, &Config::default());
         check(NAMESPACE_SETTINGS, &Namespace::default());
+        check_places(TOKEN_KEY_SETTINGS, &TokenKey::default());
+        check_places(API_KEY_SETTINGS, &ApiKey::default());
     }
 
     /// Names are unique, sorted by group, and none begins like the variables that Kubernetes sets for a service
@@ -330,25 +421,32 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_places<T: Clone>(settings: &[Setting<T>], default: &T) {
+    fn check_places<T: Clone + PartialEq>(settings: &[Setting<T>], default: &T) {
         const OTHER_VALUES: &[&str] = &[
             "777ms",
+            "77s",
             "7KiB",
             "77",
             "true",
+            "false",
             "json",
             "debug",
             "latest",
             "127.0.0.1:7",
             "https://a",
+            "token",
+            "RS256",
             "10.0.0.0/8",
             "/a/path",
         ];
-        for setting in settings {
+        let shown = settings
+            .iter()
+            .filter(|s| !matches!(s.kind, Kind::Secret(_)));
+        for setting in shown {
             let mut target = default.clone();
             let applied = OTHER_VALUES
                 .iter()
-                .any(|text| setting.apply(&mut target, text).is_ok());
+                .any(|text| setting.apply(&mut target, text).is_ok() && target != *default);
             assert!(applied, "{}", setting.name);
             let changed: Vec<_> = settings
                 .iter()

@@ -85,6 +85,24 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, ValueError> {
     text.parse().map_err(|_| ValueError::Malformed)
 }
 
+/// Any text that says something.
+pub fn parse_text(text: &str) -> Result<String, ValueError> {
+    match text {
+        "" => Err(ValueError::Malformed),
+        text => Ok(text.to_owned()),
+    }
+}
+
+/// Reads a channel's name, `prefix*`, or `*`.
+pub fn parse_channel_pattern(text: &str) -> Result<String, ValueError> {
+    let name = text.strip_suffix('*').unwrap_or(text);
+    let is_name_byte = |b: u8| b.is_ascii_alphanumeric() || b"_-.:@$~=#".contains(&b);
+    let is_valid = !text.is_empty() && text.len() <= 255 && name.bytes().all(is_name_byte);
+    is_valid
+        .then(|| text.to_owned())
+        .ok_or(ValueError::Malformed)
+}
+
 pub fn parse_network(text: &str) -> Result<Network, ValueError> {
     Network::parse(text).ok_or(ValueError::Malformed)
 }

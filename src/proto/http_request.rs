@@ -75,6 +75,7 @@ pub struct RequestHead<'a> {
     pub origin: Option<&'a str>,
     pub content_type: Option<&'a str>,
     pub authorization: Option<&'a str>,
+    pub api_key: Option<&'a str>,
     pub cookie: Option<&'a str>,
     pub last_event_id: Option<&'a str>,
     pub idempotency_key: Option<&'a str>,

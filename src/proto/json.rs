@@ -168,6 +168,23 @@ impl<'a> ClientPublish<'a> {
     }
 }
 
+/// The token of `{"token":"…"}`, which a WebSocket client sends to say who it is; `None` for any other message.
+pub fn decode_token(payload: &[u8]) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct TokenFields<'a> {
+        #[serde(borrow)]
+        token: Cow<'a, str>,
+    }
+    // Publishes are many and tokens few: one look tells them apart.
+    let inside = payload.trim_ascii_start().strip_prefix(b"{")?;
+    if !inside.trim_ascii_start().starts_with(b"\"token\"") {
+        return None;
+    }
+    let fields: TokenFields<'_> = serde_json::from_slice(payload).ok()?;
+    Some(fields.token)
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PublishFields<'a> {

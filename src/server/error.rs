@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use rustix::io::Errno;
 
+use super::KeysError;
 use crate::disk::DiskError;
 
 /// Why the server does not run. The text says what to change.
@@ -22,6 +23,10 @@ pub enum ServeError {
         error: io::Error,
     },
     Disk(DiskError),
+    /// The keys of the configuration.
+    Keys(KeysError),
+    /// The issuer's keys at the start.
+    Jwks(String),
     Start(io::Error),
     Shard(io::Error),
 }
@@ -72,6 +77,8 @@ impl fmt::Display for ServeError {
                 write!(f, "cannot listen on {address} ({error}): {advice}")
             }
             Self::Disk(error) => write!(f, "{error}"),
+            Self::Keys(error) => write!(f, "{error}"),
+            Self::Jwks(error) => write!(f, "jwks: {error}"),
             Self::Start(error) => write!(f, "cannot start: {error}"),
             Self::Shard(error) => write!(f, "a shard has failed: {error}"),
         }

@@ -194,11 +194,12 @@ impl Connection {
         let kept_bytes = self.input.as_ref().map_or(0, |input| input.len());
         match (self.phase, &self.transport) {
             _ if self.end_of_input || self.read_armed => false,
+            (Phase::Open, Transport::Http(http)) => http.wants_input() && self.outbox.is_none(),
             (Phase::Preface { .. }, _) => true,
-            (Phase::Open, Transport::Http(http)) => !http.is_asking() && self.outbox.is_none(),
             (Phase::Open, Transport::LongPoll(_)) => kept_bytes < config.limits.input_bytes_max,
             (Phase::Open, Transport::EventStream(_)) => true,
             (Phase::Open, Transport::WebSocket(websocket)) => websocket.wants_input(config),
+            (Phase::Open, Transport::FirstMessage(first)) => first.wants_input(),
             (Phase::Lingering { .. }, _) => true,
             (Phase::Flushing(_) | Phase::Closing, _) => false,
         }

@@ -9,6 +9,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
 use crate::api::question::{Answer, Question};
+use crate::auth::key::KeySet;
 use crate::config::Config;
 use crate::disk::writer::News;
 use crate::hub::ShardId;
@@ -43,6 +44,8 @@ pub enum Mail {
     Unlisten { from: ShardId, channel: ChannelName },
     /// From a channel's home: it was deleted, its listeners are to be ended.
     EndListeners(ChannelName),
+    /// From the thread that reads the issuer's keys: which there are now, and whether that was read just now.
+    Keys { keys: Arc<KeySet>, read: KeysRead },
     /// From the main thread: another configuration is in force. What else is read anew with it, such as keys or
     /// certificates, comes to the shards in the same way: as a whole, shared and never changed.
     Reload(Arc<Config>),
@@ -54,6 +57,15 @@ pub enum Mail {
     Over,
     /// From the thread that writes the shard's history log.
     Log(News),
+}
+
+/// How a look at the issuer's keys went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeysRead {
+    Done,
+    Failed,
+    /// There was a look a moment ago.
+    TooSoon,
 }
 
 /// What the main thread tells every shard on the way to the exit.

@@ -13,6 +13,7 @@ mod home;
 mod input;
 mod journal;
 pub mod keyed_counts;
+mod keys;
 mod log;
 pub mod mailbox;
 mod outboxes;
@@ -33,6 +34,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use slab::Slab;
 
+use crate::auth::Authenticator;
+use crate::auth::api_key::ApiKeys;
+use crate::auth::key::KeySet;
 use crate::config::Config;
 use crate::disk::Found;
 use crate::disk::writer::Batch;
@@ -76,6 +80,11 @@ const SWEEP_INTERVAL_MS: u64 = 100;
 pub struct Shared {
     /// As of the start.
     pub config: Arc<Config>,
+    /// As they were at the start; later ones come by mail.
+    pub keys: Arc<KeySet>,
+    pub api_keys: Arc<ApiKeys>,
+    /// Asks for another look at the issuer's keys, where there is an issuer.
+    pub keys_wanted: Option<Sender<ShardId>>,
     /// The origin of everybody's `now_ms`.
     pub started: Instant,
     /// What the clock of the histories said then; 0 unless they are kept on disk.
@@ -126,10 +135,15 @@ pub struct Shard {
     ring: Ring,
     post: Post,
     metrics: Metrics,
+    auth: Authenticator,
+    /// Connections that wait for the issuer's keys.
+    awaiting_keys: Vec<ConnectionKey>,
     rng: fastrand::Rng,
     now_ms: u64,
     /// The same moment on the clock of the histories.
     hub_ms: u64,
+    /// Milliseconds since 1970.
+    unix_ms: u64,
     next_generation: u32,
     next_sweep_ms: u64,
     /// The value of `Date`, and the second that it stands for.
@@ -224,7 +238,8 @@ impl Shard {
         let now_ms = shared.started.elapsed().as_millis() as u64;
         let mut rng = fastrand::Rng::new();
         let ring = Ring::new(post.mailbox(id).wake())?;
-        let sends_per_turn = sends_per_turn(config.limits.fanout_sends_per_turn, post.n_shards());
+        let n_shards = post.n_shards();
+        let sends_per_turn = sends_per_turn(config.limits.fanout_sends_per_turn, n_shards);
         let mut shard = Self {
             id,
             hub: Hub::new(config.clone(), post.n_shards(), rng.u64(..)),
@@ -242,9 +257,17 @@ impl Shard {
             ring,
             post,
             metrics: Metrics::default(),
+            auth: Authenticator::new(
+                &config,
+                shared.keys.clone(),
+                shared.api_keys.clone(),
+                n_shards,
+            ),
+            awaiting_keys: Vec::new(),
             rng,
             now_ms,
             hub_ms: now_ms + shared.history_origin_ms,
+            unix_ms: 0,
             next_generation: 0,
             next_sweep_ms: now_ms,
             date: http_date(0),
@@ -424,9 +447,9 @@ impl Shard {
         self.hub_ms = self.now_ms + origin_ms;
         self.hub
             .observe_us(elapsed.as_micros() as u64 + origin_ms * 1000);
-        let second = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+        self.unix_ms = since_1970.map_or(0, |since| since.as_millis() as u64);
+        let second = self.unix_ms / 1000;
         if second != self.date_second {
             self.date_second = second;
             self.date = http_date(second);

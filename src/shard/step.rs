@@ -39,12 +39,14 @@ impl Shard {
             config: &self.config,
             audience: connection.audience,
             now_ms: self.now_ms,
+            unix_ms: self.unix_ms,
             date: &self.date,
             is_ready: self.is_ready,
             is_draining: self.is_draining,
             has_backlog: connection.outbox.is_some(),
             n_shards: self.post.n_shards(),
             fanout: &self.fanout,
+            auth: &mut self.auth,
             rng: &mut self.rng,
             metrics: &mut self.metrics,
             effects: &mut self.scratch.effects,
@@ -54,6 +56,9 @@ impl Shard {
         let next = catch_unwind(AssertUnwindSafe(|| step(transport, &mut context)));
         match next {
             Ok(next) => {
+                if std::mem::take(&mut self.scratch.effects.awaits_keys) {
+                    self.await_keys(index);
+                }
                 self.apply(index, next);
                 self.ask_all(index);
             }

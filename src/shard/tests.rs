@@ -35,6 +35,9 @@ impl Process {
         change(&mut config);
         let shared = Arc::new(Shared {
             config: Arc::new(config),
+            keys: Arc::default(),
+            api_keys: Arc::default(),
+            keys_wanted: None,
             started: Instant::now(),
             history_origin_ms: 0,
             hasher: RandomState::new(),

@@ -1,5 +1,6 @@
 //! A stream of Server-Sent Events (WHATWG HTML, "Server-sent events").
 
+use crate::auth::grant::Session;
 use crate::close_reason::CloseReason;
 use crate::config::SlowReader;
 use crate::hub::batch::{Format, SharedBytes, WireForm, write_event_body};
@@ -21,6 +22,8 @@ use crate::transport::{
 pub struct EventStream {
     subscriptions: Subscriptions,
     keep_alive_due_ms: u64,
+    /// With whose token; boxed, since most streams have none.
+    session: Option<Box<Session>>,
     end_of_life: EndOfLife,
     format: Format,
     /// HTTP/1.1; an older client gets a body that ends with the connection.
@@ -36,6 +39,7 @@ impl EventStream {
         meta: &Meta,
         format: Format,
         positions: Vec<(Subscription, Position)>,
+        session: Option<Session>,
         context: &mut Context<'_>,
     ) -> Self {
         let mut cursor = String::new();
@@ -44,6 +48,7 @@ impl EventStream {
         let heartbeat_ms = context.config.timing.heartbeat_ms;
         let stream = Self {
             subscriptions: Subscriptions::new(positions),
+            session: session.map(Box::new),
             keep_alive_due_ms: first_beat(context.now_ms, heartbeat_ms, context.rng),
             end_of_life: EndOfLife::new(
                 context.config.timing.event_stream_age_max_ms,
@@ -68,7 +73,10 @@ impl EventStream {
     }
 
     pub fn next_deadline_ms(&self) -> u64 {
-        self.keep_alive_due_ms.min(self.end_of_life.at_ms())
+        let ends_ms = self.session.as_ref().and_then(|session| session.ends_ms);
+        self.keep_alive_due_ms
+            .min(self.end_of_life.at_ms())
+            .min(ends_ms.unwrap_or(u64::MAX))
     }
 
     /// The next sign of life is due at `due_ms`, or before.
@@ -112,6 +120,10 @@ impl EventStream {
     }
 
     pub fn on_deadline(&mut self, context: &mut Context<'_>) -> Next {
+        let session = self.session.as_ref();
+        if session.is_some_and(|session| session.has_ended(context.now_ms)) {
+            return self.end(CloseReason::TokenExpired, context);
+        }
         if self.end_of_life.is_here(context.now_ms) {
             let retry_ms = EndOfLife::reconnect_ms(context.rng);
             return self.send_back(retry_ms, EndOfLife::REASON, context);

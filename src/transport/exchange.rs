@@ -4,16 +4,18 @@ use crate::api::Request;
 use crate::api::channels;
 use crate::api::question::{Answer, Question};
 use crate::api::refusal::Refusal;
+use crate::auth::grant::Session;
 use crate::close_reason::CloseReason;
 use crate::hub::batch::Format;
 use crate::hub::fanout::{Delivery, Subscription};
 use crate::hub::message::ChannelName;
 use crate::hub::position::Since;
 use crate::hub::{Listen, ListenMode};
-use crate::proto::ws_handshake;
+use crate::proto::{ws_frame, ws_handshake};
 use crate::transport::event_stream::EventStream;
+use crate::transport::first_message::FirstMessage;
 use crate::transport::response::{Meta, refuse};
-use crate::transport::websocket::WebSocket;
+use crate::transport::websocket::{self, WebSocket};
 use crate::transport::{Context, Effects, Next, Transport};
 use crate::transport::{poll, replay, report};
 
@@ -36,15 +38,19 @@ pub(super) enum Purpose {
     Poll {
         wait_ms: u64,
         limit: usize,
+        session: Option<Session>,
     },
     EventStream {
         since: Vec<Since>,
         format: Format,
+        session: Option<Session>,
     },
     WebSocket {
         since: Vec<Since>,
         format: Format,
-        accept: [u8; ws_handshake::ACCEPT_BYTES],
+        session: Option<Session>,
+        /// `None` behind the handshake.
+        accept: Option<[u8; ws_handshake::ACCEPT_BYTES]>,
     },
     ChannelInfo,
     ChannelDelete,
@@ -95,23 +101,39 @@ impl Asking {
                     ListenMode::UntilFirst
                 };
                 ask_to_listen(listen.channels, mode, limit.min(page_limit), context);
-                Purpose::Poll { wait_ms, limit }
+                Purpose::Poll {
+                    wait_ms,
+                    limit,
+                    session: listen.session,
+                }
             }
             Request::EventStream(listen) if meta.head_only => {
                 drop(listen);
                 return Err(EventStream::head_only(&meta, context));
             }
             Request::EventStream(listen) => {
-                let format = listen.format;
+                let (format, session) = (listen.format, listen.session);
                 let since = ask_to_listen(listen.channels, ListenMode::Stream, usize::MAX, context);
-                Purpose::EventStream { since, format }
+                Purpose::EventStream {
+                    since,
+                    format,
+                    session,
+                }
+            }
+            Request::WebSocket {
+                listen,
+                accept: Some(accept),
+            } if listen.token_due => {
+                let first = FirstMessage::begin(meta, &accept, listen, context);
+                return Err(Next::Become(Transport::FirstMessage(Box::new(first))));
             }
             Request::WebSocket { listen, accept } => {
-                let format = listen.format;
+                let (format, session) = (listen.format, listen.session);
                 let since = ask_to_listen(listen.channels, ListenMode::Stream, usize::MAX, context);
                 Purpose::WebSocket {
                     since,
                     format,
+                    session,
                     accept,
                 }
             }
@@ -184,7 +206,7 @@ impl Asking {
         let (Some((Answer::Replay { replay, .. }, _)), Delivery::Messages(batch)) =
             (answer, delivery)
         else {
-            return refuse_and_close(context, &self.meta);
+            return self.give_up(context);
         };
         for message in batch.messages() {
             self.early_bytes += message.bytes();
@@ -192,7 +214,7 @@ impl Asking {
             replay.messages.push(message.clone());
         }
         if self.early_bytes > context.config.limits.outbox_bytes_max {
-            return refuse_and_close(context, &self.meta);
+            return self.give_up(context);
         }
         Next::Stay
     }
@@ -209,6 +231,9 @@ impl Asking {
             });
         if let Some(full) = full {
             self.release(context.effects);
+            if self.is_behind_handshake() {
+                return close_unavailable(context);
+            }
             return refuse(context, &self.meta, &full.into());
         }
         let Self {
@@ -224,10 +249,23 @@ impl Asking {
             Purpose::Publish(channels) => {
                 report::published(context, &meta, channels, answers.map(|(answer, _)| answer))
             }
-            Purpose::Poll { wait_ms, limit } => {
-                poll::begin(context, meta, wait_ms, limit, replay::parts(answers))
+            Purpose::Poll {
+                wait_ms,
+                limit,
+                session,
+            } => {
+                let expires_ms = session.and_then(|session| session.expires_ms);
+                let waiting = poll::Wait {
+                    wait_ms,
+                    expires_ms,
+                };
+                poll::begin(context, meta, waiting, limit, replay::parts(answers))
             }
-            Purpose::EventStream { since, format } => {
+            Purpose::EventStream {
+                since,
+                format,
+                session,
+            } => {
                 let parts = replay::parts(answers);
                 let mut positions = replay::starts(&parts);
                 // Ids stay at the client's own cursor until the notice of a loss after it: whoever leaves before it
@@ -239,20 +277,28 @@ impl Asking {
                 }
                 replay::queue(&parts, &since, context);
                 Next::Become(Transport::EventStream(EventStream::begin(
-                    &meta, format, positions, context,
+                    &meta, format, positions, session, context,
                 )))
             }
             Purpose::WebSocket {
                 since,
                 format,
+                session,
                 accept,
             } => {
                 let parts = replay::parts(answers);
                 let is_recovered = parts.iter().all(|(replay, _)| !replay.lost);
                 let positions = replay::starts(&parts);
                 replay::queue(&parts, &since, context);
-                let websocket =
-                    WebSocket::begin(&meta, &accept, format, positions, is_recovered, context);
+                let start = websocket::Start {
+                    positions,
+                    is_recovered,
+                    session,
+                };
+                let websocket = match accept {
+                    Some(accept) => WebSocket::upgrade(&meta, &accept, format, start, context),
+                    None => WebSocket::go_on(format, start, context),
+                };
                 Next::Become(Transport::WebSocket(websocket))
             }
             Purpose::ChannelInfo
@@ -262,6 +308,23 @@ impl Asking {
                 report::report(context, &meta, &purpose, answers.map(|(answer, _)| answer))
             }
         }
+    }
+
+    /// The channel was deleted, or spoke too much, before the listener was there.
+    fn give_up(&self, context: &mut Context<'_>) -> Next {
+        if self.is_behind_handshake() {
+            return close_unavailable(context);
+        }
+        let meta = Meta {
+            keep_alive: false,
+            ..self.meta.clone()
+        };
+        refuse(context, &meta, &Refusal::CHANNEL_DELETED);
+        Next::End(CloseReason::Unavailable)
+    }
+
+    fn is_behind_handshake(&self) -> bool {
+        matches!(self.purpose, Purpose::WebSocket { accept: None, .. })
     }
 
     pub fn release(&mut self, effects: &mut Effects) {
@@ -311,12 +374,12 @@ fn ask_all_shards(question: &Question, context: &mut Context<'_>) {
     }
 }
 
-/// The channel was deleted, or spoke too much, before the listener was there.
-fn refuse_and_close(context: &mut Context<'_>, meta: &Meta) -> Next {
-    let meta = Meta {
-        keep_alive: false,
-        ..meta.clone()
-    };
-    refuse(context, &meta, &Refusal::CHANNEL_DELETED);
+/// As [`refuse`] on an open WebSocket.
+fn close_unavailable(context: &mut Context<'_>) -> Next {
+    let text = "no room for a listener, come back later";
+    context
+        .effects
+        .out
+        .write(|own| ws_frame::close_frame(own, 1011, text));
     Next::End(CloseReason::Unavailable)
 }

@@ -1,9 +1,11 @@
 //! HTTP/1.1 requests on one connection, one after the other: from the first byte of a head to the question it asks.
 
-use crate::api::origin;
+use crate::api::access::Admission;
+use crate::api::origin::{self, Cors};
 use crate::api::question::Answer;
 use crate::api::refusal::Refusal;
 use crate::api::{self, Request};
+use crate::auth::KEYS_TIMEOUT_MS;
 use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::hub::fanout::{Delivery, Subscription};
@@ -35,6 +37,10 @@ pub struct Http {
 #[derive(Debug)]
 enum Exchange {
     Head(HeadProgress),
+    /// The head is whole and waits, unread, for the key of its token. `is_over`: it has waited.
+    Keys {
+        is_over: bool,
+    },
     Body(Receiving),
     Asking(Asking),
 }
@@ -72,6 +78,14 @@ impl Http {
         matches!(self.exchange.as_deref(), Some(Exchange::Asking(_)))
     }
 
+    /// Neither answering nor waiting for anything but bytes.
+    pub fn wants_input(&self) -> bool {
+        !matches!(
+            self.exchange.as_deref(),
+            Some(Exchange::Asking(_) | Exchange::Keys { is_over: false })
+        )
+    }
+
     /// Takes at most one request.
     pub fn on_bytes(&mut self, input: &mut [u8], context: &mut Context<'_>) -> (usize, Next) {
         let (consumed, next) = match self.exchange.as_deref_mut() {
@@ -81,7 +95,10 @@ impl Http {
                 self.on_head(input, progress, context)
             }
             Some(Exchange::Body(_)) => self.on_body(input, context),
-            Some(Exchange::Asking(_)) => (0, Next::Stay),
+            Some(Exchange::Keys { is_over: true }) => {
+                self.on_head(input, HeadProgress::default(), context)
+            }
+            Some(Exchange::Asking(_) | Exchange::Keys { .. }) => (0, Next::Stay),
         };
         self.inbound.charge_bytes(consumed, context);
         (consumed, next)
@@ -110,9 +127,17 @@ impl Http {
                 (0, Next::Stay)
             }
             Ok(Some((head, head_bytes))) => {
-                context.metrics.requests_total += 1;
-                let (body_bytes, next) = self.on_request(&head, &input[head_bytes..], context);
-                (head_bytes + body_bytes, next)
+                match self.on_request(&head, &input[head_bytes..], context) {
+                    Some((body_bytes, next)) => {
+                        context.metrics.requests_total += 1;
+                        (head_bytes + body_bytes, next)
+                    }
+                    None => {
+                        self.exchange = Some(Box::new(Exchange::Keys { is_over: false }));
+                        context.effects.awaits_keys = true;
+                        (0, Next::Stay)
+                    }
+                }
             }
             Err(error) => {
                 context.metrics.requests_total += 1;
@@ -121,17 +146,25 @@ impl Http {
         }
     }
 
-    /// A head is complete; `rest` is what came behind it. Says how much of it belonged to the request.
+    /// A head is complete; `rest` is what came behind it. Says how much of it belonged to the request; `None` if the
+    /// request has to be read again when there are other keys.
     fn on_request(
         &mut self,
         head: &RequestHead<'_>,
         rest: &[u8],
         context: &mut Context<'_>,
-    ) -> (usize, Next) {
+    ) -> Option<(usize, Next)> {
+        let has_waited = matches!(self.exchange.as_deref(), Some(Exchange::Keys { .. }));
         self.exchange = None;
         self.since_ms = context.now_ms;
         let cors = origin::decide(head.origin, head.host, &context.config.allowed_origins);
         let is_allowed = cors.is_some();
+        let cors = match cors {
+            Some(Cors::Origin(origin)) if context.config.auth.token_cookie.is_some() => {
+                Some(Cors::OriginWithCookies(origin))
+            }
+            cors => cors,
+        };
         let mut meta = Meta {
             version: head.version,
             keep_alive: head.keep_alive,
@@ -140,7 +173,7 @@ impl Http {
         };
         let parsed = if !is_allowed {
             Err(Refusal::ORIGIN_DENIED)
-        } else if !self.inbound.admit(context) {
+        } else if !has_waited && !self.inbound.admit(context) {
             Err(Refusal::REQUEST_RATE_EXCEEDED)
         } else {
             api::parse(head, context.config, context.audience)
@@ -152,14 +185,19 @@ impl Http {
             }
             parsed => parsed,
         };
-        let request = match parsed {
-            Ok(request) => request,
+        let admitted = parsed.and_then(|mut request| {
+            let admission = context.gate().admit(&mut request, head, !has_waited)?;
+            Ok((request, admission))
+        });
+        let request = match admitted {
+            Ok((request, Admission::Allowed)) => request,
+            Ok((_, Admission::KeyMissing)) => return None,
             Err(refusal) => {
                 // Behind a refused head there may be a body. Nobody waits for it, so nobody can tell where the next
                 // request begins.
                 meta.keep_alive &=
                     head.body == BodyFraming::None || head.body == BodyFraming::Length(0);
-                return (0, refuse(context, &meta, &refusal));
+                return Some((0, refuse(context, &meta, &refusal)));
             }
         };
         let mut receiving = Receiving {
@@ -170,7 +208,8 @@ impl Http {
             progress_at: BODY_PROGRESS_BYTES,
         };
         if receiving.decoder.is_done() {
-            return (0, self.ask(receiving.meta, receiving.request, &[], context));
+            let next = self.ask(receiving.meta, receiving.request, &[], context);
+            return Some((0, next));
         }
         // The common case: the whole body is here, and its bytes need not be gathered.
         if let BodyFraming::Length(length) = head.body
@@ -178,12 +217,10 @@ impl Http {
                 .ok()
                 .and_then(|length| rest.get(..length))
         {
-            return (
-                body.len(),
-                self.ask(receiving.meta, receiving.request, body, context),
-            );
+            let next = self.ask(receiving.meta, receiving.request, body, context);
+            return Some((body.len(), next));
         }
-        match receiving.take(rest, context) {
+        Some(match receiving.take(rest, context) {
             Ok((consumed, true)) => {
                 let Receiving {
                     meta,
@@ -205,7 +242,15 @@ impl Http {
                 (consumed, Next::Stay)
             }
             Err(refusal) => (rest.len(), receiving.refuse(&refusal, context)),
+        })
+    }
+
+    /// The request that waited is read once more.
+    pub fn on_keys(&mut self) -> Next {
+        if let Some(Exchange::Keys { is_over }) = self.exchange.as_deref_mut() {
+            *is_over = true;
         }
+        Next::Stay
     }
 
     fn on_body(&mut self, input: &[u8], context: &mut Context<'_>) -> (usize, Next) {
@@ -299,6 +344,10 @@ impl Http {
                 receiving.refuse(&Refusal::BODY_TIMEOUT, context);
                 Next::End(CloseReason::RequestTimeout)
             }
+            Some(Exchange::Keys { .. }) => {
+                self.exchange = Some(Box::new(Exchange::Keys { is_over: true }));
+                Next::Stay
+            }
             asking @ Some(Exchange::Asking(_)) => {
                 self.exchange = asking.map(Box::new);
                 Next::Stay
@@ -311,6 +360,7 @@ impl Http {
             None => config.timing.idle_timeout_ms,
             Some(Exchange::Head(_)) => config.timing.head_timeout_ms,
             Some(Exchange::Body(_)) => config.timing.body_timeout_ms,
+            Some(Exchange::Keys { .. }) => KEYS_TIMEOUT_MS,
             // The answer comes from a thread of this process.
             Some(Exchange::Asking(_)) => return None,
         };

@@ -5,6 +5,7 @@
 pub mod age;
 pub mod event_stream;
 pub mod exchange;
+pub mod first_message;
 pub mod http;
 pub mod inbound_rate;
 pub mod outbox;
@@ -18,7 +19,9 @@ pub mod token_bucket;
 pub mod websocket;
 
 use crate::api::Audience;
+use crate::api::access::Gate;
 use crate::api::question::{Answer, Question};
+use crate::auth::{Authenticator, Clock};
 use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::hub::fanout::{Delivery, Fanout, Subscription};
@@ -26,6 +29,7 @@ use crate::hub::position::{Position, write_cursor};
 use crate::metrics::{Metrics, TransportKind};
 
 use event_stream::EventStream;
+use first_message::FirstMessage;
 use http::Http;
 use outbox::Waiting;
 use outgoing::Outgoing;
@@ -40,6 +44,8 @@ pub enum Transport {
     LongPoll(Box<LongPoll>),
     EventStream(EventStream),
     WebSocket(WebSocket),
+    /// A WebSocket that has yet to say who it is.
+    FirstMessage(Box<FirstMessage>),
 }
 
 /// What a step may look at.
@@ -49,6 +55,8 @@ pub struct Context<'a> {
     pub audience: Audience,
     /// Milliseconds of the process's monotonic clock.
     pub now_ms: u64,
+    /// Milliseconds since 1970, for what tokens say.
+    pub unix_ms: u64,
     /// The value of `Date`.
     pub date: &'a [u8],
     /// The server wants traffic; otherwise balancers are told to look elsewhere.
@@ -60,9 +68,26 @@ pub struct Context<'a> {
     pub n_shards: usize,
     /// Knows the names of subscriptions.
     pub fanout: &'a Fanout,
+    pub auth: &'a mut Authenticator,
     pub rng: &'a mut fastrand::Rng,
     pub metrics: &'a mut Metrics,
     pub effects: &'a mut Effects,
+}
+
+impl Context<'_> {
+    /// What decides on requests and tokens.
+    pub fn gate(&mut self) -> Gate<'_> {
+        Gate {
+            config: self.config,
+            audience: self.audience,
+            clock: Clock {
+                now_ms: self.now_ms,
+                unix_ms: self.unix_ms,
+            },
+            auth: self.auth,
+            metrics: self.metrics,
+        }
+    }
 }
 
 /// What a step wants done. One value serves all connections of a shard in turn.
@@ -79,6 +104,8 @@ pub struct Effects {
     pub behind: Vec<Waiting>,
     /// A pong for a peer that does not read fast enough; see [`outbox::Outbox::set_pong`].
     pub pong: Option<Vec<u8>>,
+    /// A token's key is not known: [`Transport::on_keys`] is to be called once the issuer's keys were read again.
+    pub awaits_keys: bool,
 }
 
 impl Effects {
@@ -88,6 +115,7 @@ impl Effects {
         self.replay.clear();
         self.behind.clear();
         self.pong = None;
+        self.awaits_keys = false;
     }
 }
 
@@ -116,6 +144,7 @@ impl Transport {
             // A stream has one direction; what a client sends into it is nobody's.
             Self::EventStream(_) => (input.len(), Next::Stay),
             Self::WebSocket(websocket) => websocket.on_bytes(input, context),
+            Self::FirstMessage(first) => first.on_bytes(input, context),
         }
     }
 
@@ -130,6 +159,7 @@ impl Transport {
         match self {
             Self::Http(http) => http.on_answer(place, answer, subscription, context),
             Self::WebSocket(websocket) => websocket.on_answer(&answer, context),
+            Self::FirstMessage(first) => first.on_answer(place, answer, subscription, context),
             Self::LongPoll(_) | Self::EventStream(_) => unreachable!("asks nothing"),
         }
     }
@@ -146,6 +176,17 @@ impl Transport {
             Self::LongPoll(poll) => poll.on_delivery(channel, delivery, context),
             Self::EventStream(stream) => stream.on_delivery(channel, delivery, context),
             Self::WebSocket(websocket) => websocket.on_delivery(channel, delivery, context),
+            Self::FirstMessage(first) => first.on_delivery(channel, delivery, context),
+        }
+    }
+
+    /// The issuer's keys were read, whether or not that gave others.
+    pub fn on_keys(&mut self, context: &mut Context<'_>) -> Next {
+        match self {
+            Self::Http(http) => http.on_keys(),
+            Self::WebSocket(websocket) => websocket.on_keys(context),
+            Self::FirstMessage(first) => first.on_keys(context),
+            Self::LongPoll(_) | Self::EventStream(_) => Next::Stay,
         }
     }
 
@@ -156,6 +197,7 @@ impl Transport {
             Self::LongPoll(poll) => poll.on_deadline(context),
             Self::EventStream(stream) => stream.on_deadline(context),
             Self::WebSocket(websocket) => websocket.on_deadline(context),
+            Self::FirstMessage(first) => first.on_deadline(context),
         }
     }
 
@@ -166,6 +208,7 @@ impl Transport {
             Self::LongPoll(poll) => Some(poll.deadline_ms()),
             Self::EventStream(stream) => Some(stream.next_deadline_ms()),
             Self::WebSocket(websocket) => Some(websocket.next_deadline_ms(config)),
+            Self::FirstMessage(first) => first.next_deadline_ms(config),
         }
     }
 
@@ -174,7 +217,7 @@ impl Transport {
     pub fn beat_anew(&mut self, heartbeat_ms: u64, now_ms: u64, rng: &mut fastrand::Rng) {
         let due_ms = on_beat(now_ms + rng.u64(1..=heartbeat_ms), heartbeat_ms);
         match self {
-            Self::Http(_) | Self::LongPoll(_) => {}
+            Self::Http(_) | Self::LongPoll(_) | Self::FirstMessage(_) => {}
             Self::EventStream(stream) => stream.beat_anew(due_ms),
             Self::WebSocket(websocket) => websocket.beat_anew(due_ms, now_ms),
         }
@@ -187,6 +230,7 @@ impl Transport {
             Self::LongPoll(poll) => poll.on_drain(context),
             Self::EventStream(stream) => stream.on_drain(context),
             Self::WebSocket(websocket) => websocket.on_drain(context),
+            Self::FirstMessage(first) => first.on_drain(context),
         }
     }
 
@@ -194,7 +238,9 @@ impl Transport {
     pub fn on_end_of_input(&mut self, context: &mut Context<'_>) -> Next {
         match self {
             Self::LongPoll(poll) => poll.on_deadline(context),
-            Self::Http(_) | Self::EventStream(_) | Self::WebSocket(_) => Next::Stay,
+            Self::Http(_) | Self::EventStream(_) | Self::WebSocket(_) | Self::FirstMessage(_) => {
+                Next::Stay
+            }
         }
     }
 
@@ -216,7 +262,7 @@ impl Transport {
     /// Has a way to say that messages are lost in the midst of what it sends.
     pub fn can_tell_a_gap(&self) -> bool {
         match self {
-            Self::Http(_) | Self::LongPoll(_) => false,
+            Self::Http(_) | Self::LongPoll(_) | Self::FirstMessage(_) => false,
             Self::EventStream(_) => true,
             Self::WebSocket(websocket) => websocket.can_tell_a_gap(),
         }
@@ -232,10 +278,11 @@ impl Transport {
     /// May be given bytes now.
     pub fn wants_input(&self, config: &Config) -> bool {
         match self {
-            Self::Http(http) => !http.is_asking(),
+            Self::Http(http) => http.wants_input(),
             Self::LongPoll(_) => false,
             Self::EventStream(_) => true,
             Self::WebSocket(websocket) => websocket.wants_input(config),
+            Self::FirstMessage(first) => first.wants_input(),
         }
     }
 
@@ -248,7 +295,9 @@ impl Transport {
             }
             (Self::EventStream(stream), waiting) => stream.encode(&waiting, out),
             (Self::WebSocket(websocket), waiting) => websocket.encode(&waiting, out),
-            (Self::Http(_) | Self::LongPoll(_), _) => unreachable!("only a stream has a replay"),
+            (Self::Http(_) | Self::LongPoll(_) | Self::FirstMessage(_), _) => {
+                unreachable!("only a stream has a replay")
+            }
         }
     }
 
@@ -259,6 +308,7 @@ impl Transport {
             Self::LongPoll(poll) => poll.release(effects),
             Self::EventStream(stream) => stream.release(effects),
             Self::WebSocket(websocket) => websocket.release(effects),
+            Self::FirstMessage(first) => first.release(effects),
         }
     }
 
@@ -268,7 +318,7 @@ impl Transport {
             Self::Http(_) => TransportKind::Http,
             Self::LongPoll(_) => TransportKind::LongPoll,
             Self::EventStream(_) => TransportKind::EventStream,
-            Self::WebSocket(_) => TransportKind::WebSocket,
+            Self::WebSocket(_) | Self::FirstMessage(_) => TransportKind::WebSocket,
         }
     }
 }

@@ -139,25 +139,38 @@ impl LongPoll {
     }
 }
 
+/// How long a poll may wait.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wait {
+    /// 0: it does not.
+    pub wait_ms: u64,
+    /// The end of its token: the next poll brings a new one.
+    pub expires_ms: Option<u64>,
+}
+
 /// The homes have answered: tell what there is, or wait for what comes.
 pub(super) fn begin(
     context: &mut Context<'_>,
     meta: Meta,
-    wait_ms: u64,
+    wait: Wait,
     limit: usize,
     replays: Vec<Part>,
 ) -> Next {
     let has_news = replays
         .iter()
         .any(|(replay, _)| replay.lost || !replay.messages.is_empty());
-    if !has_news && wait_ms > 0 && !context.is_draining {
+    let is_over = wait
+        .expires_ms
+        .is_some_and(|expires_ms| context.now_ms >= expires_ms);
+    if !has_news && wait.wait_ms > 0 && !is_over && !context.is_draining {
         let positions = replays.iter().map(|(replay, subscription)| {
             (
                 subscription.expect("a poll without news listens"),
                 replay.end,
             )
         });
-        let deadline_ms = context.now_ms + jittered_down(wait_ms, context.rng);
+        let deadline_ms = context.now_ms + jittered_down(wait.wait_ms, context.rng);
+        let deadline_ms = deadline_ms.min(wait.expires_ms.unwrap_or(u64::MAX));
         let poll = LongPoll::new(meta, positions.collect(), limit, deadline_ms);
         return Next::Become(Transport::LongPoll(Box::new(poll)));
     }

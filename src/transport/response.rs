@@ -59,10 +59,13 @@ impl<'a> Fields<'a> {
         match cors {
             Cors::Silent => return fields,
             Cors::AnyOrigin => fields.push("Access-Control-Allow-Origin", "*"),
-            Cors::Origin(origin) => {
+            Cors::Origin(origin) | Cors::OriginWithCookies(origin) => {
                 fields.push("Access-Control-Allow-Origin", origin);
                 fields.push("Vary", "Origin");
             }
+        }
+        if let Cors::OriginWithCookies(_) = cors {
+            fields.push("Access-Control-Allow-Credentials", "true");
         }
         fields.push(
             "Access-Control-Expose-Headers",
@@ -125,6 +128,7 @@ pub fn refuse(context: &mut Context<'_>, meta: &Meta, refusal: &Refusal) -> Next
     match refusal.extra {
         Extra::Nothing => {}
         Extra::Allow(methods) => fields.push("Allow", methods),
+        Extra::Authenticate(challenge) => fields.push("WWW-Authenticate", challenge),
         Extra::WebSocketVersion => {
             fields.push("Sec-WebSocket-Version", "13");
             fields.push("Upgrade", "websocket");

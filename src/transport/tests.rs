@@ -10,6 +10,7 @@ use crate::proto::payload::PayloadKind;
 mod event_stream;
 mod http;
 mod inbound;
+mod token;
 mod websocket;
 
 const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -23,6 +24,7 @@ struct Peer {
     audience: Audience,
     hub: Hub,
     fanout: Fanout,
+    auth: Authenticator,
     metrics: Metrics,
     effects: Effects,
     rng: fastrand::Rng,
@@ -48,6 +50,7 @@ impl Peer {
     fn with_config(config: Config) -> Self {
         Self {
             hub: Hub::new(Arc::new(config.clone()), 1, 1),
+            auth: Authenticator::open(&config),
             config,
             audience: Audience::Internal,
             fanout: Fanout::default(),
@@ -106,12 +109,14 @@ impl Peer {
             config: &self.config,
             audience: self.audience,
             now_ms: self.now_ms,
+            unix_ms: self.now_ms,
             date: DATE,
             is_ready: !self.is_draining,
             is_draining: self.is_draining,
             has_backlog: self.has_backlog,
             n_shards: 1,
             fanout: &self.fanout,
+            auth: &mut self.auth,
             rng: &mut self.rng,
             metrics: &mut self.metrics,
             effects: &mut self.effects,

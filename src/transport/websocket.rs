@@ -1,9 +1,15 @@
 //! An open WebSocket (RFC 6455): messages out, publishes in, heartbeats, the closing handshake.
 
+mod token;
+
+pub(super) use token::TokenRefusal;
+
 use std::sync::Arc;
 
+use crate::api::access;
 use crate::api::publish::event_name_is_free;
 use crate::api::question::{Answer, Question};
+use crate::auth::grant::Session;
 use crate::close_reason::CloseReason;
 use crate::config::{Config, SlowReader};
 use crate::hub::Publish;
@@ -39,13 +45,23 @@ pub struct WebSocket {
     /// Last sign of life, of any kind.
     heard_ms: u64,
     ping_due_ms: u64,
+    /// Exists once the client has published, has been counted, or has shown a token.
+    rare: Option<Box<Rare>>,
     end_of_life: EndOfLife,
-    /// Exists once the client has published, or has been counted.
-    own: Option<Box<OwnPublishes>>,
     format: Format,
     /// The peer has sent something other than a pong since the last ping was due: no need to ask.
     has_spoken: bool,
     closing: Closing,
+}
+
+/// What most connections never have.
+#[derive(Debug, Default)]
+struct Rare {
+    own: OwnPublishes,
+    /// With whose token.
+    session: Option<Session>,
+    /// A token whose key is being fetched.
+    token: Option<Box<str>>,
 }
 
 /// What the client has published, and how it ends if it does so behind a publish: a peer that says something and then
@@ -81,29 +97,63 @@ enum Closing {
     Sent,
 }
 
+/// What a connection begins with.
+#[derive(Debug)]
+pub struct Start {
+    /// Where each subscription, in the request's order, starts.
+    pub positions: Vec<(Subscription, Position)>,
+    pub is_recovered: bool,
+    pub session: Option<Session>,
+}
+
+impl Start {
+    fn cursor(&self) -> String {
+        let mut cursor = String::new();
+        let positions = self.positions.iter().map(|&(_, position)| position);
+        write_cursor(&mut cursor, positions);
+        cursor
+    }
+}
+
 impl WebSocket {
-    /// Answers 101 and listens. `positions`: where each subscription, in the request's order, starts.
-    pub fn begin(
+    /// Answers 101 and listens.
+    pub fn upgrade(
         meta: &Meta,
         accept: &[u8; ws_handshake::ACCEPT_BYTES],
         format: Format,
-        positions: Vec<(Subscription, Position)>,
-        is_recovered: bool,
+        start: Start,
         context: &mut Context<'_>,
     ) -> Self {
-        let mut cursor = String::new();
-        write_cursor(&mut cursor, positions.iter().map(|&(_, position)| position));
+        let cursor = start.cursor();
         let mut fields = Fields::new(&meta.cors);
         fields.push("Pushring-Cursor", &cursor);
-        if !is_recovered {
+        if !start.is_recovered {
             fields.push("Pushring-Recovered", "false");
         }
         context
             .effects
             .out
             .write(|own| ws_handshake::write_101(own, accept, fields.as_slice()));
+        Self::begin(format, start, context)
+    }
+
+    /// Answers the first message and listens: 101 went out before there was a cursor.
+    pub fn go_on(format: Format, start: Start, context: &mut Context<'_>) -> Self {
+        let Start { is_recovered, .. } = start;
+        let answer = format!(
+            r#"{{"cursor":"{}","recovered":{is_recovered}}}"#,
+            start.cursor()
+        );
+        context.effects.out.write(|own| {
+            ws_frame::server_header(own, ws_frame::Opcode::Text, answer.len());
+            own.extend_from_slice(answer.as_bytes());
+        });
+        Self::begin(format, start, context)
+    }
+
+    fn begin(format: Format, start: Start, context: &mut Context<'_>) -> Self {
         if format == Format::Raw {
-            // A frame that is only a payload has no room for a notice; the head has told of the loss.
+            // A frame that is only a payload has no room for a notice; what came before has told of the loss.
             context.effects.replay.retain_mut(|waiting| match waiting {
                 Waiting::Gap { .. } => false,
                 Waiting::Message { slow_reader, .. } => {
@@ -114,17 +164,23 @@ impl WebSocket {
             });
         }
         let heartbeat_ms = context.config.timing.heartbeat_ms;
+        let rare = |session| {
+            Box::new(Rare {
+                session: Some(session),
+                ..Rare::default()
+            })
+        };
         Self {
             assembler: WsAssembler::default(),
-            subscriptions: Subscriptions::new(positions),
+            subscriptions: Subscriptions::new(start.positions),
             heard_ms: context.now_ms,
+            rare: start.session.map(rare),
             ping_due_ms: first_beat(context.now_ms, heartbeat_ms, context.rng),
             end_of_life: EndOfLife::new(
                 context.config.timing.websocket_age_max_ms,
                 context.now_ms,
                 context.rng,
             ),
-            own: None,
             format,
             has_spoken: false,
             closing: Closing::Open,
@@ -185,7 +241,9 @@ impl WebSocket {
                 self.pong(&payload, context);
                 Next::Stay
             }
-            Some(WsEvent::Message { kind, payload }) => self.on_message(kind, &payload, context),
+            Some(WsEvent::Message { kind, payload }) => self
+                .on_token(kind, &payload, context)
+                .unwrap_or_else(|| self.on_message(kind, &payload, context)),
         };
         (consumed, next)
     }
@@ -195,7 +253,7 @@ impl WebSocket {
         if !InboundRate::is_limited(context) {
             return true;
         }
-        let inbound = &mut self.own.get_or_insert_default().inbound;
+        let inbound = &mut self.rare.get_or_insert_default().own.inbound;
         let is_within = !is_whole || inbound.admit(context);
         inbound.charge_bytes(bytes, context);
         is_within
@@ -211,8 +269,7 @@ impl WebSocket {
             Ok(publish) => publish,
             Err(reason) => return self.violate(reason, context),
         };
-        let namespace = context.config.namespace(publish.channel.namespace());
-        if !namespace.client_publish {
+        if !access::may_publish_frame(context.config, &publish.channel, self.grant()) {
             return self.violate("clients may not publish to this channel", context);
         }
         if publish.payload.len() > context.config.limits.message_bytes_max {
@@ -226,7 +283,7 @@ impl WebSocket {
                 context,
             );
         }
-        self.own.get_or_insert_default().in_flight += 1;
+        self.rare.get_or_insert_default().own.in_flight += 1;
         context
             .effects
             .questions
@@ -283,7 +340,7 @@ impl WebSocket {
     }
 
     pub fn on_answer(&mut self, answer: &Answer, context: &mut Context<'_>) -> Next {
-        let own = self.own.get_or_insert_default();
+        let own = &mut self.rare.get_or_insert_default().own;
         own.in_flight -= 1;
         match answer {
             Answer::Published(Ok(published)) => {
@@ -332,7 +389,8 @@ impl WebSocket {
                     .messages()
                     .last()
                     .map_or(0, |last| last.position.offset);
-                if let Some(own) = &mut self.own {
+                if let Some(rare) = &mut self.rare {
+                    let own = &mut rare.own;
                     own.delivered = last;
                     if last >= own.echo_due {
                         own.echo_due = 0;
@@ -356,6 +414,12 @@ impl WebSocket {
             } else {
                 Next::Stay
             };
+        }
+        if self
+            .ends_ms()
+            .is_some_and(|ends_ms| context.now_ms >= ends_ms)
+        {
+            return self.expire(context);
         }
         if self.end_of_life.is_here(context.now_ms) {
             let delay_ms = EndOfLife::reconnect_ms(context.rng);
@@ -436,6 +500,7 @@ impl WebSocket {
             Closing::Open => self
                 .ping_due_ms
                 .min(self.heard_ms + timing.heartbeat_ms + timing.pong_timeout_ms)
+                .min(self.ends_ms().unwrap_or(u64::MAX))
                 .min(self.message_due_ms(config).unwrap_or(u64::MAX))
                 .min(self.end_of_life.at_ms()),
         }
@@ -443,7 +508,8 @@ impl WebSocket {
 
     /// When a message that has begun is to be whole. Who is about to leave sends none.
     fn message_due_ms(&self, config: &Config) -> Option<u64> {
-        let is_leaving = self.own.as_ref().is_some_and(|own| own.goodbye.is_some());
+        let rare = self.rare.as_ref();
+        let is_leaving = rare.is_some_and(|rare| rare.own.goodbye.is_some());
         let since_ms = self.assembler.partial_since_ms()?;
         (!is_leaving).then_some(since_ms + config.timing.body_timeout_ms)
     }
@@ -451,7 +517,8 @@ impl WebSocket {
     /// Says when to come back, and waits for the peer's own goodbye.
     pub fn on_drain(&mut self, context: &mut Context<'_>) -> Next {
         // Who waits for an echo to leave has a goodbye already.
-        let is_leaving = self.own.as_ref().is_some_and(|own| own.goodbye.is_some());
+        let rare = self.rare.as_ref();
+        let is_leaving = rare.is_some_and(|rare| rare.own.goodbye.is_some());
         if self.closing == Closing::Open && !is_leaving {
             let delay_ms = jittered_around(context.config.timing.sse_retry_ms, context.rng);
             self.close(
@@ -465,9 +532,9 @@ impl WebSocket {
 
     pub fn wants_input(&self, config: &Config) -> bool {
         let in_flight_max = config.limits.publishes_in_flight_max;
-        self.own
+        self.rare
             .as_ref()
-            .is_none_or(|own| own.goodbye.is_none() && own.in_flight < in_flight_max)
+            .is_none_or(|rare| rare.own.goodbye.is_none() && rare.own.in_flight < in_flight_max)
     }
 
     pub fn encode(&mut self, waiting: &Waiting, out: &mut Outgoing) {
@@ -539,9 +606,9 @@ impl WebSocket {
 
     /// Ends as `goodbye` says, now or when the echo of what came before is there.
     fn leave(&mut self, goodbye: Goodbye, context: &mut Context<'_>) -> Next {
-        match &mut self.own {
-            Some(own) if own.is_due() && self.closing == Closing::Open => {
-                own.goodbye = Some(goodbye);
+        match &mut self.rare {
+            Some(rare) if rare.own.is_due() && self.closing == Closing::Open => {
+                rare.own.goodbye = Some(goodbye);
                 Next::Stay
             }
             _ => self.say_goodbye(goodbye, context),
@@ -549,8 +616,9 @@ impl WebSocket {
     }
 
     fn leave_if_due(&mut self, context: &mut Context<'_>) -> Next {
-        match &self.own {
-            Some(own) if !own.is_due() => own
+        match &self.rare {
+            Some(rare) if !rare.own.is_due() => rare
+                .own
                 .goodbye
                 .map_or(Next::Stay, |goodbye| self.say_goodbye(goodbye, context)),
             _ => Next::Stay,

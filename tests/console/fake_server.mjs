@@ -6,6 +6,8 @@ const json = (status, body, headers = {}) =>
 export class FakeServer {
   /** Every request as `path?query`, in order. */
   requests = [];
+  /** What came as `Authorization` with each of them; a WebSocket has none. */
+  credentials = [];
   connections = new Set();
   /** By path segment (`poll`, `sse`, `ws`, `pub`): what happens instead. A function, or undefined to work. */
   faults = {};
@@ -91,6 +93,7 @@ export class FakeServer {
   async #fetch(url, { signal, method = 'GET', headers, body }) {
     const kind = url.pathname.split('/')[1];
     this.requests.push(url.pathname + url.search);
+    this.credentials.push(headers?.Authorization);
     await null;
     signal?.throwIfAborted();
     const fault = this.faults[kind]?.();

@@ -300,6 +300,26 @@ test('a publish has the type of its data, and a refusal says what to do', async 
   await assert.rejects(client.publish('a', 1), { status: 404, code: 'some_code', message: 'Do this.' });
 });
 
+test('a token goes with every request, as it is at that moment', async () => {
+  let n = 0;
+  const tokens = { string: 'a.b.c', function: () => `t.o.${(n += 1)}` };
+  for (const token of Object.values(tokens)) {
+    await connect({ token, transports: ['websocket'] });
+    client.switchTo(['eventsource']);
+    await settle();
+    client.switchTo(['longpoll']);
+    await settle();
+    await client.publish('a', 'text');
+    client.close();
+  }
+  const query = server.requests.filter((url) => url.startsWith('/ws')).map((url) => /token=(.*)/.exec(url)[1]);
+  assert.deepEqual(query, ['a.b.c', 't.o.2']);
+  const fields = server.credentials.filter((field) => field.startsWith('Bearer t.o.'));
+  assert.deepEqual(new Set(fields).size, fields.length);
+  assert.ok(server.credentials.every((field) => /^Bearer (a\.b\.c|t\.o\.\d+)$/.test(field)), server.credentials);
+  assert.ok(server.requests.every((url) => url.startsWith('/ws') || !url.includes('token')), server.requests);
+});
+
 test('what cannot be is refused at once', () => {
   const wrong = [{ since: 'yesterday' }, { since: 'e-1,e-2' }, { transports: [] }, { transports: ['pigeon'] }];
   for (const options of wrong) {

@@ -1,5 +1,6 @@
 //! The server as its peers see it: the built binary, real sockets, raw bytes.
 
+mod auth;
 mod broken_peers;
 mod client;
 mod durable;

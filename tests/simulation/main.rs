@@ -49,6 +49,7 @@ fn config() -> Config {
         history_bytes: 20_000,
         client_publish: false,
         slow_reader: SlowReader::Close,
+        ..Namespace::default()
     };
     let echo = Namespace {
         client_publish: true,

@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use pushring::api::question::{Answer, Question};
+use pushring::auth::Authenticator;
 use pushring::close_reason::CloseReason;
 use pushring::config::Config;
 use pushring::hub::fanout::{Delivery, Fanout, Subscription};
@@ -63,6 +64,7 @@ enum Mail {
 struct Shard {
     hub: Hub,
     fanout: Fanout,
+    auth: Authenticator,
     connections: Slab<Connection>,
     metrics: Metrics,
     effects: Effects,
@@ -99,6 +101,7 @@ impl World {
         let shard = |n: usize| Shard {
             hub: Hub::new(config.clone(), n_shards, seed.wrapping_mul(1000) + n as u64),
             fanout: Fanout::default(),
+            auth: Authenticator::open(&Config::default()),
             connections: Slab::new(),
             metrics: Metrics::default(),
             effects: Effects::default(),

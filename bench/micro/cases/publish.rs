@@ -7,6 +7,7 @@ use std::sync::Arc;
 use pushring::api::publish::{PublishRequest, answer};
 use pushring::api::question::{Answer, Question};
 use pushring::api::{Audience, Request, parse};
+use pushring::auth::Authenticator;
 use pushring::config::Config;
 use pushring::hub::Hub;
 use pushring::hub::fanout::Fanout;
@@ -96,6 +97,7 @@ struct Connection {
     metrics: Metrics,
     effects: Effects,
     rng: fastrand::Rng,
+    auth: Authenticator,
     transport: Transport,
     request: Vec<u8>,
     sent: Vec<u8>,
@@ -112,6 +114,7 @@ impl Connection {
             metrics: Metrics::default(),
             effects: Effects::default(),
             rng: fastrand::Rng::with_seed(1),
+            auth: Authenticator::open(&config),
             transport: Transport::new(0),
             request: [PUBLISH.as_bytes(), &body].concat(),
             sent: Vec::new(),
@@ -152,6 +155,8 @@ impl Connection {
             config: &self.config,
             audience: Audience::Internal,
             now_ms: 0,
+            unix_ms: 0,
+            auth: &mut self.auth,
             date: b"Sun, 06 Nov 1994 08:49:37 GMT",
             is_ready: true,
             is_draining: false,

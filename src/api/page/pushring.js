@@ -4,6 +4,7 @@
  *     import { Pushring } from 'https://push.example.com/pushring.js';
  *     const pushring = new Pushring('https://push.example.com', {
  *       channels: ['news', 'chat:42'],
+ *       token: () => session.token,                       // or a string; asked for each request, so keep it fresh
  *       onmessage: ({ channel, id, event, data }) => …,   // `data_base64` instead of `data` for a binary payload
  *       ongap: ({ channel, position }) => …,              // what was published up to `position` is lost: reload it
  *       onstate: (state, { transport, error, retryMs }) => …, // 'connecting', 'open', 'waiting', 'closed'
@@ -151,7 +152,7 @@ function closed(code, reason) {
 }
 
 export class Pushring {
-  #base; #channels; #start; #cursor; #transports; #transport; #handlers; #attempt; #wake;
+  #base; #channels; #token; #start; #cursor; #transports; #transport; #handlers; #attempt; #wake;
   #state = 'connecting';
   /** Attempts in a row that came to nothing; of these, the ones for which the transport is to blame. */
   #failures = 0;
@@ -162,9 +163,10 @@ export class Pushring {
   };
 
   /** `since` is 'now', 'earliest' or a cursor; `last: n` starts with the newest n messages instead. */
-  constructor(baseUrl, { channels, since = 'now', last, transports, ...handlers }) {
+  constructor(baseUrl, { channels, token, since = 'now', last, transports, ...handlers }) {
     this.#base = new URL(String(baseUrl).replace(/\/*$/, '/'), globalThis.location?.href);
     this.#channels = channels;
+    this.#token = typeof token === 'function' ? token : () => token;
     this.#cursor = new Cursor(channels);
     this.#start = last === undefined ? { since } : { last };
     if (!['now', 'earliest'].includes(since) && !this.#cursor.set(since)) throw new RangeError('since: no cursor');
@@ -200,7 +202,7 @@ export class Pushring {
     const isBinary = data instanceof ArrayBuffer || ArrayBuffer.isView(data);
     const body = isBinary || typeof data === 'string' ? data : JSON.stringify(data);
     const usual = isBinary ? 'application/octet-stream' : typeof data === 'string' ? 'text/plain' : 'application/json';
-    const headers = { 'Content-Type': type ?? usual };
+    const headers = this.#headers({ 'Content-Type': type ?? usual });
     const response = await fetch(this.#url('pub', { event }, [channel]), { method: 'POST', headers, body });
     if (!response.ok) throw await refusal(response);
     return response.json();
@@ -264,7 +266,9 @@ export class Pushring {
 
   #websocket(attempt) {
     return new Promise((_, reject) => {
-      const socket = new WebSocket(this.#listenUrl('ws').replace(/^http/, 'ws'));
+      // A browser lets no page set a header field of a WebSocket.
+      const url = this.#listenUrl('ws', { token: this.#token() ?? undefined });
+      const socket = new WebSocket(url.replace(/^http/, 'ws'));
       socket.onopen = () => this.#opened(attempt);
       socket.onclose = ({ code, reason }) => reject(closed(code, reason));
       socket.onmessage = ({ data }) => {
@@ -282,7 +286,7 @@ export class Pushring {
   }
 
   async #eventsource(attempt) {
-    const headers = { Accept: 'text/event-stream' };
+    const headers = this.#headers({ Accept: 'text/event-stream' });
     const response = await fetch(this.#listenUrl('sse'), { signal: attempt.signal, headers, cache: 'no-store' });
     // Not final, since something in between may have refused what the server would not: the next poll decides.
     if (!response.ok) throw Object.assign(await refusal(response), { isFinal: false });
@@ -317,7 +321,7 @@ export class Pushring {
     const timer = setTimeout(() => attempt.abort(new Ended('no answer to a poll')), waitS * 1000 + POLL_SLACK_MS);
     try {
       const url = this.#listenUrl('poll', { wait: waitS });
-      const response = await fetch(url, { signal: attempt.signal, cache: 'no-store' });
+      const response = await fetch(url, { signal: attempt.signal, headers: this.#headers(), cache: 'no-store' });
       if (!response.ok) throw await refusal(response);
       const isEmpty = response.status === 204;
       if (isEmpty) this.#cursor.set(response.headers.get('Pushring-Cursor'));
@@ -394,6 +398,11 @@ export class Pushring {
     } catch (error) {
       queueMicrotask(() => { throw error; });
     }
+  }
+
+  #headers(headers = {}) {
+    const token = this.#token();
+    return token ? { ...headers, Authorization: `Bearer ${token}` } : headers;
   }
 
   #listenUrl(path, parameters) {

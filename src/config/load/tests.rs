@@ -156,10 +156,10 @@ fn a_mistake_in_environment_or_flags_names_them() {
     check(
         none,
         &[("PUSHRING_NAMESPACE", "a")],
-        &[("namespace", "a.b=c")],
+        &[("namespace", "a.zz=c")],
         &[
             "PUSHRING_NAMESPACE = \"a\": not understood; give NAME.FIELD=VALUE such as echo.client_publish=true",
-            "--namespace a.b: a namespace has no such field",
+            "--namespace a.zz: a namespace has no such field",
         ],
     );
 }
@@ -231,5 +231,105 @@ fn check(file: &str, variables: &[(&str, &str)], flags: &[(&str, &str)], want: &
     assert_eq!(
         load(file, variables, flags).unwrap_err().to_string(),
         want.join("\n")
+    );
+}
+
+#[test]
+fn keys_are_tables_or_assignments() {
+    let text = r#"
+        jwks = "https://example.com/keys"
+        [token_key."2026.1"]
+        algorithm = "ES256"
+        public_key_file = "/etc/key.pem"
+        [token_key.old]
+        secret = "a=b.c"
+        [api_key.backend]
+        secret_file = "/run/secrets/api"
+        channels = ["news", "chat:*"]
+    "#;
+    let variables = [
+        (
+            "PUSHRING_TOKEN_KEY",
+            "2026.1.algorithm=ES384,new.secret=x=y.z",
+        ),
+        ("PUSHRING_TOKEN", "t"),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let flags = [("api_key".to_owned(), "backend.channels=*".to_owned())];
+    let config = Config::load(Some(ConfigFile { path: "f", text }), variables, flags).unwrap();
+    let auth = &config.auth;
+    assert_eq!(auth.jwks.as_deref(), Some("https://example.com/keys"));
+    let secret = |name: &str| {
+        auth.token_keys[name]
+            .secret
+            .as_ref()
+            .map(|secret| &*secret.0)
+    };
+    assert_eq!(
+        (secret("old"), secret("new")),
+        (Some("a=b.c"), Some("x=y.z"))
+    );
+    assert_eq!(auth.token_keys["2026.1"].algorithm.word(), "ES384");
+    assert_eq!(
+        auth.token_keys["2026.1"].public_key_file.as_deref(),
+        Some("/etc/key.pem")
+    );
+    assert_eq!(auth.api_keys["backend"].channels, ["*"]);
+    // What is shown has none of the secrets.
+    let shown = format!("{config:?} {} {:?}", config.to_toml(), config.summary());
+    assert!(
+        !shown.contains("a=b.c") && !shown.contains("x=y.z"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("algorithm=ES384") && shown.contains("[token_key.\"2026.1\"]"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_mistake_with_a_key_is_told_without_its_text() {
+    for (text, want) in [
+        (
+            "[token_key.a]\nsecrets = \"hush\"",
+            "f:2: token_key \"a\" secrets: a key has no such field; did you mean secret?",
+        ),
+        (
+            "[token_key.a]\nalgorithm = \"hush\"",
+            "f:2: token_key \"a\" algorithm: not understood; give one of HS256, ",
+        ),
+        (
+            "[token_key.a]\nsecret = \"\"",
+            "f:2: token_key \"a\" secret: not understood; give a text",
+        ),
+        (
+            "[token_key.\"\"]\n",
+            "f:1: token_key \"\": a key needs a name",
+        ),
+        (
+            "token_key = \"hush\"",
+            "f:1: token_key: write a table for each key: [token_key.NAME]",
+        ),
+        (
+            "[api_key]\nsecret = \"hush\"",
+            "f:2: api_key \"secret\": is no table; write [api_key.NAME]",
+        ),
+        (
+            "[api_key.a]\nchannels = [\"hush hush\"]",
+            "f:2: api_key \"a\" channels: not understood; give names",
+        ),
+    ] {
+        let error = Config::load(Some(ConfigFile { path: "f", text }), [], [])
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with(want), "{error}");
+        assert!(!error.contains("hush"), "{error}");
+    }
+    let flags = [("token_key".to_owned(), "main.secret=x,hush".to_owned())];
+    let error = Config::load(None, [], flags).unwrap_err().to_string();
+    assert!(
+        error.starts_with("--token-key: not understood; give NAME.FIELD=VALUE")
+            && !error.contains("hush"),
+        "{error}"
     );
 }

@@ -25,6 +25,7 @@ const PLAIN: RequestHead<'static> = RequestHead {
     origin: None,
     content_type: None,
     authorization: None,
+    api_key: None,
     cookie: None,
     last_event_id: None,
     idempotency_key: None,
@@ -238,12 +239,13 @@ fn accepts_persistence_and_expectations() {
 fn accepts_the_fields_it_reads() {
     accepts(
         "GET / HTTP/1.1\r\nHOST: a\r\norigin: http://b\r\nContent-Type: text/plain; charset=utf-8\r\n\
-         Authorization: Bearer x\r\nCookie: a=b; c=d\r\nLast-Event-ID: k-1,j-2\r\nIdempotency-Key: \"k\"\r\n\
+         Authorization: Bearer x\r\nX-API-Key: k\r\nCookie: a=b; c=d\r\nLast-Event-ID: k-1,j-2\r\nIdempotency-Key: \"k\"\r\n\
          Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: x, y\r\n\r\n",
         RequestHead {
             origin: Some("http://b"),
             content_type: Some("text/plain; charset=utf-8"),
             authorization: Some("Bearer x"),
+            api_key: Some("k"),
             cookie: Some("a=b; c=d"),
             last_event_id: Some("k-1,j-2"),
             idempotency_key: Some("\"k\""),

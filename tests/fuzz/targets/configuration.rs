@@ -15,6 +15,8 @@ pub(crate) fn check(input: &[u8]) {
         .filter_map(|part| part.split_once('='))
         .map(|(name, value)| (format!("PUSHRING_{name}"), value.to_owned()));
     match load(file, variables) {
+        // A secret is written nowhere.
+        Ok(config) if has_secret(&config) => {}
         Ok(config) => {
             let written = config.to_toml();
             let again = load(&written, []).unwrap_or_else(|errors| panic!("{errors}\n{written}"));
@@ -22,6 +24,13 @@ pub(crate) fn check(input: &[u8]) {
         }
         Err(errors) => assert!(!errors.trim().is_empty()),
     }
+}
+
+fn has_secret(config: &Config) -> bool {
+    let auth = &config.auth;
+    let of_tokens = auth.token_keys.values().map(|key| &key.secret);
+    let of_backends = auth.api_keys.values().map(|key| &key.secret);
+    of_tokens.chain(of_backends).any(Option::is_some)
 }
 
 fn load(

@@ -4,9 +4,11 @@
 mod chunked_body;
 mod configuration;
 mod cursor;
+mod jwks;
 mod payload;
 mod query;
 mod request_head;
+mod token;
 mod websocket;
 
 #[derive(Clone, Copy)]
@@ -35,6 +37,8 @@ pub(crate) const TARGETS: &[Target] = &[
     target!(query),
     target!(cursor),
     target!(payload),
+    target!(token),
+    target!(jwks),
     target!(configuration),
 ];
 

@@ -100,6 +100,7 @@ impl World {
         let n_shards = self.shards.len();
         let Shard {
             fanout,
+            auth,
             connections,
             metrics,
             effects,
@@ -111,12 +112,14 @@ impl World {
             config: &self.config,
             audience: Audience::Internal,
             now_ms: self.now_ms,
+            unix_ms: self.now_ms,
             date: DATE,
             is_ready: !self.is_draining,
             is_draining: self.is_draining,
             has_backlog: it.outbox.is_some(),
             n_shards,
             fanout,
+            auth,
             rng,
             metrics,
             effects,

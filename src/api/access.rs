@@ -1,0 +1,314 @@
+//! Whether a request may be done: what its namespace asks for, what the caller shows.
+//!
+//! | | anonymous | a token | an API key |
+//! |---|---|---|---|
+//! | listen | `subscribe` is `public` | and `authenticated`; and `token` if it lists the channel | as anonymous |
+//! | publish | `publish` is `public` | and `authenticated`; and `token` if it lists the channel | its channels |
+//! | a frame of a WebSocket | the same, with `client_publish` | the same; and whatever it lists | – |
+//! | channels, metrics | – | – | its channels |
+//!
+//! Without any key all is open but for what `internal` keeps apart; so is the internal listener without API keys.
+
+use crate::api::listen::ListenRequest;
+use crate::api::origin;
+use crate::api::publish::PublishRequest;
+use crate::api::refusal::Refusal;
+use crate::api::{Audience, Request};
+use crate::auth::credential::{self, Credential};
+use crate::auth::error::TokenError;
+use crate::auth::grant::{Grant, Session};
+use crate::auth::{Authenticator, Clock, Effort, Verified};
+use crate::config::Config;
+use crate::config::auth::Access;
+use crate::hub::message::ChannelName;
+use crate::metrics::Metrics;
+use crate::proto::http_request::RequestHead;
+
+/// What decides.
+#[derive(Debug)]
+pub struct Gate<'a> {
+    pub config: &'a Config,
+    pub audience: Audience,
+    pub clock: Clock,
+    pub auth: &'a mut Authenticator,
+    pub metrics: &'a mut Metrics,
+}
+
+/// What becomes of a request that is not refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    Allowed,
+    /// Its token's key is not known yet: ask again when there are other keys.
+    KeyMissing,
+}
+
+/// Who asks.
+enum Caller {
+    Anonymous,
+    User(Session),
+    /// With the API key of this number.
+    Backend(usize),
+}
+
+/// What a namespace says to somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Allowed,
+    /// Nothing was shown, and something is needed.
+    CredentialsMissing,
+    /// What was shown is not enough.
+    Denied,
+}
+
+impl Gate<'_> {
+    /// Lets `request` through, and notes in it with which token. `may_wait`: it can be asked again.
+    pub fn admit(
+        &mut self,
+        request: &mut Request,
+        head: &RequestHead<'_>,
+        may_wait: bool,
+    ) -> Result<Admission, Refusal> {
+        match request {
+            Request::Health | Request::Readiness | Request::Page(_) | Request::Preflight { .. } => {
+                return Ok(Admission::Allowed);
+            }
+            // Nobody can be told from anybody: what comes along may be meant for a proxy in front.
+            _ if !self.config.auth.has_keys() => return self.admit_open(request),
+            _ => {}
+        }
+        let Some(caller) = self.caller(head, may_wait)? else {
+            return Ok(Admission::KeyMissing);
+        };
+        match request {
+            Request::Poll { listen, .. } | Request::EventStream(listen) => {
+                match self.admit_listener(listen, caller)? {
+                    Verdict::CredentialsMissing => Err(Refusal::CREDENTIALS_MISSING),
+                    _ => Ok(Admission::Allowed),
+                }
+            }
+            Request::WebSocket { listen, .. } => {
+                listen.token_due =
+                    self.admit_listener(listen, caller)? == Verdict::CredentialsMissing;
+                Ok(Admission::Allowed)
+            }
+            Request::Publish(publish) => self.admit_publisher(publish, &caller),
+            _ => self.admit_backend(request, &caller),
+        }
+    }
+
+    /// Verifies a token, and counts it.
+    pub fn verify(&mut self, token: &str, may_wait: bool) -> Result<Verified, TokenError> {
+        let (effort, result) = self.auth.verify(token, may_wait, self.clock);
+        match effort {
+            Effort::Cached => self.metrics.token_cache_hits_total += 1,
+            Effort::Verified => self.metrics.token_verifications_total += 1,
+        }
+        result
+    }
+
+    fn admit_open(&self, request: &Request) -> Result<Admission, Refusal> {
+        let publish = match request {
+            Request::Publish(publish) => publish,
+            // Namespaces that want tokens without a key for them: a reload may do that. Nobody gets in.
+            Request::Poll { listen, .. }
+            | Request::EventStream(listen)
+            | Request::WebSocket { listen, .. }
+                if may_listen(self.config, listen, None) != Verdict::Allowed =>
+            {
+                return Err(Refusal::CREDENTIALS_MISSING);
+            }
+            _ => return Ok(Admission::Allowed),
+        };
+        let is_public = |channel| namespace_publish(self.config, channel) == Access::Public;
+        if self.audience == Audience::Public && !publish.channels.iter().all(is_public) {
+            return Err(Refusal::INTERNAL_ONLY);
+        }
+        Ok(Admission::Allowed)
+    }
+
+    /// `None`: the key of the token is not known yet.
+    fn caller(
+        &mut self,
+        head: &RequestHead<'_>,
+        may_wait: bool,
+    ) -> Result<Option<Caller>, Refusal> {
+        let cookie = self.config.auth.token_cookie.as_deref();
+        let allowed = &self.config.allowed_origins;
+        let token = match credential::find(head, cookie)? {
+            None => return Ok(Some(Caller::Anonymous)),
+            Some(Credential::ApiKey(secret)) => {
+                let found = self.auth.find_api_key(secret).map(Caller::Backend);
+                return found.map(Some).ok_or(Refusal::API_KEY_UNKNOWN);
+            }
+            Some(Credential::Bearer(text)) => {
+                if let Some(key) = self.auth.find_api_key(text) {
+                    return Ok(Some(Caller::Backend(key)));
+                }
+                // A token has dots; something without one was meant as a key.
+                if !text.contains('.') && !self.config.auth.api_keys.is_empty() {
+                    return Err(Refusal::API_KEY_UNKNOWN);
+                }
+                text.into()
+            }
+            Some(Credential::Query(text)) => text,
+            // The browser adds it to whatever any page asks for, so the page has to be one that is known.
+            Some(Credential::Cookie(_)) if !origin::is_known(head.origin, head.host, allowed) => {
+                return Err(Refusal::ORIGIN_DENIED);
+            }
+            Some(Credential::Cookie(text)) => text.into(),
+        };
+        match self.verify(&token, may_wait)? {
+            Verified::Session(session) => Ok(Some(Caller::User(session))),
+            Verified::KeyMissing => Ok(None),
+        }
+    }
+
+    fn admit_listener(
+        &self,
+        listen: &mut ListenRequest,
+        caller: Caller,
+    ) -> Result<Verdict, Refusal> {
+        let session = match caller {
+            Caller::User(session) => Some(session),
+            // A good key for something else.
+            Caller::Backend(_) => {
+                let is_public = may_listen(self.config, listen, None) == Verdict::Allowed;
+                return if is_public {
+                    Ok(Verdict::Allowed)
+                } else {
+                    Err(Refusal::CHANNEL_DENIED)
+                };
+            }
+            Caller::Anonymous => None,
+        };
+        let Some(session) = session else {
+            return Ok(may_listen(self.config, listen, None));
+        };
+        listen.join(session, self.config)?;
+        Ok(Verdict::Allowed)
+    }
+
+    fn admit_publisher(
+        &self,
+        publish: &PublishRequest,
+        caller: &Caller,
+    ) -> Result<Admission, Refusal> {
+        let channels = &publish.channels;
+        let grant = match caller {
+            _ if self.is_open_to_backend() => return Ok(Admission::Allowed),
+            Caller::Backend(key) => return self.check_key(*key, channels),
+            Caller::User(session) => Some(&*session.grant),
+            Caller::Anonymous => None,
+        };
+        for channel in channels {
+            match verdict(namespace_publish(self.config, channel), grant, |grant| {
+                grant.lists_for_publish(channel)
+            }) {
+                Verdict::Allowed => {}
+                Verdict::Denied => return Err(Refusal::CHANNEL_DENIED),
+                Verdict::CredentialsMissing => return Err(self.backend_needed(channel)),
+            }
+        }
+        Ok(Admission::Allowed)
+    }
+
+    /// What to say where nothing was shown to publish on `channel`.
+    fn backend_needed(&self, channel: &ChannelName) -> Refusal {
+        let is_elsewhere =
+            self.audience == Audience::Public && self.config.auth.api_keys.is_empty();
+        if is_elsewhere && namespace_publish(self.config, channel) == Access::Internal {
+            return Refusal::INTERNAL_ONLY;
+        }
+        Refusal::CREDENTIALS_MISSING
+    }
+
+    /// What is the backend's alone.
+    fn admit_backend(&self, request: &Request, caller: &Caller) -> Result<Admission, Refusal> {
+        let key = match caller {
+            _ if self.is_open_to_backend() => return Ok(Admission::Allowed),
+            Caller::Backend(key) => *key,
+            Caller::User(_) => return Err(Refusal::API_KEY_REQUIRED),
+            Caller::Anonymous => return Err(Refusal::CREDENTIALS_MISSING),
+        };
+        match request {
+            Request::ChannelInfo(channel) | Request::ChannelDelete(channel) => {
+                self.check_key(key, std::slice::from_ref(channel))
+            }
+            Request::ChannelList(list) if !self.auth.api_key(key).contains_all_of(&list.prefix) => {
+                Err(Refusal::CHANNEL_DENIED)
+            }
+            _ => Ok(Admission::Allowed),
+        }
+    }
+
+    fn check_key(&self, key: usize, channels: &[ChannelName]) -> Result<Admission, Refusal> {
+        let own = self.auth.api_key(key);
+        if channels
+            .iter()
+            .all(|channel| own.contains(channel.as_str()))
+        {
+            Ok(Admission::Allowed)
+        } else {
+            Err(Refusal::CHANNEL_DENIED)
+        }
+    }
+
+    /// An address of its own, and no key to ask for.
+    fn is_open_to_backend(&self) -> bool {
+        self.audience.is_backend(self.config) && self.config.auth.api_keys.is_empty()
+    }
+}
+
+/// Whether the channels of `listen` let somebody with this grant listen.
+pub fn may_listen(config: &Config, listen: &ListenRequest, grant: Option<&Grant>) -> Verdict {
+    if listen.start_of_token.is_some() && grant.is_none() {
+        return Verdict::CredentialsMissing;
+    }
+    let verdicts = listen
+        .channels
+        .iter()
+        .map(|(channel, _)| may_subscribe(config, channel, grant));
+    verdicts
+        .into_iter()
+        .find(|verdict| *verdict != Verdict::Allowed)
+        .unwrap_or(Verdict::Allowed)
+}
+
+pub fn may_subscribe(config: &Config, channel: &ChannelName, grant: Option<&Grant>) -> Verdict {
+    let access = config.namespace(channel.namespace()).subscribe;
+    verdict(access, grant, |grant| grant.lists_for_subscribe(channel))
+}
+
+/// Whether a frame of a WebSocket may be a publish on `channel`.
+pub fn may_publish_frame(config: &Config, channel: &ChannelName, grant: Option<&Grant>) -> bool {
+    let namespace = config.namespace(channel.namespace());
+    if grant.is_some_and(|grant| grant.lists_for_publish(channel)) {
+        return true;
+    }
+    let is_closed = [Access::Authenticated, Access::Token].contains(&namespace.publish);
+    let is_open = !config.auth.has_keys() && !is_closed;
+    namespace.client_publish
+        && (is_open || verdict(namespace.publish, grant, |_| false) == Verdict::Allowed)
+}
+
+/// Whether somebody may publish on the public listener beside an internal one.
+pub fn publishes_in_public(config: &Config) -> bool {
+    let mut namespaces = config.namespaces.values();
+    config.auth.has_keys() || namespaces.any(|namespace| namespace.publish == Access::Public)
+}
+
+fn namespace_publish(config: &Config, channel: &ChannelName) -> Access {
+    config.namespace(channel.namespace()).publish
+}
+
+fn verdict(access: Access, grant: Option<&Grant>, lists: impl FnOnce(&Grant) -> bool) -> Verdict {
+    match (access, grant) {
+        (Access::Public, _) | (Access::Authenticated, Some(_)) => Verdict::Allowed,
+        (_, None) => Verdict::CredentialsMissing,
+        (Access::Token, Some(grant)) if lists(grant) => Verdict::Allowed,
+        (Access::Token | Access::Internal, Some(_)) => Verdict::Denied,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,48 @@
+//! What a token grants, and what a connection that showed one has.
+
+use std::rc::Rc;
+
+use crate::auth::pattern::Patterns;
+use crate::hub::message::ChannelName;
+
+/// The claims of a verified token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// `sub`: the user.
+    pub subject: Option<Box<str>>,
+    /// `exp`.
+    pub expires_unix_ms: Option<u64>,
+    /// `nbf`; 0 without.
+    pub starts_unix_ms: u64,
+    pub subscribe: Patterns,
+    pub publish: Patterns,
+    /// Joined by a request that names no channel, in this order.
+    pub channels: Box<[ChannelName]>,
+}
+
+impl Grant {
+    pub fn lists_for_subscribe(&self, channel: &ChannelName) -> bool {
+        self.channels.contains(channel) || self.subscribe.contains(channel.as_str())
+    }
+
+    pub fn lists_for_publish(&self, channel: &ChannelName) -> bool {
+        self.publish.contains(channel.as_str())
+    }
+}
+
+/// A grant in use by a request or a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Shared with the cache of the shard and with other connections of the same token.
+    pub grant: Rc<Grant>,
+    /// The end of the token, in milliseconds of the monotonic clock.
+    pub expires_ms: Option<u64>,
+    /// The end of what was opened with it: later by `token_expiry_grace`.
+    pub ends_ms: Option<u64>,
+}
+
+impl Session {
+    pub fn has_ended(&self, now_ms: u64) -> bool {
+        self.ends_ms.is_some_and(|ends_ms| now_ms >= ends_ms)
+    }
+}

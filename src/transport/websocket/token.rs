@@ -1,0 +1,181 @@
+//! Tokens on an open WebSocket: a new one in band, and the end of the old one.
+
+use crate::api::access::{self, Verdict};
+use crate::api::refusal::Refusal;
+use crate::auth::Verified;
+use crate::auth::error::TokenError;
+use crate::auth::grant::{Grant, Session};
+use crate::close_reason::CloseReason;
+use crate::hub::batch::Format;
+use crate::proto::json;
+use crate::proto::ws_frame::{self, Opcode};
+use crate::proto::ws_message::MessageKind;
+use crate::transport::{Context, Next};
+
+use super::{Goodbye, WebSocket};
+
+/// The answer to a new token in `format=json`; in raw, where any frame is a message, there is none.
+const REFRESHED: &[u8] = br#"{"refreshed":true}"#;
+
+/// Why a WebSocket that is open already is closed for its token: code and reason of the close frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::transport) struct TokenRefusal {
+    pub close_code: u16,
+    /// As an answer to a request would have it, for the counter.
+    code: &'static str,
+    status: u16,
+    pub text: &'static str,
+}
+
+impl TokenRefusal {
+    pub(in crate::transport) const TIMEOUT: Self = Self {
+        close_code: 3500,
+        code: "auth_timeout",
+        status: 401,
+        text: "no token came in time: send {\"token\":\"...\"} first",
+    };
+    pub(in crate::transport) const NOT_A_TOKEN: Self = Self {
+        code: "credentials_missing",
+        text: "send {\"token\":\"...\"} as the first message",
+        ..Self::TIMEOUT
+    };
+    const OTHER_USER: Self = Self {
+        close_code: 3507,
+        code: "user_changed",
+        status: 403,
+        text: "the new token is another user's (sub): open a connection for it",
+    };
+
+    pub(in crate::transport) fn count(self, context: &mut Context<'_>) {
+        context.metrics.on_refusal(self.code, self.status);
+    }
+}
+
+impl From<TokenError> for TokenRefusal {
+    fn from(error: TokenError) -> Self {
+        let close_code = match error {
+            TokenError::Expired => 3005,
+            _ => 3500,
+        };
+        Self {
+            close_code,
+            code: error.code(),
+            status: 401,
+            text: error.message(),
+        }
+    }
+}
+
+impl From<Refusal> for TokenRefusal {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            close_code: 3507,
+            code: refusal.code,
+            status: refusal.status,
+            text: refusal.message,
+        }
+    }
+}
+
+impl WebSocket {
+    /// With whose token the connection was opened, or goes on.
+    pub(super) fn grant(&self) -> Option<&Grant> {
+        let session = self.rare.as_ref()?.session.as_ref()?;
+        Some(&session.grant)
+    }
+
+    pub(super) fn ends_ms(&self) -> Option<u64> {
+        self.rare.as_ref()?.session.as_ref()?.ends_ms
+    }
+
+    /// Takes the message for a new token, if it is one: `{"token":"…"}`. In raw a frame is the payload of a publish,
+    /// and a token only where that is not allowed.
+    pub(super) fn on_token(
+        &mut self,
+        kind: MessageKind,
+        payload: &[u8],
+        context: &mut Context<'_>,
+    ) -> Option<Next> {
+        if kind != MessageKind::Text || !context.config.auth.verifies_tokens() {
+            return None;
+        }
+        let token = json::decode_token(payload)?;
+        if self.format == Format::Raw {
+            let subscription = self.subscriptions.iter().next()?;
+            let channel = context.fanout.name(subscription);
+            if access::may_publish_frame(context.config, channel, self.grant()) {
+                return None;
+            }
+        }
+        Some(self.refresh(&token, true, context))
+    }
+
+    /// The issuer's keys were read again.
+    pub fn on_keys(&mut self, context: &mut Context<'_>) -> Next {
+        let token = self.rare.as_mut().and_then(|rare| rare.token.take());
+        match token {
+            Some(token) if !self.has_said_goodbye() => self.refresh(&token, false, context),
+            _ => Next::Stay,
+        }
+    }
+
+    /// Goes on with another token.
+    fn refresh(&mut self, token: &str, may_wait: bool, context: &mut Context<'_>) -> Next {
+        let rare = self.rare.get_or_insert_default();
+        let waits_already = rare.token.take().is_some();
+        match context.gate().verify(token, may_wait) {
+            Ok(Verified::Session(session)) => match self.check(&session, context) {
+                Ok(()) => {
+                    self.rare.get_or_insert_default().session = Some(session);
+                    if self.format == Format::Json {
+                        context.effects.out.write(|own| {
+                            ws_frame::server_header(own, Opcode::Text, REFRESHED.len());
+                            own.extend_from_slice(REFRESHED);
+                        });
+                    }
+                    Next::Stay
+                }
+                Err(refusal) => self.refuse_token(refusal, context),
+            },
+            Ok(Verified::KeyMissing) => {
+                rare.token = Some(token.into());
+                context.effects.awaits_keys = !waits_already;
+                Next::Stay
+            }
+            Err(error) => self.refuse_token(error.into(), context),
+        }
+    }
+
+    /// Whether what the connection has may go on with the token of `session`.
+    fn check(&self, session: &Session, context: &Context<'_>) -> Result<(), TokenRefusal> {
+        let subject = self.grant().and_then(|grant| grant.subject.as_deref());
+        if subject.is_some_and(|subject| session.grant.subject.as_deref() != Some(subject)) {
+            return Err(TokenRefusal::OTHER_USER);
+        }
+        let may_stay = self.subscriptions.iter().all(|subscription| {
+            let channel = context.fanout.name(subscription);
+            let verdict = access::may_subscribe(context.config, channel, Some(&session.grant));
+            verdict == Verdict::Allowed
+        });
+        if !may_stay {
+            return Err(Refusal::CHANNEL_DENIED.into());
+        }
+        Ok(())
+    }
+
+    fn refuse_token(&mut self, refusal: TokenRefusal, context: &mut Context<'_>) -> Next {
+        refusal.count(context);
+        let goodbye = Goodbye {
+            code: Some(refusal.close_code),
+            text: refusal.text,
+            reason: CloseReason::CredentialRefused,
+        };
+        self.leave(goodbye, context)
+    }
+
+    /// The token and its grace are over.
+    pub(super) fn expire(&mut self, context: &mut Context<'_>) -> Next {
+        self.close(3005, "token expired", context);
+        Next::End(CloseReason::TokenExpired)
+    }
+}
