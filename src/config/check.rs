@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::Config;
+use super::address::ListenAddress;
 use super::value::{show_bytes, show_duration_ms};
 
 /// A server without keys was told to listen where strangers can reach it.
@@ -35,11 +36,16 @@ impl Config {
             .listen
             .iter()
             .map(|a| ("listen", *a))
-            .chain(self.internal.map(|a| ("internal", a)));
+            .chain(self.internal_tcp().map(|a| ("internal", a)));
         match addresses.find(|(_, address)| is_exposed(address)) {
             Some((setting, address)) if !self.insecure => Err(OpenModeError { address, setting }),
             _ => Ok(()),
         }
+    }
+
+    /// A unix socket is as near as a loopback address.
+    fn internal_tcp(&self) -> Option<SocketAddr> {
+        self.internal.as_ref().and_then(ListenAddress::tcp)
     }
 
     /// Values that are fine alone and not together; each sentence says which to change.
@@ -50,7 +56,8 @@ impl Config {
         let mut addresses: Vec<_> = self
             .listen
             .iter()
-            .chain(&self.internal)
+            .copied()
+            .chain(self.internal_tcp())
             .filter(|a| a.port() != 0)
             .collect();
         addresses.sort();
@@ -100,6 +107,13 @@ impl Config {
                 ));
             }
         }
+        if let (Some(ListenAddress::Unix(_)), true) = (&self.internal, self.internal_proxy_protocol)
+        {
+            found.push(
+                "internal_proxy_protocol is on and internal is a unix socket, which no balancer connects to: turn it off"
+                    .to_owned(),
+            );
+        }
         if timing.drain_timeout_ms < timing.drain_period_ms {
             found.push(format!(
                 "drain_timeout ({}) is below drain_period ({}): raise it, or connections are cut before they are told",
@@ -126,6 +140,7 @@ mod tests {
                 Some("127.0.0.1:1"),
                 None,
             ),
+            (&["127.0.0.1:8080"], Some("unix:/run/pushring.sock"), None),
             (&["0.0.0.0:8080"], None, Some(("listen", "0.0.0.0:8080"))),
             (
                 &["127.0.0.1:8080", "[::]:8080"],
@@ -165,7 +180,7 @@ mod tests {
     #[test]
     fn contradictions_name_both_settings() {
         check(
-            |c| c.internal = Some(c.listen[0]),
+            |c| c.internal = Some(c.listen[0].into()),
             &["127.0.0.1:8080 is to be listened on twice"],
         );
         check(
@@ -196,6 +211,15 @@ mod tests {
             c.proxy_sources = vec![Network::parse("10.0.0.0/8").unwrap()];
         };
         check(with_sources, &[]);
+        let unix_proxy = |c: &mut Config| {
+            with_sources(c);
+            c.internal_proxy_protocol = true;
+            c.internal = Some("unix:/a".parse().unwrap());
+        };
+        check(
+            unix_proxy,
+            &["internal_proxy_protocol is on and internal is"],
+        );
         let no_history = |c: &mut Config| {
             let namespace = c.namespaces.get_mut("").unwrap();
             (namespace.history_bytes, namespace.history_messages) = (0, 0);

@@ -4,6 +4,7 @@
 //! milliseconds (`_ms`), sizes are bytes (`_bytes_`), so that no reader has to ask. Defaults stand in this file and
 //! nowhere else.
 
+pub mod address;
 pub mod check;
 pub mod describe;
 pub mod load;
@@ -16,6 +17,7 @@ pub mod value;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use address::ListenAddress;
 use network::Network;
 
 /// What one server process runs with.
@@ -24,7 +26,9 @@ pub struct Config {
     /// Where clients connect. Port 0 lets the kernel choose. Never empty.
     pub listen: Vec<SocketAddr>,
     /// Where the backend publishes and measures. `None`: on `listen` too.
-    pub internal: Option<SocketAddr>,
+    pub internal: Option<ListenAddress>,
+    /// Mode of the file, where `internal` is a unix socket.
+    pub internal_mode: u32,
     /// Connections to `listen` begin with a header of the PROXY protocol.
     pub proxy_protocol: bool,
     /// So do those to `internal`.
@@ -225,6 +229,7 @@ impl Default for Config {
         Self {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
             internal: None,
+            internal_mode: 0o660,
             proxy_protocol: false,
             internal_proxy_protocol: false,
             proxy_sources: Vec::new(),

@@ -39,12 +39,15 @@ const fn setting<T>(
 #[rustfmt::skip]
 pub static SETTINGS: &[Setting<Config>] = {
     use Group::{Channels, Delivery, Logs, Network, Requests, Shards, Shutdown};
-    use Kind::{Addresses, Bool, Bytes, Count, Duration, Networks, OptionalAddress, Origins};
+    use Kind::{Addresses, Bool, Bytes, Count, Duration, Mode, Networks, OptionalAddress, Origins};
     &[
         setting(Network, "listen", Addresses(field!(listen)),
             "Where clients connect. Port 0 lets the kernel choose; the log says which port it got."),
         setting(Network, "internal", OptionalAddress(field!(internal)),
-            "Where the backend publishes and measures; with none, that is on listen too."),
+            "Where the backend publishes and measures; with none, that is on listen too. unix:/run/pushring.sock is a unix \
+             socket, for programs on this host."),
+        setting(Network, "internal_mode", Mode(field!(internal_mode)),
+            "Mode of the unix socket's file: who has the right to write may connect."),
         setting(Network, "insecure", Bool(field!(insecure)),
             "Lets a server without keys listen on an address that is not loopback: whoever reaches it may then \
              publish and listen."),

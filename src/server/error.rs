@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use rustix::io::Errno;
 
@@ -17,6 +18,11 @@ pub enum ServeError {
     },
     Listen {
         address: SocketAddr,
+        error: io::Error,
+    },
+    /// The socket file of `internal`.
+    Unix {
+        path: PathBuf,
         error: io::Error,
     },
     Start(io::Error),
@@ -68,6 +74,26 @@ impl fmt::Display for ServeError {
                 };
                 write!(f, "cannot listen on {address} ({error}): {advice}")
             }
+            Self::Unix { path, error } => {
+                let advice = match error.kind() {
+                    io::ErrorKind::AddrInUse => {
+                        "another server listens on it: end that one first, or choose another path with --internal"
+                    }
+                    io::ErrorKind::AlreadyExists => {
+                        "there is a file that is not a socket: remove it, or choose another path with --internal"
+                    }
+                    io::ErrorKind::NotFound => "its directory has to exist",
+                    io::ErrorKind::PermissionDenied => {
+                        "this user has to have the right to write to the directory, and to the file if it exists"
+                    }
+                    _ => "check --internal",
+                };
+                write!(
+                    f,
+                    "cannot listen on unix:{} ({error}): {advice}",
+                    path.display()
+                )
+            }
             Self::Start(error) => write!(f, "cannot start: {error}"),
             Self::Shard(error) => write!(f, "a shard has failed: {error}"),
         }
@@ -85,6 +111,10 @@ mod tests {
         let address: SocketAddr = "127.0.0.1:80".parse().unwrap();
         let listen = |error: io::ErrorKind| ServeError::Listen {
             address,
+            error: error.into(),
+        };
+        let unix = |error: io::ErrorKind| ServeError::Unix {
+            path: "/run/a.sock".into(),
             error: error.into(),
         };
         for (error, needles) in [
@@ -112,6 +142,13 @@ mod tests {
                 listen(io::ErrorKind::AddrInUse),
                 &["127.0.0.1:80", "--listen"],
             ),
+            (
+                unix(io::ErrorKind::AddrInUse),
+                &["unix:/run/a.sock", "end that one", "--internal"],
+            ),
+            (unix(io::ErrorKind::AlreadyExists), &["not a socket"]),
+            (unix(io::ErrorKind::NotFound), &["directory"]),
+            (unix(io::ErrorKind::PermissionDenied), &["right to write"]),
             (listen(io::ErrorKind::AddrNotAvailable), &["--listen"]),
             (listen(io::ErrorKind::PermissionDenied), &["1024"]),
         ] {

@@ -168,7 +168,8 @@ impl Shard {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             match accept_with(&self.door.listeners[listener].socket, flags) {
                 Ok(socket) => self.admit(socket, listener),
-                Err(Errno::AGAIN) => return true,
+                // A unix socket is all shards', and another one may have shut it down.
+                Err(Errno::AGAIN | Errno::INVAL) => return true,
                 // The system lacks something that may come back.
                 Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
                     self.rest_listener(listener, error);

@@ -16,4 +16,5 @@ mod shutdown;
 mod slow_readers;
 mod start_up;
 mod strictness;
+mod unix_socket;
 mod wiring;
