@@ -43,6 +43,8 @@ pub enum CloseReason {
     RateExceeded,
     /// Of the many bytes that waited for all clients, too many waited for this one (`outbox_bytes_total_max`; 3008).
     OutboxesFull,
+    /// TLS was not agreed on, or what came over it could not be decrypted.
+    TlsFailed,
 }
 
 impl CloseReason {
@@ -66,6 +68,7 @@ impl CloseReason {
         Self::Panicked,
         Self::RateExceeded,
         Self::OutboxesFull,
+        Self::TlsFailed,
     ];
 
     /// The metric's label and the log's word.
@@ -90,6 +93,7 @@ impl CloseReason {
             Self::Panicked => "panicked",
             Self::RateExceeded => "rate_exceeded",
             Self::OutboxesFull => "outboxes_full",
+            Self::TlsFailed => "tls_failed",
         }
     }
 

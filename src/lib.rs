@@ -69,4 +69,5 @@ pub mod metrics;
 pub mod proto;
 pub mod server;
 pub mod shard;
+pub mod tls;
 pub mod transport;

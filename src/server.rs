@@ -21,6 +21,7 @@ use monoio::{IoUringDriver, RuntimeBuilder};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustls::ServerConfig;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -34,6 +35,7 @@ use crate::shard::mailbox::{Mailbox, Post};
 use crate::shard::ring::{self, Ring};
 use crate::shard::{Listener, Shard, Shared};
 use supervisor::Supervisor;
+use crate::tls::TlsConfigs;
 use unix_socket::UnixSocket;
 
 /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
@@ -78,7 +80,8 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
         .map_err(|error| ServeError::Start(error.into()))?;
     let (events, inbox) = mpsc::channel();
     watch_signals(events.clone()).map_err(ServeError::Start)?;
-    let (places, _held) = places(&config)?;
+    let tls = TlsConfigs::load(&config).map_err(ServeError::Tls)?;
+    let (places, _held) = places(&config, &tls)?;
 
     let shared = Arc::new(Shared {
         config: config.clone(),
@@ -238,24 +241,27 @@ struct Place {
     source: Source,
     audience: Audience,
     requires_preface: bool,
+    tls: Option<Arc<ServerConfig>>,
 }
 
 /// The places with the ports they got. A port is held by a bound socket that does not listen, for the listeners of the
 /// shards.
-fn places(config: &Config) -> Result<(Vec<Place>, Vec<Held>), ServeError> {
+fn places(config: &Config, tls: &TlsConfigs) -> Result<(Vec<Place>, Vec<Held>), ServeError> {
     let public = if config.internal.is_some() {
         Audience::Public
     } else {
         Audience::Internal
     };
     let listen = config.listen.iter().copied().map(ListenAddress::from);
-    let public = listen.map(|address| (address, public, config.proxy_protocol));
+    let public = listen.map(|address| (address, public, config.proxy_protocol, &tls.listen));
     let internal = config.internal.iter().cloned();
-    let internal =
-        internal.map(|address| (address, Audience::Internal, config.internal_proxy_protocol));
+    let internal = internal.map(|address| {
+        let requires_preface = config.internal_proxy_protocol;
+        (address, Audience::Internal, requires_preface, &tls.internal)
+    });
     let mut places = Vec::new();
     let mut held = Vec::new();
-    for (address, audience, requires_preface) in public.chain(internal) {
+    for (address, audience, requires_preface, tls) in public.chain(internal) {
         let (address, source) = match address {
             ListenAddress::Tcp(address) => {
                 let (address, port) = hold_port(address)?;
@@ -274,6 +280,7 @@ fn places(config: &Config) -> Result<(Vec<Place>, Vec<Held>), ServeError> {
             source,
             audience,
             requires_preface,
+            tls: tls.clone(),
         });
     }
     Ok((places, held))
@@ -366,6 +373,7 @@ impl Start {
                 socket: place.listen(&self.shared.config)?,
                 audience: place.audience,
                 requires_preface: place.requires_preface,
+                tls: place.tls.clone(),
             })
         };
         let listeners = self

@@ -23,6 +23,7 @@ use clap::error::ErrorKind;
 use crate::config::Config;
 use crate::config::load::{ConfigFile, NAMESPACE};
 use crate::config::table::SETTINGS;
+use crate::tls::TlsConfigs;
 use cursor::Start;
 use publish::{Kind, Payload, PublishOptions};
 use subscribe::{SubscribeOptions, Transport};
@@ -124,6 +125,7 @@ fn check(matches: &ArgMatches) -> Result<Action, UsageError> {
     config
         .check_open_mode()
         .map_err(|e| UsageError::Config(e.to_string()))?;
+    TlsConfigs::load(&config).map_err(|e| UsageError::Config(e.to_string()))?;
     Ok(Action::Print(config.to_toml()))
 }
 

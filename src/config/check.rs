@@ -107,6 +107,36 @@ impl Config {
                 ));
             }
         }
+        for (certificate, key, has_certificate, has_key) in [
+            (
+                "tls_certificate",
+                "tls_key",
+                self.tls_certificate.is_some(),
+                self.tls_key.is_some(),
+            ),
+            (
+                "internal_tls_certificate",
+                "internal_tls_key",
+                self.internal_tls_certificate.is_some(),
+                self.internal_tls_key.is_some(),
+            ),
+        ] {
+            if has_certificate != has_key {
+                let (given, missing) = match has_certificate {
+                    true => (certificate, key),
+                    false => (key, certificate),
+                };
+                found.push(format!(
+                    "{given} is set and {missing} is none: set both, or none"
+                ));
+            }
+        }
+        if self.internal_tls_certificate.is_some() && self.internal.is_none() {
+            found.push(
+                "internal_tls_certificate is set and internal is none: set internal, or use tls_certificate"
+                    .to_owned(),
+            );
+        }
         if let (Some(ListenAddress::Unix(_)), true) = (&self.internal, self.internal_proxy_protocol)
         {
             found.push(
@@ -220,6 +250,19 @@ mod tests {
             unix_proxy,
             &["internal_proxy_protocol is on and internal is"],
         );
+        let some = || Some("/a.pem".to_owned());
+        check(
+            |c| c.tls_key = some(),
+            &["tls_key is set and tls_certificate is none"],
+        );
+        check(
+            |c| c.internal_tls_certificate = some(),
+            &[
+                "internal_tls_certificate is set and internal_tls_key is none",
+                "internal_tls_certificate is set and internal is none",
+            ],
+        );
+        check(|c| (c.tls_certificate, c.tls_key) = (some(), some()), &[]);
         let no_history = |c: &mut Config| {
             let namespace = c.namespaces.get_mut("").unwrap();
             (namespace.history_bytes, namespace.history_messages) = (0, 0);

@@ -29,6 +29,12 @@ pub struct Config {
     pub internal: Option<ListenAddress>,
     /// Mode of the file, where `internal` is a unix socket.
     pub internal_mode: u32,
+    /// PEM files of the certificates of `listen` and of their key. `None`: it speaks plain HTTP.
+    pub tls_certificate: Option<String>,
+    pub tls_key: Option<String>,
+    /// The same of `internal`.
+    pub internal_tls_certificate: Option<String>,
+    pub internal_tls_key: Option<String>,
     /// Connections to `listen` begin with a header of the PROXY protocol.
     pub proxy_protocol: bool,
     /// So do those to `internal`.
@@ -65,6 +71,8 @@ pub struct Timing {
     pub sse_retry_ms: u64,
     /// From the accept until the header of the PROXY protocol is complete, where one is required.
     pub proxy_header_timeout_ms: u64,
+    /// From the accept, or the end of the PROXY header, until TLS is agreed on, where it is spoken.
+    pub handshake_timeout_ms: u64,
     /// From the first byte of a request until its head is complete.
     pub head_timeout_ms: u64,
     /// From the end of the head until the body is complete; from the first byte of a WebSocket message to its end.
@@ -230,6 +238,10 @@ impl Default for Config {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
             internal: None,
             internal_mode: 0o660,
+            tls_certificate: None,
+            tls_key: None,
+            internal_tls_certificate: None,
+            internal_tls_key: None,
             proxy_protocol: false,
             internal_proxy_protocol: false,
             proxy_sources: Vec::new(),
@@ -254,6 +266,7 @@ impl Default for Timing {
             poll_wait_max_ms: 60 * SECOND_MS,
             sse_retry_ms: 3 * SECOND_MS,
             proxy_header_timeout_ms: 5 * SECOND_MS,
+            handshake_timeout_ms: 5 * SECOND_MS,
             head_timeout_ms: 10 * SECOND_MS,
             body_timeout_ms: 30 * SECOND_MS,
             idle_timeout_ms: 75 * SECOND_MS,

@@ -51,6 +51,8 @@ pub enum Kind<T: 'static> {
     /// Permissions of a file, in octal digits.
     Mode(Field<T, u32>),
     Origins(Field<T, Vec<String>>),
+    /// Any text, or `none`.
+    OptionalText(Field<T, Option<String>>),
     /// Networks, or `none`.
     Networks(Field<T, Vec<Network>>),
 }
@@ -95,6 +97,8 @@ impl<T> Setting<T> {
             Kind::OptionalAddress(field) if text == "none" => field.set(target, None),
             Kind::OptionalAddress(field) => field.set(target, Some(text.parse()?)),
             Kind::Mode(field) => field.set(target, value::parse_mode(text)?),
+            Kind::OptionalText(field) if text == "none" => field.set(target, None),
+            Kind::OptionalText(field) => field.set(target, Some(value::parse_text(text)?)),
             Kind::Origins(field) => field.set(target, parse_list(text, value::parse_origin)?),
             Kind::Networks(field) if text == "none" => field.set(target, Vec::new()),
             Kind::Networks(field) => field.set(target, parse_list(text, value::parse_network)?),
@@ -116,6 +120,9 @@ impl<T> Setting<T> {
                 address.map_or_else(|| "none".to_owned(), ToString::to_string)
             }
             Kind::Mode(field) => value::show_mode(*(field.get)(target)),
+            Kind::OptionalText(field) => (field.get)(target)
+                .clone()
+                .unwrap_or_else(|| "none".to_owned()),
             Kind::Origins(field) => show_list((field.get)(target)),
             Kind::Networks(field) if (field.get)(target).is_empty() => "none".to_owned(),
             Kind::Networks(field) => show_list((field.get)(target)),
@@ -141,6 +148,7 @@ impl<T> Setting<T> {
             Kind::Origins(_) => {
                 "*, or origins such as https://*.example.com, joined by commas".to_owned()
             }
+            Kind::OptionalText(_) => "a text, or none".to_owned(),
             Kind::Networks(_) => {
                 "networks such as 10.0.0.0/8 or 192.0.2.7, with no bits set behind the prefix, joined by commas; or none"
                     .to_owned()
@@ -166,6 +174,7 @@ impl<T> Setting<T> {
             Kind::Addresses(_)
             | Kind::OptionalAddress(_)
             | Kind::Mode(_)
+            | Kind::OptionalText(_)
             | Kind::Origins(_)
             | Kind::Networks(_) => String::new(),
         }
@@ -181,6 +190,7 @@ impl<T> Setting<T> {
             Kind::Choice { .. } => "WORD",
             Kind::Addresses(_) | Kind::OptionalAddress(_) => "ADDR",
             Kind::Mode(_) => "MODE",
+            Kind::OptionalText(_) => "TEXT",
             Kind::Origins(_) => "ORIGIN",
             Kind::Networks(_) => "NETWORK",
         }

@@ -85,6 +85,14 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, ValueError> {
     text.parse().map_err(|_| ValueError::Malformed)
 }
 
+/// Any text that says something.
+pub fn parse_text(text: &str) -> Result<String, ValueError> {
+    match text {
+        "" => Err(ValueError::Malformed),
+        text => Ok(text.to_owned()),
+    }
+}
+
 /// Reads `0660` or `660` as the permissions of a file.
 pub fn parse_mode(text: &str) -> Result<u32, ValueError> {
     let is_octal = !text.is_empty() && text.bytes().all(|b| (b'0'..=b'7').contains(&b));

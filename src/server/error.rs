@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
+use crate::tls::TlsConfigError;
+
 /// Why the server does not run. The text says what to change.
 #[derive(Debug)]
 pub enum ServeError {
@@ -25,6 +27,7 @@ pub enum ServeError {
         path: PathBuf,
         error: io::Error,
     },
+    Tls(TlsConfigError),
     Start(io::Error),
     Shard(io::Error),
 }
@@ -94,6 +97,7 @@ impl fmt::Display for ServeError {
                     path.display()
                 )
             }
+            Self::Tls(error) => error.fmt(f),
             Self::Start(error) => write!(f, "cannot start: {error}"),
             Self::Shard(error) => write!(f, "a shard has failed: {error}"),
         }

@@ -18,10 +18,11 @@ pub(super) enum Complaint {
     ProxySource,
     ProxyHeader,
     Outboxes,
+    TlsHandshake,
 }
 
 impl Complaint {
-    const COUNT: usize = Self::Outboxes as usize + 1;
+    const COUNT: usize = Self::TlsHandshake as usize + 1;
 }
 
 impl Complaint {
@@ -61,6 +62,10 @@ impl Complaint {
             Self::ProxyHeader => {
                 "a connection does not begin with a PROXY header and is turned away: let the balancer send one, also \
                  with its health checks, or turn proxy_protocol off"
+            }
+            Self::TlsHandshake => {
+                "a TLS handshake fails: look at the client; where all of them fail, at tls_certificate, and whether \
+                 whoever is in front speaks TLS to this listener"
             }
             Self::Outboxes => {
                 "clients read too slowly, those with the most are closed: raise outbox_bytes_total_max, lower \
