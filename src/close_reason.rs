@@ -48,7 +48,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Answered,
         Self::PeerClosed,
         Self::PeerReset,

@@ -34,8 +34,8 @@ use crate::shard::keyed_counts::KeyedCounts;
 use crate::shard::mailbox::{Mailbox, Post};
 use crate::shard::ring::{self, Ring};
 use crate::shard::{Listener, Shard, Shared};
-use supervisor::Supervisor;
 use crate::tls::TlsConfigs;
+use supervisor::Supervisor;
 use unix_socket::UnixSocket;
 
 /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.

@@ -92,7 +92,9 @@ impl Shard {
         let is_newcomer = connection.is_unheard && self.now_ms < self.newcomers_until_ms;
         let phase = connection.phase;
         match phase {
-            Phase::Preface { .. } | Phase::Open if self.is_draining && is_newcomer => {
+            Phase::Preface { .. } | Phase::Handshake { .. } | Phase::Open
+                if self.is_draining && is_newcomer =>
+            {
                 self.timers.arm(index, self.newcomers_until_ms);
             }
             Phase::Preface { until_ms } => self.on_preface_timer(index, until_ms),

@@ -12,6 +12,7 @@ use crate::api::question::{Answer, Question};
 use crate::config::Config;
 use crate::hub::ShardId;
 use crate::hub::message::{ChannelName, Message};
+use crate::tls::TlsConfigs;
 
 /// Names one connection of one shard for as long as it lives, and never another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +45,10 @@ pub enum Mail {
     EndListeners(ChannelName),
     /// From the main thread: another configuration is in force. What else is read anew with it, such as keys or
     /// certificates, comes to the shards in the same way: as a whole, shared and never changed.
-    Reload(Arc<Config>),
+    Reload {
+        config: Arc<Config>,
+        tls: TlsConfigs,
+    },
     /// From the main thread, to the shard that counts it.
     ReloadFailed,
     /// From the main thread.

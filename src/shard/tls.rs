@@ -66,18 +66,16 @@ pub(super) fn transmit(
 }
 
 impl Shard {
-    /// Newcomers get these certificates from now on; who is connected keeps what was agreed on. A listener that was
-    /// opened without TLS gets none, and one that has it keeps it.
-    pub fn reload_tls(&mut self, configs: &TlsConfigs) {
+    /// For those who come from now on; who is connected keeps what was agreed on.
+    pub(super) fn reload_tls(&mut self, configs: &TlsConfigs) {
         for listener in &mut self.door.listeners {
-            let config = if listener.audience.is_backend(&self.config) {
+            let is_backends = listener.audience.is_backend(&self.config);
+            let config = if is_backends {
                 &configs.internal
             } else {
                 &configs.listen
             };
-            if let (Some(tls), Some(config)) = (&mut listener.tls, config) {
-                *tls = config.clone();
-            }
+            listener.tls = config.clone();
         }
     }
 

@@ -5,6 +5,8 @@ use std::net::Shutdown;
 use std::sync::Arc;
 
 use rustix::process::Signal;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, HandshakeKind};
 use tungstenite::Message;
@@ -326,6 +328,51 @@ fn a_drain_ends_connections_and_handshakes() {
     drop(socket);
     assert_eq!(waiting.wait_end(), b"");
     assert!(server.wait_exit().success());
+}
+
+#[test]
+fn new_certificates_come_by_a_reload() {
+    let directory = format!(
+        "{}/tls-reload-{}",
+        env!("CARGO_TARGET_TMPDIR"),
+        std::process::id()
+    );
+    std::fs::create_dir_all(&directory).unwrap();
+    let put = |name: &str| {
+        for kind in ["pem", "key"] {
+            let from = certificate(&format!("{name}.{kind}"));
+            std::fs::copy(from, format!("{directory}/now.{kind}")).unwrap();
+        }
+    };
+    put("one");
+    let file = format!(
+        "internal = \"127.0.0.1:0\"\n\
+         tls_certificate = \"{directory}/now.pem\"\ntls_key = \"{directory}/now.key\"\n"
+    );
+    let server = Start::new("").file(&file).serve();
+    let connect = || {
+        let mut client = TlsClient::connect(server.address, &config());
+        client.get("/healthz");
+        client.read_until("ok\n");
+        client
+    };
+    let shows = |client: &TlsClient, name: &str| {
+        let want = CertificateDer::from_pem_file(certificate(&format!("{name}.pem"))).unwrap();
+        client.stream.conn.peer_certificates().unwrap()[0] == want
+    };
+    let mut before = connect();
+    assert!(shows(&before, "one"));
+    std::fs::write(format!("{directory}/now.key"), "nonsense").unwrap();
+    server.reload(&file);
+    server.wait_metric("reload_failures_total", 1);
+    assert!(server.wait_log("not reloaded").contains("tls_key = "));
+    assert!(shows(&connect(), "one"));
+    put("two");
+    server.reload(&file);
+    wait_until("the other one", || shows(&connect(), "two"));
+    before.get("/healthz");
+    before.read_until("ok\n");
+    std::fs::remove_dir_all(&directory).unwrap();
 }
 
 #[test]
