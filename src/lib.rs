@@ -35,9 +35,10 @@
 //!
 //! # Direction
 //!
-//! `main → server → shard → transport → api → hub → proto`. Nothing points the other way; [`config`],
-//! [`close_reason`] and [`metrics`] are plain data that all may know. A backplane that joins several nodes would hang
-//! on `shard` and `hub`: it would be one more sender of mail, and positions would come from its broker.
+//! `main → server → shard → transport → api → hub → proto`; [`tls`] is for `server` and `shard`. Nothing points the
+//! other way; [`config`], [`close_reason`] and [`metrics`] are plain data that all may know. A backplane that joins
+//! several nodes would hang on `shard` and `hub`: it would be one more sender of mail, and positions would come from
+//! its broker.
 //!
 //! # Invariants
 //!
