@@ -47,10 +47,12 @@ pub enum CloseReason {
     RateExceeded,
     /// Of the many bytes that waited for all clients, too many waited for this one (`outbox_bytes_total_max`; 3008).
     OutboxesFull,
+    /// TLS was not agreed on, or what came over it could not be decrypted.
+    TlsFailed,
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Answered,
         Self::PeerClosed,
         Self::PeerReset,
@@ -72,6 +74,7 @@ impl CloseReason {
         Self::Panicked,
         Self::RateExceeded,
         Self::OutboxesFull,
+        Self::TlsFailed,
     ];
 
     /// The metric's label and the log's word.
@@ -98,6 +101,7 @@ impl CloseReason {
             Self::Panicked => "panicked",
             Self::RateExceeded => "rate_exceeded",
             Self::OutboxesFull => "outboxes_full",
+            Self::TlsFailed => "tls_failed",
         }
     }
 

@@ -46,6 +46,10 @@
 //! `main → server → shard → transport → api → auth → hub → proto`. Nothing points the other way; [`config`],
 //! [`close_reason`] and [`metrics`] are plain data that all may know. A backplane that joins several nodes would hang
 //! on `shard` and `hub`: it would be one more sender of mail, and positions would come from its broker.
+//! `main → server → shard → transport → api → hub → proto`; [`tls`] is for `server` and `shard`. Nothing points the
+//! other way; [`config`], [`close_reason`] and [`metrics`] are plain data that all may know. A backplane that joins
+//! several nodes would hang on `shard` and `hub`: it would be one more sender of mail, and positions would come from
+//! its broker.
 //!
 //! # Invariants
 //!
@@ -85,4 +89,5 @@ pub mod metrics;
 pub mod proto;
 pub mod server;
 pub mod shard;
+pub mod tls;
 pub mod transport;

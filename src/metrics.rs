@@ -25,6 +25,20 @@ pub enum TransportKind {
 
 const TRANSPORTS: [&str; 4] = ["http", "long_poll", "sse", "websocket"];
 
+/// What a TLS handshake has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsHandshake {
+    Full,
+    /// By the ticket of an earlier one.
+    Resumed,
+    Failed,
+    TimedOut,
+    /// It was none: somebody speaks without TLS.
+    PlainText,
+}
+
+const TLS_HANDSHAKES: [&str; 5] = ["full", "resumed", "failed", "timed_out", "plain_text"];
+
 /// Times in buckets.
 #[derive(Clone, Debug, Default)]
 pub struct TimeHistogram {
@@ -48,6 +62,8 @@ pub struct Metrics {
     pub accept_errors_total: u64,
     pub closed_total: [u64; CloseReason::ALL.len()],
     pub connections: [u64; TRANSPORTS.len()],
+    /// By [`TlsHandshake`].
+    pub tls_handshakes_total: [u64; TLS_HANDSHAKES.len()],
     pub requests_total: u64,
     /// By code and status.
     pub refusals_total: BTreeMap<(&'static str, u16), u64>,
@@ -184,6 +200,22 @@ pub fn write_exposition(out: &mut String, shards: &[Metrics]) {
         "Failed accepts, mostly for lack of descriptors.",
         |m| m.accept_errors_total,
     );
+    exposition.family(
+        "tls_handshakes_total",
+        "counter",
+        "TLS handshakes, by what they came to.",
+    );
+    for (place, result) in TLS_HANDSHAKES.iter().enumerate() {
+        let count = shards
+            .iter()
+            .map(|metrics| metrics.tls_handshakes_total[place])
+            .sum();
+        exposition.line(
+            "tls_handshakes_total",
+            &format!("result=\"{result}\""),
+            count,
+        );
+    }
     exposition.sum("requests_total", "counter", "HTTP requests.", |m| {
         m.requests_total
     });

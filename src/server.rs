@@ -5,6 +5,7 @@ mod histories;
 mod jwks;
 mod keys;
 mod supervisor;
+mod unix_socket;
 
 pub use error::ServeError;
 pub use keys::{Keys, KeysError};
@@ -22,22 +23,27 @@ use std::thread;
 use std::time::Duration;
 
 use monoio::{IoUringDriver, RuntimeBuilder};
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustls::ServerConfig;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::api::Audience;
 use crate::config::Config;
+use crate::config::address::ListenAddress;
 use crate::hub::ShardId;
 use crate::shard::keyed_counts::KeyedCounts;
 use crate::shard::mailbox::{Mailbox, Post};
 use crate::shard::ring::{self, Ring};
 use crate::shard::{Listener, Log, Shard, Shared};
+use crate::tls::TlsConfigs;
 use histories::Histories;
 use jwks::Refresher;
 use supervisor::Supervisor;
+use unix_socket::UnixSocket;
 
 /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
@@ -90,7 +96,8 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
         .map_err(|error| ServeError::Start(error.into()))?;
     let (events, inbox) = mpsc::channel();
     watch_signals(events.clone()).map_err(ServeError::Start)?;
-    let addresses = addresses(&config)?;
+    let tls = TlsConfigs::load(&config).map_err(ServeError::Tls)?;
+    let (places, _held) = places(&config, &tls)?;
 
     let hasher = RandomState::new();
     let loaded = config
@@ -134,7 +141,7 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
             log: logs.next(),
             shared: shared.clone(),
             boxes: boxes.clone(),
-            places: addresses.iter().map(|&(place, _)| place).collect(),
+            places: places.clone(),
             has_own_tables,
             parted: parted.clone(),
             events: events.clone(),
@@ -155,8 +162,8 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
         // The file may have changed after it was read.
         Started::Outdated => _ = events.send(Event::Reload),
     }
-    for (place, _) in &addresses {
-        let address = place.address;
+    for place in &places {
+        let address = &place.address;
         let audience = if place.audience == Audience::Public {
             "public"
         } else {
@@ -261,45 +268,94 @@ fn watch_signals(events: Sender<Event>) -> io::Result<()> {
     Ok(())
 }
 
-/// Where to listen, for whom, and how.
-#[derive(Clone, Copy)]
-struct Place {
-    address: SocketAddr,
-    audience: Audience,
-    requires_preface: bool,
+/// Where a shard gets its listener from.
+#[derive(Clone)]
+enum Source {
+    /// It binds one of its own, beside the other shards'.
+    Port(SocketAddr),
+    /// The one that is there for all.
+    Unix(Arc<Socket>),
 }
 
-/// The places with the ports they got. Each comes with a bound socket that does not listen: it holds the port for
-/// the listeners of the shards.
-fn addresses(config: &Config) -> Result<Vec<(Place, Socket)>, ServeError> {
+/// What a place needs until the end: the port, or the socket's file.
+enum Held {
+    Port(#[expect(dead_code, reason = "it is bound")] Socket),
+    Unix(#[expect(dead_code, reason = "its file goes with it")] UnixSocket),
+}
+
+/// Where to listen, for whom, and how.
+#[derive(Clone)]
+struct Place {
+    address: ListenAddress,
+    source: Source,
+    audience: Audience,
+    requires_preface: bool,
+    tls: Option<Arc<ServerConfig>>,
+}
+
+/// The places with the ports they got. A port is held by a bound socket that does not listen, for the listeners of the
+/// shards.
+fn places(config: &Config, tls: &TlsConfigs) -> Result<(Vec<Place>, Vec<Held>), ServeError> {
     let public = if config.internal.is_some() {
         Audience::Public
     } else {
         Audience::Internal
     };
-    let public = config.listen.iter().map(|&address| Place {
-        address,
-        audience: public,
-        requires_preface: config.proxy_protocol,
+    let listen = config.listen.iter().copied().map(ListenAddress::from);
+    let public = listen.map(|address| (address, public, config.proxy_protocol, &tls.listen));
+    let internal = config.internal.iter().cloned();
+    let internal = internal.map(|address| {
+        let requires_preface = config.internal_proxy_protocol;
+        (address, Audience::Internal, requires_preface, &tls.internal)
     });
-    let internal = config.internal.iter().map(|&address| Place {
-        address,
-        audience: Audience::Internal,
-        requires_preface: config.internal_proxy_protocol,
-    });
-    let reserve = |place: Place| {
-        let address = place.address;
-        let reserve = || -> io::Result<_> {
-            if address.port() != 0 && bind(address, false).is_err() && bind(address, true).is_ok() {
-                tracing::warn!(%address, "another process listens here, too: the kernel shares the connections out");
+    let mut places = Vec::new();
+    let mut held = Vec::new();
+    for (address, audience, requires_preface, tls) in public.chain(internal) {
+        let (address, source) = match address {
+            ListenAddress::Tcp(address) => {
+                let (address, port) = hold_port(address)?;
+                held.push(Held::Port(port));
+                (address.into(), Source::Port(address))
             }
-            let socket = bind(address, true)?;
-            let address = socket.local_addr()?.as_socket().unwrap_or(address);
-            Ok((Place { address, ..place }, socket))
+            ListenAddress::Unix(ref path) => {
+                let unix = UnixSocket::listen(path, config.internal_mode)?;
+                let socket = unix.socket();
+                held.push(Held::Unix(unix));
+                (address, Source::Unix(socket))
+            }
         };
-        reserve().map_err(|error| ServeError::Listen { address, error })
+        places.push(Place {
+            address,
+            source,
+            audience,
+            requires_preface,
+            tls: tls.clone(),
+        });
+    }
+    Ok((places, held))
+}
+
+fn hold_port(address: SocketAddr) -> Result<(SocketAddr, Socket), ServeError> {
+    let hold = || -> io::Result<_> {
+        if address.port() != 0 && bind(address, false).is_err() && bind(address, true).is_ok() {
+            tracing::warn!(%address, "another process listens here, too: the kernel shares the connections out");
+        }
+        let socket = bind(address, true)?;
+        let address = socket.local_addr()?.as_socket().unwrap_or(address);
+        Ok((address, socket))
     };
-    public.chain(internal).map(reserve).collect()
+    hold().map_err(|error| ServeError::Listen { address, error })
+}
+
+impl Place {
+    /// A shard's own listener.
+    fn listen(&self, config: &Config) -> io::Result<OwnedFd> {
+        match &self.source {
+            Source::Port(address) => listen(*address, config),
+            // It was open before the descriptor tables parted, so its number means the same in each.
+            Source::Unix(socket) => Ok(fcntl_dupfd_cloexec(socket, 0)?),
+        }
+    }
 }
 
 fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
@@ -317,7 +373,7 @@ fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A shard's own listener. What is set here, the accepted sockets inherit.
+/// Listens on a port beside the other shards. What is set here, the accepted sockets inherit.
 fn listen(address: SocketAddr, config: &Config) -> io::Result<OwnedFd> {
     let socket = bind(address, true)?;
     socket.set_tcp_nodelay(true)?;
@@ -364,9 +420,10 @@ impl Start {
         }
         let listener = |place: &Place| {
             Ok(Listener {
-                socket: listen(place.address, &self.shared.config)?,
+                socket: place.listen(&self.shared.config)?,
                 audience: place.audience,
                 requires_preface: place.requires_preface,
+                tls: place.tls.clone(),
             })
         };
         let listeners = self

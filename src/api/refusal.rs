@@ -224,6 +224,11 @@ impl Refusal {
         "proxy_header_invalid",
         "The load balancer has to begin the connection with a PROXY header (setting proxy_protocol).",
     );
+    pub const TLS_REQUIRED: Self = Self::new(
+        400,
+        "tls_required",
+        "This address speaks TLS: use https:// or wss:// (setting tls_certificate).",
+    );
     pub const PROXY_HEADER_TIMEOUT: Self = Self::new(
         408,
         "proxy_header_timeout",

@@ -25,6 +25,7 @@ use crate::config::auth::Secret;
 use crate::config::load::{API_KEY, ConfigFile, NAMESPACE, TOKEN_KEY};
 use crate::config::table::SETTINGS;
 use crate::server::Keys;
+use crate::tls::TlsConfigs;
 use cursor::Start;
 use publish::{Kind, Payload, PublishOptions};
 use subscribe::{SubscribeOptions, Transport};
@@ -129,6 +130,7 @@ fn check(matches: &ArgMatches) -> Result<Action, UsageError> {
         .check_open_mode()
         .map_err(|e| UsageError::Config(e.to_string()))?;
     check_keys(&config)?;
+    TlsConfigs::load(&config).map_err(|e| UsageError::Config(e.to_string()))?;
     Ok(Action::Print(config.to_toml()))
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::Config;
+use super::address::ListenAddress;
 use super::auth::Access;
 use super::value::{show_bytes, show_duration_ms};
 
@@ -41,7 +42,9 @@ impl Config {
     pub fn check_open_mode(&self) -> Result<(), OpenModeError> {
         let is_exposed = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
         let listen = self.listen.iter().filter(|_| !self.auth.has_keys());
-        let internal = self.internal.filter(|_| self.auth.api_keys.is_empty());
+        let internal = self
+            .internal_tcp()
+            .filter(|_| self.auth.api_keys.is_empty());
         let mut addresses = listen
             .map(|a| ("listen", *a))
             .chain(internal.map(|a| ("internal", a)));
@@ -49,6 +52,11 @@ impl Config {
             Some((setting, address)) if !self.insecure => Err(OpenModeError { address, setting }),
             _ => Ok(()),
         }
+    }
+
+    /// A unix socket is as near as a loopback address.
+    fn internal_tcp(&self) -> Option<SocketAddr> {
+        self.internal.as_ref().and_then(ListenAddress::tcp)
     }
 
     /// Values that are fine alone and not together; each sentence says which to change.
@@ -59,7 +67,8 @@ impl Config {
         let mut addresses: Vec<_> = self
             .listen
             .iter()
-            .chain(&self.internal)
+            .copied()
+            .chain(self.internal_tcp())
             .filter(|a| a.port() != 0)
             .collect();
         addresses.sort();
@@ -121,6 +130,43 @@ impl Config {
                 ));
             }
         }
+        for (certificate, key, has_certificate, has_key) in [
+            (
+                "tls_certificate",
+                "tls_key",
+                self.tls_certificate.is_some(),
+                self.tls_key.is_some(),
+            ),
+            (
+                "internal_tls_certificate",
+                "internal_tls_key",
+                self.internal_tls_certificate.is_some(),
+                self.internal_tls_key.is_some(),
+            ),
+        ] {
+            if has_certificate != has_key {
+                let (given, missing) = match has_certificate {
+                    true => (certificate, key),
+                    false => (key, certificate),
+                };
+                found.push(format!(
+                    "{given} is set and {missing} is none: set both, or none"
+                ));
+            }
+        }
+        if self.internal_tls_certificate.is_some() && self.internal.is_none() {
+            found.push(
+                "internal_tls_certificate is set and internal is none: set internal, or use tls_certificate"
+                    .to_owned(),
+            );
+        }
+        if let (Some(ListenAddress::Unix(_)), true) = (&self.internal, self.internal_proxy_protocol)
+        {
+            found.push(
+                "internal_proxy_protocol is on and internal is a unix socket, which no balancer connects to: turn it off"
+                    .to_owned(),
+            );
+        }
         if timing.drain_timeout_ms < timing.drain_period_ms {
             found.push(format!(
                 "drain_timeout ({}) is below drain_period ({}): raise it, or connections are cut before they are told",
@@ -148,6 +194,7 @@ mod tests {
                 Some("127.0.0.1:1"),
                 None,
             ),
+            (&["127.0.0.1:8080"], Some("unix:/run/pushring.sock"), None),
             (&["0.0.0.0:8080"], None, Some(("listen", "0.0.0.0:8080"))),
             (
                 &["127.0.0.1:8080", "[::]:8080"],
@@ -188,7 +235,7 @@ mod tests {
             } else {
                 "127.0.0.1:1".parse().unwrap()
             }],
-            internal: internal.then_some(any),
+            internal: internal.then_some(ListenAddress::Tcp(any)),
             ..Config::default()
         };
         for (listen, internal, of_tokens, of_backend) in [
@@ -234,7 +281,7 @@ mod tests {
     #[test]
     fn contradictions_name_both_settings() {
         check(
-            |c| c.internal = Some(c.listen[0]),
+            |c| c.internal = Some(c.listen[0].into()),
             &["127.0.0.1:8080 is to be listened on twice"],
         );
         check(
@@ -276,6 +323,28 @@ mod tests {
             c.proxy_sources = vec![Network::parse("10.0.0.0/8").unwrap()];
         };
         check(with_sources, &[]);
+        let unix_proxy = |c: &mut Config| {
+            with_sources(c);
+            c.internal_proxy_protocol = true;
+            c.internal = Some("unix:/a".parse().unwrap());
+        };
+        check(
+            unix_proxy,
+            &["internal_proxy_protocol is on and internal is"],
+        );
+        let some = || Some("/a.pem".to_owned());
+        check(
+            |c| c.tls_key = some(),
+            &["tls_key is set and tls_certificate is none"],
+        );
+        check(
+            |c| c.internal_tls_certificate = some(),
+            &[
+                "internal_tls_certificate is set and internal_tls_key is none",
+                "internal_tls_certificate is set and internal is none",
+            ],
+        );
+        check(|c| (c.tls_certificate, c.tls_key) = (some(), some()), &[]);
         let no_history = |c: &mut Config| {
             let namespace = c.namespaces.get_mut("").unwrap();
             (namespace.history_bytes, namespace.history_messages) = (0, 0);

@@ -4,6 +4,7 @@
 //! milliseconds (`_ms`), sizes are bytes (`_bytes_`), so that no reader has to ask. Defaults stand in this file and
 //! nowhere else.
 
+pub mod address;
 pub mod auth;
 pub mod check;
 pub mod describe;
@@ -17,6 +18,7 @@ pub mod value;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use address::ListenAddress;
 use auth::{Access, Auth};
 use network::Network;
 
@@ -26,7 +28,15 @@ pub struct Config {
     /// Where clients connect. Port 0 lets the kernel choose. Never empty.
     pub listen: Vec<SocketAddr>,
     /// Where the backend publishes and measures. `None`: on `listen` too.
-    pub internal: Option<SocketAddr>,
+    pub internal: Option<ListenAddress>,
+    /// Mode of the file, where `internal` is a unix socket.
+    pub internal_mode: u32,
+    /// PEM files of the certificates of `listen` and of their key. `None`: it speaks plain HTTP.
+    pub tls_certificate: Option<String>,
+    pub tls_key: Option<String>,
+    /// The same of `internal`.
+    pub internal_tls_certificate: Option<String>,
+    pub internal_tls_key: Option<String>,
     /// Connections to `listen` begin with a header of the PROXY protocol.
     pub proxy_protocol: bool,
     /// So do those to `internal`.
@@ -66,6 +76,8 @@ pub struct Timing {
     pub sse_retry_ms: u64,
     /// From the accept until the header of the PROXY protocol is complete, where one is required.
     pub proxy_header_timeout_ms: u64,
+    /// From the accept, or the end of the PROXY header, until TLS is agreed on, where it is spoken.
+    pub handshake_timeout_ms: u64,
     /// From the first byte of a request until its head is complete.
     pub head_timeout_ms: u64,
     /// From the end of the head until the body is complete; from the first byte of a WebSocket message to its end.
@@ -243,6 +255,11 @@ impl Default for Config {
         Self {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
             internal: None,
+            internal_mode: 0o660,
+            tls_certificate: None,
+            tls_key: None,
+            internal_tls_certificate: None,
+            internal_tls_key: None,
             proxy_protocol: false,
             internal_proxy_protocol: false,
             proxy_sources: Vec::new(),
@@ -269,6 +286,7 @@ impl Default for Timing {
             poll_wait_max_ms: 60 * SECOND_MS,
             sse_retry_ms: 3 * SECOND_MS,
             proxy_header_timeout_ms: 5 * SECOND_MS,
+            handshake_timeout_ms: 5 * SECOND_MS,
             head_timeout_ms: 10 * SECOND_MS,
             body_timeout_ms: 30 * SECOND_MS,
             idle_timeout_ms: 75 * SECOND_MS,

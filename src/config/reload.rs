@@ -11,6 +11,7 @@ use super::table::{NAMESPACE_SETTINGS, SETTINGS};
 pub const RESTART_SETTINGS: &[&str] = &[
     "listen",
     "internal",
+    "internal_mode",
     "proxy_protocol",
     "internal_proxy_protocol",
     "insecure",

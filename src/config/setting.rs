@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
+use super::address::ListenAddress;
 use super::auth::Secret;
 use super::network::Network;
 use super::value::{self, ValueError};
@@ -50,8 +51,10 @@ pub enum Kind<T: 'static> {
         set: fn(&mut T, usize),
     },
     Addresses(Field<T, Vec<SocketAddr>>),
-    /// An address, or `none`.
-    OptionalAddress(Field<T, Option<SocketAddr>>),
+    /// An address, a unix socket, or `none`.
+    OptionalAddress(Field<T, Option<ListenAddress>>),
+    /// Permissions of a file, in octal digits.
+    Mode(Field<T, u32>),
     Origins(Field<T, Vec<String>>),
     /// Any text, or `none`.
     OptionalText(Field<T, Option<String>>),
@@ -104,7 +107,8 @@ impl<T> Setting<T> {
             }
             Kind::Addresses(field) => field.set(target, parse_list(text, value::parse_address)?),
             Kind::OptionalAddress(field) if text == "none" => field.set(target, None),
-            Kind::OptionalAddress(field) => field.set(target, Some(value::parse_address(text)?)),
+            Kind::OptionalAddress(field) => field.set(target, Some(text.parse()?)),
+            Kind::Mode(field) => field.set(target, value::parse_mode(text)?),
             Kind::Origins(field) => field.set(target, parse_list(text, value::parse_origin)?),
             Kind::OptionalText(field) if text == "none" => field.set(target, None),
             Kind::OptionalText(field) => field.set(target, Some(value::parse_text(text)?)),
@@ -130,8 +134,10 @@ impl<T> Setting<T> {
             Kind::Choice { words, get, .. } => words[get(target)].to_owned(),
             Kind::Addresses(field) => show_list((field.get)(target)),
             Kind::OptionalAddress(field) => {
-                (field.get)(target).map_or_else(|| "none".to_owned(), |a| a.to_string())
+                let address = (field.get)(target).as_ref();
+                address.map_or_else(|| "none".to_owned(), ToString::to_string)
             }
+            Kind::Mode(field) => value::show_mode(*(field.get)(target)),
             Kind::Origins(field) | Kind::Channels(field) => show_list((field.get)(target)),
             Kind::OptionalText(field) => (field.get)(target)
                 .clone()
@@ -154,8 +160,10 @@ impl<T> Setting<T> {
                 "addresses with ports such as 127.0.0.1:8080, joined by commas".to_owned()
             }
             Kind::OptionalAddress(_) => {
-                "an address with a port such as 127.0.0.1:8081, or none".to_owned()
+                "an address with a port such as 127.0.0.1:8081, a unix socket such as unix:/run/pushring.sock, or none"
+                    .to_owned()
             }
+            Kind::Mode(_) => "the mode of a file such as 0660, in octal digits".to_owned(),
             Kind::Origins(_) => {
                 "*, or origins such as https://*.example.com, joined by commas".to_owned()
             }
@@ -186,6 +194,7 @@ impl<T> Setting<T> {
             Kind::Choice { words, .. } => words.join(", "),
             Kind::Addresses(_)
             | Kind::OptionalAddress(_)
+            | Kind::Mode(_)
             | Kind::Origins(_)
             | Kind::OptionalText(_)
             | Kind::Secret(_)
@@ -203,6 +212,7 @@ impl<T> Setting<T> {
             Kind::Bool(_) => "BOOL",
             Kind::Choice { .. } => "WORD",
             Kind::Addresses(_) | Kind::OptionalAddress(_) => "ADDR",
+            Kind::Mode(_) => "MODE",
             Kind::Origins(_) => "ORIGIN",
             Kind::OptionalText(_) | Kind::Secret(_) => "TEXT",
             Kind::Channels(_) => "CHANNEL",

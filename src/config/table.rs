@@ -43,13 +43,17 @@ pub static SETTINGS: &[Setting<Config>] = {
         Authentication, Channels, Delivery, HistoryLog, Logs, Network, Requests, Shards, Shutdown,
     };
     use Kind::{
-        Addresses, Bool, Bytes, Count, Duration, Networks, OptionalAddress, OptionalText, Origins,
+        Addresses, Bool, Bytes, Count, Duration, Mode, Networks, OptionalAddress, OptionalText,
+        Origins,
     };
     &[
         setting(Network, "listen", Addresses(field!(listen)),
             "Where clients connect. Port 0 lets the kernel choose; the log says which port it got."),
         setting(Network, "internal", OptionalAddress(field!(internal)),
-            "Where the backend publishes and measures; with none, that is on listen too."),
+            "Where the backend publishes and measures; with none, that is on listen too. unix:/run/pushring.sock is a unix \
+             socket, for programs on this host."),
+        setting(Network, "internal_mode", Mode(field!(internal_mode)),
+            "Mode of the unix socket's file: who has the right to write may connect."),
         setting(Network, "insecure", Bool(field!(insecure)),
             "Lets a server without keys listen on an address that is not loopback: whoever reaches it may then \
              publish and listen."),
@@ -66,6 +70,17 @@ pub static SETTINGS: &[Setting<Config>] = {
         setting(Network, "accepts_per_second_max", Count(field!(limits.accepts_per_second_max), 0..=1_000_000),
             "Connections that each thread takes in a second; 0 is any number. Beyond, a connection is answered 503 and \
              closed. The backend on internal is exempt."),
+        setting(Network, "tls_certificate", OptionalText(field!(tls_certificate)),
+            "PEM file with the certificate of listen, and behind it those that signed it; with none, listen speaks \
+             plain HTTP."),
+        setting(Network, "tls_key", OptionalText(field!(tls_key)),
+            "PEM file with the private key of tls_certificate."),
+        setting(Network, "internal_tls_certificate", OptionalText(field!(internal_tls_certificate)),
+            "The same for internal."),
+        setting(Network, "internal_tls_key", OptionalText(field!(internal_tls_key)),
+            "The private key of internal_tls_certificate."),
+        setting(Network, "handshake_timeout", Duration(field!(timing.handshake_timeout_ms), PATIENCE),
+            "From the accept, or the end of the PROXY header, until TLS is agreed on. Later, the connection is closed."),
         setting(Network, "proxy_protocol", Bool(field!(proxy_protocol)),
             "Connections to listen begin with a header of the PROXY protocol, version 1 or 2, and the address in it is \
              the client's. Without one a connection is refused."),

@@ -103,6 +103,16 @@ pub fn parse_channel_pattern(text: &str) -> Result<String, ValueError> {
         .ok_or(ValueError::Malformed)
 }
 
+/// Reads `0660` or `660` as the permissions of a file.
+pub fn parse_mode(text: &str) -> Result<u32, ValueError> {
+    let is_octal = !text.is_empty() && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
+    let mode = u32::from_str_radix(text, 8).ok().filter(|_| is_octal);
+    match mode.ok_or(ValueError::Malformed)? {
+        mode @ 0..=0o777 => Ok(mode),
+        _ => Err(ValueError::TooBig),
+    }
+}
+
 pub fn parse_network(text: &str) -> Result<Network, ValueError> {
     Network::parse(text).ok_or(ValueError::Malformed)
 }
@@ -127,6 +137,11 @@ pub fn parse_origin(text: &str) -> Result<String, ValueError> {
     } else {
         Err(ValueError::Malformed)
     }
+}
+
+/// `0660`
+pub fn show_mode(mode: u32) -> String {
+    format!("{mode:04o}")
 }
 
 /// The shortest exact form: `25s`, not `25000ms`.
@@ -254,6 +269,20 @@ mod tests {
                 ("", Err(Malformed)),
             ],
         );
+        check(
+            parse_mode,
+            &[
+                ("0660", Ok(0o660)),
+                ("600", Ok(0o600)),
+                ("0", Ok(0)),
+                ("1777", Err(TooBig)),
+                ("0o660", Err(Malformed)),
+                ("+60", Err(Malformed)),
+                ("668", Err(Malformed)),
+                ("", Err(Malformed)),
+            ],
+        );
+        assert_eq!(show_mode(0o660), "0660");
         for good in ["127.0.0.1:0", "[::1]:8080", "0.0.0.0:65535"] {
             assert_eq!(parse_address(good).unwrap().to_string(), good);
         }

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use rustix::io::Errno;
 
 use super::KeysError;
 use crate::disk::DiskError;
+use crate::tls::TlsConfigError;
 
 /// Why the server does not run. The text says what to change.
 #[derive(Debug)]
@@ -27,6 +29,12 @@ pub enum ServeError {
     Keys(KeysError),
     /// The issuer's keys at the start.
     Jwks(String),
+    /// The socket file of `internal`.
+    Unix {
+        path: PathBuf,
+        error: io::Error,
+    },
+    Tls(TlsConfigError),
     Start(io::Error),
     Shard(io::Error),
 }
@@ -79,6 +87,27 @@ impl fmt::Display for ServeError {
             Self::Disk(error) => write!(f, "{error}"),
             Self::Keys(error) => write!(f, "{error}"),
             Self::Jwks(error) => write!(f, "jwks: {error}"),
+            Self::Unix { path, error } => {
+                let advice = match error.kind() {
+                    io::ErrorKind::AddrInUse => {
+                        "another server listens on it: end that one first, or choose another path with --internal"
+                    }
+                    io::ErrorKind::AlreadyExists => {
+                        "there is a file that is not a socket: remove it, or choose another path with --internal"
+                    }
+                    io::ErrorKind::NotFound => "its directory has to exist",
+                    io::ErrorKind::PermissionDenied => {
+                        "this user has to have the right to write to the directory, and to the file if it exists"
+                    }
+                    _ => "check --internal",
+                };
+                write!(
+                    f,
+                    "cannot listen on unix:{} ({error}): {advice}",
+                    path.display()
+                )
+            }
+            Self::Tls(error) => error.fmt(f),
             Self::Start(error) => write!(f, "cannot start: {error}"),
             Self::Shard(error) => write!(f, "a shard has failed: {error}"),
         }
@@ -102,6 +131,10 @@ mod tests {
         let address: SocketAddr = "127.0.0.1:80".parse().unwrap();
         let listen = |error: io::ErrorKind| ServeError::Listen {
             address,
+            error: error.into(),
+        };
+        let unix = |error: io::ErrorKind| ServeError::Unix {
+            path: "/run/a.sock".into(),
             error: error.into(),
         };
         for (error, needles) in [
@@ -129,6 +162,13 @@ mod tests {
                 listen(io::ErrorKind::AddrInUse),
                 &["127.0.0.1:80", "--listen"],
             ),
+            (
+                unix(io::ErrorKind::AddrInUse),
+                &["unix:/run/a.sock", "end that one", "--internal"],
+            ),
+            (unix(io::ErrorKind::AlreadyExists), &["not a socket"]),
+            (unix(io::ErrorKind::NotFound), &["directory"]),
+            (unix(io::ErrorKind::PermissionDenied), &["right to write"]),
             (listen(io::ErrorKind::AddrNotAvailable), &["--listen"]),
             (listen(io::ErrorKind::PermissionDenied), &["1024"]),
         ] {

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::config::reload::Reload;
 use crate::shard::Shared;
 use crate::shard::mailbox::{Mail, Mailbox, Stage};
+use crate::tls::TlsConfigs;
 
 pub(super) struct Supervisor {
     /// In force.
@@ -109,13 +110,18 @@ impl Supervisor {
             Ok((connections_max, _)) => connections_max,
             Err(error) => return self.refuse(&error.to_string()),
         };
+        let tls = match TlsConfigs::load(&config) {
+            Ok(tls) => tls,
+            Err(error) => return self.refuse(&error.to_string()),
+        };
         self.config = Arc::new(config);
         self.shared
             .connections_max
             .store(connections_max, Ordering::Relaxed);
         crate::logging::set_level(self.config.log_level);
         for mailbox in &*self.boxes {
-            mailbox.post(&mut vec![Mail::Reload(self.config.clone())]);
+            let (config, tls) = (self.config.clone(), tls.clone());
+            mailbox.post(&mut vec![Mail::Reload { config, tls }]);
         }
         for change in &ignored {
             tracing::warn!("needs a restart, ignored until then: {change}");

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, accept_with, recv, send, shutdown};
+use rustls::ServerConfig;
 use socket2::{SockFilter, SockRef};
 
 use crate::api::Audience;
@@ -47,6 +49,8 @@ pub struct Listener {
     pub audience: Audience,
     /// Its connections begin with a header of the PROXY protocol.
     pub requires_preface: bool,
+    /// Its connections speak TLS.
+    pub tls: Option<Arc<ServerConfig>>,
 }
 
 /// Where newcomers come in.
@@ -83,7 +87,8 @@ impl Door {
 
     /// Accepts with the descriptor kept for this, refuses, closes.
     fn turn_away(&mut self, listener: usize) -> u64 {
-        let socket = &self.listeners[listener].socket;
+        let Listener { socket, tls, .. } = &self.listeners[listener];
+        let is_plain = tls.is_none();
         let mut refusal = Vec::new();
         let Refusal {
             status,
@@ -119,11 +124,11 @@ impl Door {
             };
             // Closing on unread bytes would reset the connection and lose the answer. What comes later still may.
             let _ = recv(&newcomer, &mut request[..], RecvFlags::DONTWAIT);
-            let _ = send(
-                &newcomer,
-                &refusal,
-                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-            );
+            // Over TLS it would take a handshake to be understood.
+            if is_plain {
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                let _ = send(&newcomer, &refusal, flags);
+            }
             let _ = shutdown(&newcomer, Shutdown::Write);
             turned_away += 1;
         }
@@ -168,7 +173,8 @@ impl Shard {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             match accept_with(&self.door.listeners[listener].socket, flags) {
                 Ok(socket) => self.admit(socket, listener),
-                Err(Errno::AGAIN) => return true,
+                // A unix socket is all shards', and another one may have shut it down.
+                Err(Errno::AGAIN | Errno::INVAL) => return true,
                 // The system lacks something that may come back.
                 Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
                     self.rest_listener(listener, error);

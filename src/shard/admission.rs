@@ -67,8 +67,10 @@ impl Shard {
         let Listener {
             audience,
             requires_preface,
+            ref tls,
             ..
         } = self.door.listeners[listener];
+        let tls = tls.clone();
         let refusal = match self.judge(n_connections, audience) {
             Verdict::Admit => None,
             Verdict::Refuse(refusal, complaint) => Some((refusal, complaint)),
@@ -86,13 +88,18 @@ impl Shard {
         if self.is_draining {
             self.timers.arm(index, self.now_ms);
         }
+        if let Some(tls) = tls
+            && !self.add_session(index, tls)
+        {
+            return;
+        }
         if let Some((refusal, complaint)) = refusal {
             self.complain(complaint);
             self.refuse_newcomer(index, refusal, CloseReason::TooManyConnections);
         } else if requires_preface {
             self.await_preface(index);
         } else if self.admit_client(index, None) {
-            self.rest(index);
+            self.begin_input(index, None);
         }
     }
 
@@ -148,9 +155,14 @@ impl Shard {
         false
     }
 
-    /// Tells a newcomer why it is turned away.
+    /// Tells a newcomer why it is turned away. One that would have to agree on TLS first is just closed: a handshake
+    /// costs more than what the refusal is to save.
     pub(super) fn refuse_newcomer(&mut self, index: u32, refusal: Refusal, reason: CloseReason) {
         self.metrics.rejected_total += 1;
+        if self.sessions.get(index).is_some() {
+            self.metrics.on_refusal(refusal.code, refusal.status);
+            return self.end_now(index, reason);
+        }
         self.step(index, |_, context| {
             refuse(context, &Meta::UNKNOWN, &refusal);
             Next::End(reason)

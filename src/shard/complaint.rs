@@ -20,10 +20,11 @@ pub(super) enum Complaint {
     Outboxes,
     DiskSlow,
     WriteFailed,
+    TlsHandshake,
 }
 
 impl Complaint {
-    const COUNT: usize = Self::WriteFailed as usize + 1;
+    const COUNT: usize = Self::TlsHandshake as usize + 1;
 }
 
 impl Complaint {
@@ -63,6 +64,10 @@ impl Complaint {
             Self::ProxyHeader => {
                 "a connection does not begin with a PROXY header and is turned away: let the balancer send one, also \
                  with its health checks, or turn proxy_protocol off"
+            }
+            Self::TlsHandshake => {
+                "a TLS handshake fails: look at the client; where all of them fail, at tls_certificate, and whether \
+                 whoever is in front speaks TLS to this listener"
             }
             Self::Outboxes => {
                 "clients read too slowly, those with the most are closed: raise outbox_bytes_total_max, lower \

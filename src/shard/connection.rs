@@ -51,6 +51,10 @@ pub enum Phase {
     Preface {
         until_ms: u64,
     },
+    /// TLS is not yet agreed on.
+    Handshake {
+        until_ms: u64,
+    },
     Open,
     /// No new work; what is in the outbox goes out first.
     Flushing(CloseReason),
@@ -139,6 +143,15 @@ impl Connection {
         }
     }
 
+    /// Writes as much of `bytes` as the socket takes at once, and says how much that was.
+    pub fn send(&self, bytes: &[u8]) -> Result<usize, Errno> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match send(&self.socket, bytes, flags) {
+            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+            result => result,
+        }
+    }
+
     /// Writes as much of `out` as the socket takes at once, and says how much that was.
     pub fn transmit(&self, out: &Outgoing) -> Result<usize, Errno> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
@@ -195,7 +208,7 @@ impl Connection {
         match (self.phase, &self.transport) {
             _ if self.end_of_input || self.read_armed => false,
             (Phase::Open, Transport::Http(http)) => http.wants_input() && self.outbox.is_none(),
-            (Phase::Preface { .. }, _) => true,
+            (Phase::Preface { .. } | Phase::Handshake { .. }, _) => true,
             (Phase::Open, Transport::LongPoll(_)) => kept_bytes < config.limits.input_bytes_max,
             (Phase::Open, Transport::EventStream(_)) => true,
             (Phase::Open, Transport::WebSocket(websocket)) => websocket.wants_input(config),
@@ -217,7 +230,7 @@ impl Connection {
                 .flatten()
                 .min(),
             Phase::Flushing(_) => stalled_ms,
-            Phase::Preface { until_ms } => Some(until_ms),
+            Phase::Preface { until_ms } | Phase::Handshake { until_ms } => Some(until_ms),
             Phase::Lingering { until_ms, .. } => Some(until_ms),
             Phase::Closing => None,
         }

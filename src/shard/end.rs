@@ -36,7 +36,7 @@ impl Shard {
         let connection = &mut self.connections[index as usize];
         let reason = match connection.phase {
             Phase::Closing => return,
-            Phase::Preface { .. } | Phase::Open => reason,
+            Phase::Preface { .. } | Phase::Handshake { .. } | Phase::Open => reason,
             Phase::Flushing(first) | Phase::Lingering { reason: first, .. } => first,
         };
         let kind = connection.transport.kind();
@@ -46,6 +46,8 @@ impl Shard {
         connection.input = None;
         connection.transport.release(&mut self.scratch.effects);
         connection.transport = Transport::new(self.now_ms);
+        self.drop_session(index);
+        let connection = &mut self.connections[index as usize];
         connection.shut_down();
         self.scratch.effects.clear_output();
         self.release_all();
@@ -90,10 +92,13 @@ impl Shard {
         let is_newcomer = connection.is_unheard && self.now_ms < self.newcomers_until_ms;
         let phase = connection.phase;
         match phase {
-            Phase::Preface { .. } | Phase::Open if self.is_draining && is_newcomer => {
+            Phase::Preface { .. } | Phase::Handshake { .. } | Phase::Open
+                if self.is_draining && is_newcomer =>
+            {
                 self.timers.arm(index, self.newcomers_until_ms);
             }
             Phase::Preface { until_ms } => self.on_preface_timer(index, until_ms),
+            Phase::Handshake { until_ms } => self.on_handshake_timer(index, until_ms),
             Phase::Open if is_stalled => self.end_now(index, CloseReason::WriteStalled),
             Phase::Flushing(_) if is_stalled => self.end_now(index, CloseReason::WriteStalled),
             Phase::Lingering { reason, until_ms } if self.now_ms >= until_ms => {

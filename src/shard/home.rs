@@ -51,7 +51,10 @@ impl Shard {
             Mail::Unlisten { from, channel } => self.hub.unlisten(&channel, from, self.hub_ms),
             Mail::EndListeners(channel) => self.fanout.enqueue_end(&channel),
             Mail::Keys { keys, read } => self.on_keys(keys, read),
-            Mail::Reload(config) => self.reload(config),
+            Mail::Reload { config, tls } => {
+                self.reload(config);
+                self.reload_tls(&tls);
+            }
             Mail::ReloadFailed => self.metrics.reload_failures_total += 1,
             Mail::Stage(Stage::NotReady) => self.is_ready = false,
             Mail::Stage(Stage::Drain) => self.drain(),

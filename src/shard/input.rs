@@ -20,12 +20,20 @@ impl Shard {
                 self.on_preface(index, &buffer[..bytes]);
             }
             (Ok(Some(0)), Phase::Preface { .. }) => self.end_now(index, CloseReason::PeerClosed),
-            (Ok(Some(bytes @ 1..)), Phase::Open) => {
+            (Ok(Some(bytes @ 1..)), Phase::Handshake { .. }) => {
                 self.metrics.socket_bytes_in_total += bytes as u64;
-                self.on_input(index, &mut buffer[..bytes]);
+                self.on_ciphertext(index, &mut buffer[..bytes]);
+            }
+            (Ok(Some(0)) | Err(_), Phase::Handshake { .. }) => self.on_handshake_cut(index),
+            // Behind the end that its TLS has announced.
+            (Ok(Some(_)), Phase::Open) if connection.end_of_input => self.rest(index),
+            (Ok(Some(bytes @ 1..)), Phase::Open) => {
+                self.on_bytes(index, &mut buffer[..bytes]);
             }
             (Ok(Some(0)), Phase::Open) => self.on_end_of_input(index),
-            (Ok(None), Phase::Open | Phase::Preface { .. }) => self.rest(index),
+            (Ok(None), Phase::Open | Phase::Preface { .. } | Phase::Handshake { .. }) => {
+                self.rest(index)
+            }
             (Err(_), Phase::Open | Phase::Preface { .. }) => {
                 self.end_now(index, CloseReason::PeerReset)
             }
@@ -43,9 +51,7 @@ impl Shard {
         let mut buffer = std::mem::take(&mut self.scratch.read_buffer);
         let received = self.connections[index as usize].receive(&mut buffer);
         let has_input = if let Ok(Some(bytes @ 1..)) = received {
-            self.metrics.socket_bytes_in_total += bytes as u64;
-            self.on_input(index, &mut buffer[..bytes]);
-            true
+            self.on_bytes(index, &mut buffer[..bytes])
         } else {
             false
         };
@@ -53,8 +59,18 @@ impl Shard {
         has_input
     }
 
+    /// Bytes of an open connection. Says whether its transport gets any of them.
+    fn on_bytes(&mut self, index: u32, bytes: &mut [u8]) -> bool {
+        self.metrics.socket_bytes_in_total += bytes.len() as u64;
+        if self.sessions.get(index).is_some() {
+            return self.on_ciphertext(index, bytes);
+        }
+        self.on_input(index, bytes);
+        true
+    }
+
     /// New bytes go behind those that are kept; without any, they are used where they are.
-    fn on_input(&mut self, index: u32, bytes: &mut [u8]) {
+    pub(super) fn on_input(&mut self, index: u32, bytes: &mut [u8]) {
         self.connections[index as usize].is_unheard = false;
         match self.connections[index as usize].input.take() {
             None => {
@@ -132,7 +148,7 @@ impl Shard {
         consumed
     }
 
-    fn on_end_of_input(&mut self, index: u32) {
+    pub(super) fn on_end_of_input(&mut self, index: u32) {
         let connection = &mut self.connections[index as usize];
         connection.end_of_input = true;
         if matches!(connection.transport, Transport::LongPoll(_)) {

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::disk::writer::News;
 use crate::hub::ShardId;
 use crate::hub::message::{ChannelName, Message};
+use crate::tls::TlsConfigs;
 
 /// Names one connection of one shard for as long as it lives, and never another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +49,10 @@ pub enum Mail {
     Keys { keys: Arc<KeySet>, read: KeysRead },
     /// From the main thread: another configuration is in force. What else is read anew with it, such as keys or
     /// certificates, comes to the shards in the same way: as a whole, shared and never changed.
-    Reload(Arc<Config>),
+    Reload {
+        config: Arc<Config>,
+        tls: TlsConfigs,
+    },
     /// From the main thread, to the shard that counts it.
     ReloadFailed,
     /// From the main thread.

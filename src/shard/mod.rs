@@ -24,6 +24,7 @@ pub mod ring;
 mod slow_reader;
 mod step;
 pub mod timers;
+mod tls;
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -46,6 +47,7 @@ use crate::hub::restored::Share;
 use crate::hub::{Hub, ShardId};
 use crate::metrics::Metrics;
 use crate::proto::http_response::http_date;
+use crate::tls::session::RecordBuffer;
 use crate::transport::Effects;
 
 use accept::Door;
@@ -60,6 +62,7 @@ use mailbox::{ConnectionKey, Mail, Post};
 use outboxes::Outboxes;
 use ring::{Completion, Ring};
 use timers::TimerWheel;
+use tls::Sessions;
 
 /// Bytes read from a connection in one turn. One buffer serves all of a shard's connections, so it stays in the cache.
 const READ_BYTES: usize = 64 * 1024;
@@ -124,6 +127,7 @@ pub struct Shard {
     fanout: Fanout,
     connections: Slab<Connection>,
     clients: Clients,
+    sessions: Sessions,
     door: Door,
     accept_rate: AcceptRate,
     complaints: Complaints,
@@ -167,6 +171,9 @@ pub struct Shard {
 struct Scratch {
     effects: Effects,
     read_buffer: Vec<u8>,
+    /// What came in over TLS.
+    plaintext: Vec<u8>,
+    record: RecordBuffer,
     completions: Vec<Completion>,
     mails: Vec<Mail>,
     slice: Vec<u32>,
@@ -247,6 +254,7 @@ impl Shard {
             fanout: Fanout::default(),
             connections: Slab::new(),
             clients: Clients::default(),
+            sessions: Sessions::default(),
             door: Door::new(listeners),
             accept_rate: AcceptRate::new(config.limits.accepts_per_second_max, now_ms),
             complaints: Complaints::default(),

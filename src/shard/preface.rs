@@ -65,8 +65,7 @@ impl Shard {
             }
         };
         if is_admitted {
-            self.feed_kept(index, input);
-            self.rest(index);
+            self.begin_input(index, Some(input));
         }
     }
 

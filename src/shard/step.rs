@@ -10,6 +10,7 @@ use crate::hub::fanout::Delivery;
 use crate::shard::connection::Phase;
 use crate::shard::mailbox::ConnectionKey;
 use crate::shard::outboxes::Outboxes;
+use crate::shard::tls;
 use crate::shard::{Shard, Token};
 use crate::transport::outbox::Outbox;
 use crate::transport::{Context, Next, Transport};
@@ -132,12 +133,13 @@ impl Shard {
         let is_direct = connection.outbox.is_none();
         let before = Outboxes::weigh(connection.outbox.as_deref());
         if is_direct && !effects.out.is_empty() {
-            match connection.transmit(&effects.out) {
+            let session = self.sessions.get_mut(index);
+            match tls::transmit(connection, session, &effects.out, &mut self.scratch.record) {
                 Ok(sent) => {
-                    self.metrics.socket_bytes_out_total += sent as u64;
-                    if sent < effects.out.bytes() {
+                    self.metrics.socket_bytes_out_total += sent.wire_bytes as u64;
+                    if sent.is_full {
                         let mut outbox = Outbox::new(self.now_ms);
-                        outbox.put_back(effects.out.take_rest(sent), sent > 0);
+                        outbox.put_back(effects.out.take_rest(sent.taken), sent.taken > 0);
                         connection.outbox = Some(Box::new(outbox));
                     } else {
                         effects.out.clear();
@@ -185,26 +187,31 @@ impl Shard {
         let connection = &mut self.connections[index as usize];
         let before = Outboxes::weigh(connection.outbox.as_deref());
         while let Some(mut outbox) = connection.outbox.take() {
-            while let Some(waiting) = outbox.take_front(out.bytes()) {
+            let mut session = self.sessions.get_mut(index);
+            // Until that is out, nothing else can go.
+            let has_unsent = session.as_ref().is_some_and(|it| it.has_unsent());
+            while !has_unsent && let Some(waiting) = outbox.take_front(out.bytes()) {
                 connection.transport.encode(waiting, out);
             }
-            if out.is_empty() {
+            if out.is_empty() && !has_unsent {
                 break;
             }
-            let Ok(sent) = connection.transmit(out) else {
+            let buffer = &mut self.scratch.record;
+            let Ok(sent) = tls::transmit(connection, session.take(), out, buffer) else {
                 out.clear();
                 self.outboxes.change(before, None);
                 return self.end_now(index, CloseReason::PeerReset);
             };
-            self.metrics.socket_bytes_out_total += sent as u64;
-            written += sent;
-            if sent > 0 {
+            self.metrics.socket_bytes_out_total += sent.wire_bytes as u64;
+            written += sent.wire_bytes;
+            if sent.wire_bytes > 0 {
                 outbox.on_progress(self.now_ms);
             }
-            let is_full = sent < out.bytes();
-            outbox.put_back(out.take_rest(sent), sent > 0);
+            if !out.is_empty() {
+                outbox.put_back(out.take_rest(sent.taken), sent.taken > 0);
+            }
             connection.outbox = Some(outbox);
-            if is_full || written >= WRITE_BYTES_PER_TURN {
+            if sent.is_full || written >= WRITE_BYTES_PER_TURN {
                 break;
             }
         }
@@ -214,10 +221,12 @@ impl Shard {
 
     /// Arms what the connection waits for, or brings its end forward.
     pub(super) fn rest(&mut self, index: u32) {
-        let connection = &mut self.connections[index as usize];
+        let connection = &self.connections[index as usize];
         if let Phase::Flushing(reason) = connection.phase
             && connection.outbox.is_none()
+            && self.close_session(index)
         {
+            let connection = &mut self.connections[index as usize];
             if connection.end_of_input {
                 return self.end_now(index, reason);
             }
@@ -225,6 +234,7 @@ impl Shard {
             let until_ms = self.now_ms + self.config.timing.linger_timeout_ms;
             connection.phase = Phase::Lingering { reason, until_ms };
         }
+        let connection = &mut self.connections[index as usize];
         let key = ConnectionKey {
             index,
             generation: connection.generation,
@@ -255,7 +265,7 @@ impl Shard {
     /// The socket takes bytes again.
     pub(super) fn on_writable(&mut self, index: u32) {
         match self.connections[index as usize].phase {
-            Phase::Preface { .. } | Phase::Open | Phase::Flushing(_) => {
+            Phase::Preface { .. } | Phase::Handshake { .. } | Phase::Open | Phase::Flushing(_) => {
                 self.drain_outbox(index);
                 self.resume(index);
                 if self.connections[index as usize].phase == Phase::Closing {

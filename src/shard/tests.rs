@@ -54,6 +54,7 @@ impl Process {
             socket: socket.into(),
             audience: Audience::Internal,
             requires_preface: false,
+            tls: None,
         }];
         let boxes: Arc<[Mailbox]> = (0..n_shards).map(|_| Mailbox::new().unwrap()).collect();
         let shard = |id| {

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
 
 from pushring_test import (
@@ -23,6 +24,7 @@ from pushring_test import (
     wait_until,
 )
 
+CERTIFICATES = Path(__file__).resolve().parent.parent / "server/certificates"
 CURL = ["curl", "--silent", "--show-error", "--max-time", str(int(DEADLINE_S)), "--noproxy", "*"]
 
 
@@ -298,6 +300,24 @@ def measurements(server: Server) -> None:
         fail(f"no sample in {answer.body[:300]!r}")
 
 
+def over_tls() -> None:
+    """On the internal listener, so that the other one can say when the server is ready."""
+    files = ("--internal-tls-certificate", f"{CERTIFICATES}/one.pem", "--internal-tls-key", f"{CERTIFICATES}/one.key")
+    with Server("--internal", "127.0.0.1:0", *files) as server:
+        found = [re.search(r'address=([\d.]+:\d+) audience="?all', line) for line in server.log]
+        address = next(match[1] for match in found if match)
+        for version in ("1.2", "1.3"):
+            tls = ("--cacert", f"{CERTIFICATES}/ca.pem", f"--tlsv{version}", "--tls-max", version)
+            channel = fresh_channel()
+            payload = b"x" * 50_000
+            answer = curl(f"https://{address}/pub/{channel}", *tls, body=payload)
+            expect(f"publish over TLS {version}", answer.status in (201, 202), True)
+            answer = curl(f"https://{address}/poll/{channel}?since=earliest", *tls)
+            expect("what comes back", json.loads(answer.body)["messages"][0]["data"], payload.decode())
+        answer = curl(f"http://{address}/healthz")
+        expect("plain HTTP", (answer.status, json.loads(answer.body)["error"]["code"]), (400, "tls_required"))
+
+
 def main() -> None:
     scenarios = Scenarios("curl")
     with Server() as server:
@@ -319,6 +339,7 @@ def main() -> None:
             ("metrics", measurements),
         ):
             scenarios.run(name, scenario, server, *arguments, server=server)
+    scenarios.run("TLS 1.2 and 1.3", over_tls)
     scenarios.finish()
 
 

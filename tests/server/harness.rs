@@ -158,7 +158,8 @@ impl Start {
         let (mut child, file) = self.spawn();
         let log = Arc::new(Log::default());
         log.follow(child.stderr.take().unwrap());
-        let addresses: BTreeMap<_, SocketAddr> = log.wait("listening line", |lines| {
+        // A unix socket is no address to connect to here: who uses one knows its path.
+        let addresses: BTreeMap<_, Option<SocketAddr>> = log.wait("listening line", |lines| {
             let listening = lines.iter().filter(|line| line.contains("listening "));
             let found: BTreeMap<_, _> = listening
                 .map(|line| {
@@ -169,18 +170,19 @@ impl Start {
                             .unwrap()
                             .to_owned()
                     };
-                    (word("audience="), word("address=").parse().unwrap())
+                    (word("audience="), word("address=").parse().ok())
                 })
                 .collect();
             let is_whole = found.contains_key("all");
             is_whole.then_some(found)
         });
-        let internal = addresses["all"];
+        let public = addresses.get("public").copied().flatten();
+        let internal = addresses["all"].or(public).expect("an address");
         Server {
             child,
             file,
             log,
-            address: *addresses.get("public").unwrap_or(&internal),
+            address: public.unwrap_or(internal),
             internal,
             backend: Mutex::new(None),
         }

@@ -18,4 +18,7 @@ mod shutdown;
 mod slow_readers;
 mod start_up;
 mod strictness;
+mod tls;
+mod tls_client;
+mod unix_socket;
 mod wiring;
