@@ -39,17 +39,10 @@
 //!
 //! # Direction
 //!
-//! `main → server → shard → transport → api → hub → proto`, and `shard → disk → history → hub`. Nothing points the
-//! other way; [`config`], [`close_reason`] and [`metrics`] are plain data that all may know. A backplane that joins
-//! several nodes would hang on `shard` and `hub`: it would be one more sender of mail, and positions would come from
-//! its broker.
-//! `main → server → shard → transport → api → auth → hub → proto`. Nothing points the other way; [`config`],
-//! [`close_reason`] and [`metrics`] are plain data that all may know. A backplane that joins several nodes would hang
-//! on `shard` and `hub`: it would be one more sender of mail, and positions would come from its broker.
-//! `main → server → shard → transport → api → hub → proto`; [`tls`] is for `server` and `shard`. Nothing points the
-//! other way; [`config`], [`close_reason`] and [`metrics`] are plain data that all may know. A backplane that joins
-//! several nodes would hang on `shard` and `hub`: it would be one more sender of mail, and positions would come from
-//! its broker.
+//! `main → server → shard → transport → api → auth → hub → proto`, and `shard → disk → history → hub`; [`tls`] is for
+//! `server` and `shard`. Nothing points the other way; [`config`], [`close_reason`] and [`metrics`] are plain data that
+//! all may know. A backplane that joins several nodes would hang on `shard` and `hub`: it would be one more sender of
+//! mail, and positions would come from its broker.
 //!
 //! # Invariants
 //!
@@ -57,10 +50,8 @@
 //! `src/hub/batch/tests.rs` to 4, `tests/simulation` to 6 and 8, `src/shard/tests.rs` to 7,
 //! `src/shard/journal/tests.rs` and `tests/server/durable.rs` to 9.
 //!
-//! 1. Nothing in a pure folder (`proto`, `hub`, `history`, `api`, `transport`) waits, reads a clock, or knows a socket
-//!    or a thread.
-//! 1. Nothing in a pure folder (`proto`, `hub`, `auth`, `api`, `transport`) waits, reads a clock, or knows a socket or
-//!    a thread.
+//! 1. Nothing in a pure folder (`proto`, `hub`, `history`, `auth`, `api`, `transport`) waits, reads a clock, or knows a
+//!    socket or a thread.
 //! 2. A shard's state is touched by its thread only.
 //! 3. Every queue, buffer and counter that a peer can grow has a limit in [`config`].
 //! 4. A message is encoded at most once per wire form per shard; its payload is never copied per subscriber.
