@@ -100,7 +100,7 @@ pub struct Shared {
     pub connections_max: AtomicUsize,
     /// Those that each shard's own descriptor table has room for.
     pub connections_per_shard_max: usize,
-    /// Connections by [`clients::subject`], where their number is limited.
+    /// Connections by client address (IPv6 by its /64), where their number is limited.
     pub address_counts: KeyedCounts<IpAddr>,
     /// Shards that have or may get connections. Down to 0 while the server shuts down.
     pub n_occupied: AtomicUsize,

@@ -6,6 +6,7 @@ mod configuration;
 mod cursor;
 mod jwks;
 mod payload;
+mod proxy_header;
 mod query;
 mod request_head;
 mod token;
@@ -37,6 +38,7 @@ pub(crate) const TARGETS: &[Target] = &[
     target!(query),
     target!(cursor),
     target!(payload),
+    target!(proxy_header),
     target!(token),
     target!(jwks),
     target!(configuration),
