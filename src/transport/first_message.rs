@@ -13,7 +13,7 @@ use crate::proto::{json, ws_frame, ws_handshake};
 use crate::transport::exchange::Asking;
 use crate::transport::inbound_rate::InboundRate;
 use crate::transport::response::{Fields, Meta};
-use crate::transport::websocket::TokenRefusal;
+use crate::transport::websocket::{TokenRefusal, pong};
 use crate::transport::{Context, Effects, Next, jittered_around};
 
 /// A token in its object.
@@ -99,16 +99,7 @@ impl FirstMessage {
         let token = match event {
             None | Some(WsEvent::Pong(_)) => return (consumed, Next::Stay),
             Some(WsEvent::Ping(payload)) => {
-                let mut pong = Vec::new();
-                ws_frame::pong_frame(&mut pong, &payload);
-                if context.has_backlog {
-                    context.effects.pong = Some(pong);
-                } else {
-                    context
-                        .effects
-                        .out
-                        .write(|own| own.extend_from_slice(&pong));
-                }
+                pong(&payload, context);
                 return (consumed, Next::Stay);
             }
             Some(WsEvent::Close { code, .. }) => {

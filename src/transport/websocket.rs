@@ -58,6 +58,8 @@ pub struct WebSocket {
 #[derive(Debug, Default)]
 struct Rare {
     own: OwnPublishes,
+    /// Of all that the client sends.
+    inbound: InboundRate,
     /// With whose token.
     session: Option<Session>,
     /// A token whose key is being fetched.
@@ -77,8 +79,6 @@ struct OwnPublishes {
     delivered: u64,
     /// How to end once the echo is there.
     goodbye: Option<Goodbye>,
-    /// Of all that the client sends.
-    inbound: InboundRate,
 }
 
 /// A closing handshake and its reason.
@@ -238,7 +238,7 @@ impl WebSocket {
             Some(WsEvent::Close { code, .. }) => self.on_close(code, context),
             Some(_) if self.closing == Closing::Sent => Next::Stay,
             Some(WsEvent::Ping(payload)) => {
-                self.pong(&payload, context);
+                pong(&payload, context);
                 Next::Stay
             }
             Some(WsEvent::Message { kind, payload }) => self
@@ -253,7 +253,7 @@ impl WebSocket {
         if !InboundRate::is_limited(context) {
             return true;
         }
-        let inbound = &mut self.rare.get_or_insert_default().own.inbound;
+        let inbound = &mut self.rare.get_or_insert_default().inbound;
         let is_within = !is_whole || inbound.admit(context);
         inbound.charge_bytes(bytes, context);
         is_within
@@ -649,18 +649,19 @@ impl WebSocket {
             context,
         )
     }
+}
 
-    fn pong(&self, payload: &[u8], context: &mut Context<'_>) {
-        if context.has_backlog {
-            let mut frame = Vec::new();
-            ws_frame::pong_frame(&mut frame, payload);
-            context.effects.pong = Some(frame);
-        } else {
-            context
-                .effects
-                .out
-                .write(|own| ws_frame::pong_frame(own, payload));
-        }
+/// Answers a ping: at once, or at the next frame border where something waits already.
+pub(super) fn pong(payload: &[u8], context: &mut Context<'_>) {
+    if context.has_backlog {
+        let mut frame = Vec::new();
+        ws_frame::pong_frame(&mut frame, payload);
+        context.effects.pong = Some(frame);
+    } else {
+        context
+            .effects
+            .out
+            .write(|own| ws_frame::pong_frame(own, payload));
     }
 }
 
