@@ -132,6 +132,7 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
         connections_max: AtomicUsize::new(connections_max),
         connections_per_shard_max,
         address_counts: KeyedCounts::default(),
+        user_counts: Arc::default(),
         n_occupied: AtomicUsize::new(shards),
     });
     let parted = Arc::new(Barrier::new(shards + 1));

@@ -9,6 +9,8 @@
 //!
 //! Without any key all is open but for what `internal` keeps apart; so is the internal listener without API keys.
 
+use std::rc::Rc;
+
 use crate::api::listen::ListenRequest;
 use crate::api::origin;
 use crate::api::publish::PublishRequest;
@@ -29,6 +31,8 @@ use crate::proto::http_request::RequestHead;
 pub struct Gate<'a> {
     pub config: &'a Config,
     pub audience: Audience,
+    /// Who asks: the connection's index on its shard.
+    pub connection: u32,
     pub clock: Clock,
     pub auth: &'a mut Authenticator,
     pub metrics: &'a mut Metrics,
@@ -106,6 +110,24 @@ impl Gate<'_> {
         result
     }
 
+    /// Lets somebody with a token listen, as one more connection of the user.
+    pub fn join(&mut self, listen: &mut ListenRequest, session: Session) -> Result<(), Refusal> {
+        let session = listen.join(session, self.config)?;
+        self.claim(session)
+    }
+
+    /// Makes the connection one of the user's, if the token names one and there are not too many.
+    pub fn claim(&mut self, session: &mut Session) -> Result<(), Refusal> {
+        let Some(user) = &session.grant.subject else {
+            return Ok(());
+        };
+        let count_max = self.config.limits.connections_per_user_max;
+        let place = self.auth.users.claim(user, self.connection, count_max);
+        let place = place.ok_or(Refusal::USER_CONNECTIONS_FULL)?;
+        session.place = Some(Rc::new(place));
+        Ok(())
+    }
+
     fn admit_open(&self, request: &Request) -> Result<Admission, Refusal> {
         let publish = match request {
             Request::Publish(publish) => publish,
@@ -164,7 +186,7 @@ impl Gate<'_> {
     }
 
     fn admit_listener(
-        &self,
+        &mut self,
         listen: &mut ListenRequest,
         caller: Caller,
     ) -> Result<Verdict, Refusal> {
@@ -184,7 +206,7 @@ impl Gate<'_> {
         let Some(session) = session else {
             return Ok(may_listen(self.config, listen, None));
         };
-        listen.join(session, self.config)?;
+        self.join(listen, session)?;
         Ok(Verdict::Allowed)
     }
 

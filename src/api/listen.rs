@@ -85,7 +85,7 @@ impl ListenRequest {
     }
 
     /// Listens with the token of `session`: on the channels that it names, unless the request named its own.
-    pub fn join(&mut self, session: Session, config: &Config) -> Result<(), Refusal> {
+    pub fn join(&mut self, session: Session, config: &Config) -> Result<&mut Session, Refusal> {
         if let Some(start) = self.start_of_token.take() {
             let names = &session.grant.channels;
             if names.is_empty() {
@@ -99,9 +99,8 @@ impl ListenRequest {
         if access::may_listen(config, self, Some(&session.grant)) != Verdict::Allowed {
             return Err(Refusal::CHANNEL_DENIED);
         }
-        self.session = Some(session);
         self.token_due = false;
-        Ok(())
+        Ok(self.session.insert(session))
     }
 }
 

@@ -206,6 +206,10 @@ impl Refusal {
         "address_connections_full",
         "Too many connections from this address (setting connections_per_address_max). Close some, or come back later.",
     );
+    pub const USER_CONNECTIONS_FULL: Self = Self::too_many(
+        "user_connections_full",
+        "Too many connections of this user (setting connections_per_user_max). Close some, or come back later.",
+    );
     pub const ACCEPT_RATE_EXCEEDED: Self = Self::unavailable(
         "accept_rate_exceeded",
         "Too many connections at once (setting accepts_per_second_max). Come back later.",

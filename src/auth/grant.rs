@@ -1,15 +1,17 @@
 //! What a token grants, and what a connection that showed one has.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::auth::pattern::Patterns;
+use crate::auth::users::Place;
 use crate::hub::message::ChannelName;
 
 /// The claims of a verified token.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grant {
     /// `sub`: the user.
-    pub subject: Option<Box<str>>,
+    pub subject: Option<Arc<str>>,
     /// `exp`.
     pub expires_unix_ms: Option<u64>,
     /// `nbf`; 0 without.
@@ -39,6 +41,8 @@ pub struct Session {
     pub expires_ms: Option<u64>,
     /// The end of what was opened with it: later by `token_expiry_grace`.
     pub ends_ms: Option<u64>,
+    /// Among the connections of the user, as long as it listens.
+    pub place: Option<Rc<Place>>,
 }
 
 impl Session {

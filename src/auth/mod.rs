@@ -15,6 +15,7 @@ pub mod pattern;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod token;
+pub mod users;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use grant::{Grant, Session};
 use key::KeySet;
 use pattern::Patterns;
 use token::Rules;
+use users::Users;
 
 /// Requests of one shard that wait for a key which is being fetched.
 pub const WAITING_FOR_KEYS_MAX: usize = 1024;
@@ -50,6 +52,7 @@ pub struct Authenticator {
     api_keys: Arc<ApiKeys>,
     rules: Rules,
     cache: TokenCache,
+    pub users: Users,
     expiry_grace_ms: u64,
     /// Keys that are not known may be with the issuer.
     can_fetch: bool,
@@ -89,6 +92,7 @@ impl Authenticator {
             api_keys,
             rules: Rules::new(auth),
             cache: TokenCache::new(auth.token_cache_max / n_shards.max(1)),
+            users: Users::default(),
             // What is good enough to begin with is not ended at once.
             expiry_grace_ms: auth.token_expiry_grace_ms.max(auth.token_leeway_ms),
             can_fetch: auth.jwks.is_some(),
@@ -160,6 +164,7 @@ impl Authenticator {
             grant,
             expires_ms,
             ends_ms,
+            place: None,
         }
     }
 

@@ -122,6 +122,9 @@ pub struct Limits {
     /// Connections of one client address. 0: any number, since one address may be a balancer, or the many behind a
     /// translating router.
     pub connections_per_address_max: usize,
+    /// Connections on which one user listens. 0: any number, since what a user is (a person, a device, everybody of a
+    /// customer) is for whoever signs the tokens to say.
+    pub connections_per_user_max: usize,
     /// Newcomers that one shard takes in a second. 0: as many as come; a turn of the shard takes a few dozen at most.
     pub accepts_per_second_max: usize,
     /// WebSocket frames or HTTP requests of one connection in a second. 0: any number, since a backend that publishes
@@ -311,6 +314,7 @@ impl Default for Limits {
         Self {
             connections_max: 0,
             connections_per_address_max: 0,
+            connections_per_user_max: 0,
             accepts_per_second_max: 0,
             inbound_messages_per_second_max: 0,
             inbound_bytes_per_second_max: 0,

@@ -67,6 +67,9 @@ pub static SETTINGS: &[Setting<Config>] = {
             "Open connections of one client address, IPv6 by its /64; 0 is any number. Beyond, a connection is answered \
              429 and closed. The backend on internal is exempt. Behind a balancer only with proxy_protocol, or all \
              clients have its address."),
+        setting(Network, "connections_per_user_max", Count(field!(limits.connections_per_user_max), 0..=100_000_000),
+            "Connections on which one user (sub of the token) listens, on all threads together; 0 is any number. Beyond, \
+             a request to listen is answered 429; a WebSocket that brings its token later is closed with 1008."),
         setting(Network, "accepts_per_second_max", Count(field!(limits.accepts_per_second_max), 0..=1_000_000),
             "Connections that each thread takes in a second; 0 is any number. Beyond, a connection is answered 503 and \
              closed. The backend on internal is exempt."),

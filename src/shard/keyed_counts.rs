@@ -5,7 +5,9 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::auth::users::UserCounts;
 
 /// Maps that the keys are spread over, so that shards seldom wait for each other.
 const STRIPES: usize = 64;
@@ -62,6 +64,16 @@ impl<K: Hash + Eq> KeyedCounts<K> {
         self.stripes[stripe]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl UserCounts for KeyedCounts<Arc<str>> {
+    fn add(&self, user: &Arc<str>, count_max: usize) -> bool {
+        Self::add(self, user.clone(), count_max).is_some()
+    }
+
+    fn remove(&self, user: &Arc<str>) {
+        Self::remove(self, user);
     }
 }
 

@@ -102,6 +102,8 @@ pub struct Shared {
     pub connections_per_shard_max: usize,
     /// Connections by client address (IPv6 by its /64), where their number is limited.
     pub address_counts: KeyedCounts<IpAddr>,
+    /// Connections by user, where their number is limited.
+    pub user_counts: Arc<KeyedCounts<Arc<str>>>,
     /// Shards that have or may get connections. Down to 0 while the server shuts down.
     pub n_occupied: AtomicUsize,
 }
@@ -247,6 +249,13 @@ impl Shard {
         let ring = Ring::new(post.mailbox(id).wake())?;
         let n_shards = post.n_shards();
         let sends_per_turn = sends_per_turn(config.limits.fanout_sends_per_turn, n_shards);
+        let mut auth = Authenticator::new(
+            &config,
+            shared.keys.clone(),
+            shared.api_keys.clone(),
+            n_shards,
+        );
+        auth.users.count_with(shared.user_counts.clone());
         let mut shard = Self {
             id,
             hub: Hub::new(config.clone(), post.n_shards(), rng.u64(..)),
@@ -265,12 +274,7 @@ impl Shard {
             ring,
             post,
             metrics: Metrics::default(),
-            auth: Authenticator::new(
-                &config,
-                shared.keys.clone(),
-                shared.api_keys.clone(),
-                n_shards,
-            ),
+            auth,
             awaiting_keys: Vec::new(),
             rng,
             now_ms,

@@ -39,6 +39,7 @@ impl Shard {
         let mut context = Context {
             config: &self.config,
             audience: connection.audience,
+            connection: index,
             now_ms: self.now_ms,
             unix_ms: self.unix_ms,
             date: &self.date,

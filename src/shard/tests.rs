@@ -45,6 +45,7 @@ impl Process {
             connections_max: AtomicUsize::new(100),
             connections_per_shard_max: usize::MAX,
             address_counts: KeyedCounts::default(),
+            user_counts: Arc::default(),
             n_occupied: AtomicUsize::new(n_shards),
         });
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -254,11 +254,7 @@ impl Asking {
                 limit,
                 session,
             } => {
-                let expires_ms = session.and_then(|session| session.expires_ms);
-                let waiting = poll::Wait {
-                    wait_ms,
-                    expires_ms,
-                };
+                let waiting = poll::Wait { wait_ms, session };
                 poll::begin(context, meta, waiting, limit, replay::parts(answers))
             }
             Purpose::EventStream {

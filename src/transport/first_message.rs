@@ -132,7 +132,7 @@ impl FirstMessage {
             }
             Err(error) => return refuse(error.into(), context),
         };
-        if let Err(refusal) = self.listen.join(session, context.config) {
+        if let Err(refusal) = context.gate().join(&mut self.listen, session) {
             return refuse(refusal.into(), context);
         }
         let request = Request::WebSocket {
@@ -224,8 +224,7 @@ impl FirstMessage {
 
 fn refuse(refusal: TokenRefusal, context: &mut Context<'_>) -> Next {
     refusal.count(context);
-    let reason = CloseReason::CredentialRefused;
-    close(refusal.close_code, refusal.text, reason, context)
+    close(refusal.close_code, refusal.text, refusal.reason(), context)
 }
 
 fn close(code: u16, text: &str, reason: CloseReason, context: &mut Context<'_>) -> Next {

@@ -53,6 +53,8 @@ pub enum Transport {
 pub struct Context<'a> {
     pub config: &'a Config,
     pub audience: Audience,
+    /// The connection's index on its shard, free for another one only when this is at its end.
+    pub connection: u32,
     /// Milliseconds of the process's monotonic clock.
     pub now_ms: u64,
     /// Milliseconds since 1970, for what tokens say.
@@ -80,6 +82,7 @@ impl Context<'_> {
         Gate {
             config: self.config,
             audience: self.audience,
+            connection: self.connection,
             clock: Clock {
                 now_ms: self.now_ms,
                 unix_ms: self.unix_ms,

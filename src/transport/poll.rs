@@ -1,5 +1,6 @@
 //! Polling: the answer of a poll, and the long poll that waits for one.
 
+use crate::auth::grant::Session;
 use crate::close_reason::CloseReason;
 use crate::hub::batch::{WireForm, write_poll_body};
 use crate::hub::fanout::{Delivery, Subscription};
@@ -19,6 +20,8 @@ pub struct LongPoll {
     subscriptions: Vec<(Subscription, Position)>,
     limit: usize,
     deadline_ms: u64,
+    /// With whose token; boxed, since most have none.
+    session: Option<Box<Session>>,
 }
 
 impl LongPoll {
@@ -28,13 +31,19 @@ impl LongPoll {
         positions: Vec<(Subscription, Position)>,
         limit: usize,
         deadline_ms: u64,
+        session: Option<Session>,
     ) -> Self {
         Self {
             meta,
             subscriptions: positions,
             limit,
             deadline_ms,
+            session: session.map(Box::new),
         }
+    }
+
+    pub fn session(&self) -> Option<&Session> {
+        self.session.as_deref()
     }
 
     pub fn deadline_ms(&self) -> u64 {
@@ -140,12 +149,12 @@ impl LongPoll {
 }
 
 /// How long a poll may wait.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Wait {
     /// 0: it does not.
     pub wait_ms: u64,
-    /// The end of its token: the next poll brings a new one.
-    pub expires_ms: Option<u64>,
+    /// With whose token. Where that ends, so does the wait: the next poll brings a new one.
+    pub session: Option<Session>,
 }
 
 /// The homes have answered: tell what there is, or wait for what comes.
@@ -159,9 +168,8 @@ pub(super) fn begin(
     let has_news = replays
         .iter()
         .any(|(replay, _)| replay.lost || !replay.messages.is_empty());
-    let is_over = wait
-        .expires_ms
-        .is_some_and(|expires_ms| context.now_ms >= expires_ms);
+    let expires_ms = wait.session.as_ref().and_then(|session| session.expires_ms);
+    let is_over = expires_ms.is_some_and(|expires_ms| context.now_ms >= expires_ms);
     if !has_news && wait.wait_ms > 0 && !is_over && !context.is_draining {
         let positions = replays.iter().map(|(replay, subscription)| {
             (
@@ -170,8 +178,8 @@ pub(super) fn begin(
             )
         });
         let deadline_ms = context.now_ms + jittered_down(wait.wait_ms, context.rng);
-        let deadline_ms = deadline_ms.min(wait.expires_ms.unwrap_or(u64::MAX));
-        let poll = LongPoll::new(meta, positions.collect(), limit, deadline_ms);
+        let deadline_ms = deadline_ms.min(expires_ms.unwrap_or(u64::MAX));
+        let poll = LongPoll::new(meta, positions.collect(), limit, deadline_ms, wait.session);
         return Next::Become(Transport::LongPoll(Box::new(poll)));
     }
     context

@@ -108,6 +108,7 @@ impl Peer {
         let mut context = Context {
             config: &self.config,
             audience: self.audience,
+            connection: 0,
             now_ms: self.now_ms,
             unix_ms: self.now_ms,
             date: DATE,

@@ -16,7 +16,7 @@ use crate::client::{Client, Response, Ws, ws_handshake};
 use crate::harness::{Server, Start, wait_until};
 
 const OLD_SECRET: &str = "old-secret-of-32-bytes-0123456789";
-const NEW_SECRET: &str = "new-secret-of-32-bytes-0123456789";
+pub(crate) const NEW_SECRET: &str = "new-secret-of-32-bytes-0123456789";
 const API_KEY: &str = "backend-0123456789abcdef";
 
 /// `chat:…` wants a token that lists the channel; anybody with a token may publish on `echo:…`.
@@ -33,7 +33,7 @@ const NAMESPACES: &str = r#"
 const ED25519: &[u8] = include_bytes!("../../src/auth/testdata/ed25519.pem");
 
 /// A server with two keys, and an internal address that asks for nothing.
-fn server(settings: &str) -> Server {
+pub(crate) fn server(settings: &str) -> Server {
     let file = format!(
         "internal = \"127.0.0.1:0\"\n{settings}\n{NAMESPACES}\n\
          [token_key.old]\nsecret = \"{OLD_SECRET}\"\n[token_key.new]\nsecret = \"{NEW_SECRET}\"\n"
@@ -41,14 +41,14 @@ fn server(settings: &str) -> Server {
     Start::new("").file(&file).serve()
 }
 
-fn now_s() -> f64 {
+pub(crate) fn now_s() -> f64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap()
         .as_secs_f64()
 }
 
-fn sign(kid: &str, claims: &Value, secret: &str) -> String {
+pub(crate) fn sign(kid: &str, claims: &Value, secret: &str) -> String {
     let header = Header {
         kid: Some(kid.to_owned()),
         ..Header::new(Algorithm::HS256)
@@ -104,7 +104,7 @@ fn ws_with(server: &Server, target: &str, field: &str) -> Ws {
 }
 
 /// A WebSocket that has brought `token` as its first message, and the answer.
-fn ws_with_first_message(server: &Server, target: &str, token: &str) -> (Ws, String) {
+pub(crate) fn ws_with_first_message(server: &Server, target: &str, token: &str) -> (Ws, String) {
     let url = format!("ws://{}{target}", server.address);
     let stream = Client::connect(server.address).into_stream();
     let (socket, response) = tungstenite::client(url, stream).unwrap();

@@ -21,4 +21,5 @@ mod strictness;
 mod tls;
 mod tls_client;
 mod unix_socket;
+mod users;
 mod wiring;

@@ -78,6 +78,7 @@ fn outcome(config: &Config, audience: Audience, request: &str, fields: &str) -> 
     let mut gate = Gate {
         config,
         audience,
+        connection: 0,
         clock: CLOCK,
         auth: &mut authenticator(config),
         metrics: &mut Metrics::default(),

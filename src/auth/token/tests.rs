@@ -148,7 +148,7 @@ fn tokens_of_another_library_are_good() {
     let subjects = tokens.filter(|line| !line.starts_with('#')).map(|token| {
         let grant = verify(token, &keys, &rules(), NOW_S * 1000).unwrap();
         assert!(grant.subscribe.contains("chat:1"));
-        grant.subject.unwrap().into_string()
+        grant.subject.unwrap().to_string()
     });
     assert_eq!(subjects.collect::<Vec<_>>(), TokenAlgorithm::WORDS);
 }

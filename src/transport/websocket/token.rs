@@ -46,6 +46,13 @@ impl TokenRefusal {
         text: "the new token is another user's (sub): open a connection for it",
     };
 
+    pub(in crate::transport) fn reason(self) -> CloseReason {
+        match self.close_code {
+            1008 => CloseReason::TooManyConnections,
+            _ => CloseReason::CredentialRefused,
+        }
+    }
+
     pub(in crate::transport) fn count(self, context: &mut Context<'_>) {
         context.metrics.on_refusal(self.code, self.status);
     }
@@ -68,8 +75,10 @@ impl From<TokenError> for TokenRefusal {
 
 impl From<Refusal> for TokenRefusal {
     fn from(refusal: Refusal) -> Self {
+        // One user's connections come and go: other than a verdict, a limit lets the client try again.
+        let close_code = if refusal.status == 429 { 1008 } else { 3507 };
         Self {
-            close_code: 3507,
+            close_code,
             code: refusal.code,
             status: refusal.status,
             text: refusal.message,
@@ -80,12 +89,15 @@ impl From<Refusal> for TokenRefusal {
 impl WebSocket {
     /// With whose token the connection was opened, or goes on.
     pub(super) fn grant(&self) -> Option<&Grant> {
-        let session = self.rare.as_ref()?.session.as_ref()?;
-        Some(&session.grant)
+        Some(&self.session()?.grant)
+    }
+
+    pub(in crate::transport) fn session(&self) -> Option<&Session> {
+        self.rare.as_ref()?.session.as_ref()
     }
 
     pub(super) fn ends_ms(&self) -> Option<u64> {
-        self.rare.as_ref()?.session.as_ref()?.ends_ms
+        self.session()?.ends_ms
     }
 
     /// Takes the message for a new token, if it is one: `{"token":"…"}`. In raw a frame is the payload of a publish,
@@ -124,8 +136,8 @@ impl WebSocket {
         let rare = self.rare.get_or_insert_default();
         let waits_already = rare.token.take().is_some();
         match context.gate().verify(token, may_wait) {
-            Ok(Verified::Session(session)) => match self.check(&session, context) {
-                Ok(()) => {
+            Ok(Verified::Session(session)) => match self.take_over(session, context) {
+                Ok(session) => {
                     self.rare.get_or_insert_default().session = Some(session);
                     if self.format == Format::Json {
                         context.effects.out.write(|own| {
@@ -146,8 +158,12 @@ impl WebSocket {
         }
     }
 
-    /// Whether what the connection has may go on with the token of `session`.
-    fn check(&self, session: &Session, context: &Context<'_>) -> Result<(), TokenRefusal> {
+    /// `session` for what the connection has, if that may go on with its token.
+    fn take_over(
+        &self,
+        mut session: Session,
+        context: &mut Context<'_>,
+    ) -> Result<Session, TokenRefusal> {
         let subject = self.grant().and_then(|grant| grant.subject.as_deref());
         if subject.is_some_and(|subject| session.grant.subject.as_deref() != Some(subject)) {
             return Err(TokenRefusal::OTHER_USER);
@@ -160,7 +176,11 @@ impl WebSocket {
         if !may_stay {
             return Err(Refusal::CHANNEL_DENIED.into());
         }
-        Ok(())
+        match self.session().and_then(|session| session.place.clone()) {
+            None => context.gate().claim(&mut session)?,
+            place => session.place = place,
+        }
+        Ok(session)
     }
 
     fn refuse_token(&mut self, refusal: TokenRefusal, context: &mut Context<'_>) -> Next {
@@ -168,7 +188,7 @@ impl WebSocket {
         let goodbye = Goodbye {
             code: Some(refusal.close_code),
             text: refusal.text,
-            reason: CloseReason::CredentialRefused,
+            reason: refusal.reason(),
         };
         self.leave(goodbye, context)
     }

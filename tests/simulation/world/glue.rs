@@ -111,6 +111,7 @@ impl World {
         let mut context = Context {
             config: &self.config,
             audience: Audience::Internal,
+            connection: connection as u32,
             now_ms: self.now_ms,
             unix_ms: self.now_ms,
             date: DATE,
