@@ -49,10 +49,12 @@ pub enum CloseReason {
     OutboxesFull,
     /// TLS was not agreed on, or what came over it could not be decrypted.
     TlsFailed,
+    /// The operator wanted it so (3503; 403 for a long poll).
+    Disconnected,
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Answered,
         Self::PeerClosed,
         Self::PeerReset,
@@ -75,6 +77,7 @@ impl CloseReason {
         Self::RateExceeded,
         Self::OutboxesFull,
         Self::TlsFailed,
+        Self::Disconnected,
     ];
 
     /// The metric's label and the log's word.
@@ -102,6 +105,7 @@ impl CloseReason {
             Self::RateExceeded => "rate_exceeded",
             Self::OutboxesFull => "outboxes_full",
             Self::TlsFailed => "tls_failed",
+            Self::Disconnected => "disconnected",
         }
     }
 

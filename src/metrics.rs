@@ -25,6 +25,13 @@ pub enum TransportKind {
 
 const TRANSPORTS: [&str; 4] = ["http", "long_poll", "sse", "websocket"];
 
+impl TransportKind {
+    /// The metrics' label.
+    pub fn word(self) -> &'static str {
+        TRANSPORTS[self as usize]
+    }
+}
+
 /// What a TLS handshake has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsHandshake {

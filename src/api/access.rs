@@ -5,12 +5,14 @@
 //! | listen | `subscribe` is `public` | and `authenticated`; and `token` if it lists the channel | as anonymous |
 //! | publish | `publish` is `public` | and `authenticated`; and `token` if it lists the channel | its channels |
 //! | a frame of a WebSocket | the same, with `client_publish` | the same; and whatever it lists | – |
-//! | channels, metrics | – | – | its channels |
+//! | channels and who is on them, metrics | – | – | its channels |
+//! | connections, users | – | – | if its channels are all |
 //!
 //! Without any key all is open but for what `internal` keeps apart; so is the internal listener without API keys.
 
 use std::rc::Rc;
 
+use crate::api::connections::Inquiry;
 use crate::api::listen::ListenRequest;
 use crate::api::origin;
 use crate::api::publish::PublishRequest;
@@ -253,8 +255,14 @@ impl Gate<'_> {
             Caller::Anonymous => return Err(Refusal::CREDENTIALS_MISSING),
         };
         match request {
-            Request::ChannelInfo(channel) | Request::ChannelDelete(channel) => {
+            Request::ChannelInfo(channel)
+            | Request::ChannelDelete(channel)
+            | Request::Inquiry(Inquiry::Subscribers { channel, .. }) => {
                 self.check_key(key, std::slice::from_ref(channel))
+            }
+            // A connection may listen to anything.
+            Request::Inquiry(_) if !self.auth.api_key(key).contains_all_of("") => {
+                Err(Refusal::API_KEY_LIMITED)
             }
             Request::ChannelList(list) if !self.auth.api_key(key).contains_all_of(&list.prefix) => {
                 Err(Refusal::CHANNEL_DENIED)

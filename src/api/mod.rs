@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod channels;
+pub mod connections;
 pub mod listen;
 pub mod origin;
 pub mod publish;
@@ -16,6 +17,7 @@ use crate::proto::query;
 use crate::proto::ws_handshake;
 
 use channels::ChannelList;
+use connections::Inquiry;
 use listen::ListenRequest;
 use publish::PublishRequest;
 use refusal::Refusal;
@@ -58,6 +60,7 @@ pub enum Request {
     ChannelInfo(ChannelName),
     ChannelList(ChannelList),
     ChannelDelete(ChannelName),
+    Inquiry(Inquiry),
     Health,
     Readiness,
     Metrics,
@@ -88,6 +91,15 @@ const GET: &str = "GET, HEAD, OPTIONS";
 const POST: &str = "POST, OPTIONS";
 const GET_DELETE: &str = "GET, HEAD, DELETE, OPTIONS";
 
+/// Ends a path that asks who listens on a channel.
+const SUBSCRIBERS: &str = "/subscribers";
+
+/// The user, percent-encoded, of what is behind `/users/`.
+fn user(rest: &str) -> Option<&str> {
+    rest.strip_suffix("/connections")
+        .filter(|user| !user.contains('/'))
+}
+
 /// Reads what `head` asks for.
 pub fn parse(
     head: &RequestHead<'_>,
@@ -107,7 +119,9 @@ pub fn parse(
         // The channels that the token names.
         ("poll" | "sse" | "ws", None) if config.auth.verifies_tokens() => (GET, true),
         ("pub", Some(_)) => (POST, access::publishes_in_public(config)),
-        ("channels", Some(_)) => (GET_DELETE, false),
+        ("channels", Some(rest)) if rest.ends_with(SUBSCRIBERS) => (GET, false),
+        ("channels" | "connections", Some(_)) => (GET_DELETE, false),
+        ("users", Some(rest)) if user(rest).is_some() => (GET_DELETE, false),
         ("channels" | "metrics", None) => (GET, false),
         _ => return Err(Refusal::NOT_FOUND),
     };
@@ -123,6 +137,7 @@ pub fn parse(
         Method::Delete if allow == GET_DELETE => {}
         _ => return Err(Refusal::method(allow)),
     }
+    let is_delete = head.method == Method::Delete;
     match (first, rest) {
         ("poll", channels) => {
             let listen = ListenRequest::parse(channels, head, config)?;
@@ -162,12 +177,21 @@ pub fn parse(
                 channels, head, config,
             )?))
         }
+        ("channels", Some(rest)) if let Some(channel) = rest.strip_suffix(SUBSCRIBERS) => {
+            Ok(Request::Inquiry(Inquiry::subscribers(channel, head.query)?))
+        }
+        ("connections", Some(id)) => Ok(Request::Inquiry(Inquiry::of_connection(id, is_delete)?)),
+        ("users", Some(rest)) => {
+            let user = user(rest).ok_or(Refusal::NOT_FOUND)?;
+            let inquiry = Inquiry::of_user(user, head.query, is_delete)?;
+            Ok(Request::Inquiry(inquiry))
+        }
         ("channels", Some(channel)) => {
             let channel = listen::parse_channel(channel)?;
-            match head.method {
-                Method::Delete => Ok(Request::ChannelDelete(channel)),
-                _ => Ok(Request::ChannelInfo(channel)),
-            }
+            Ok(match is_delete {
+                true => Request::ChannelDelete(channel),
+                false => Request::ChannelInfo(channel),
+            })
         }
         ("channels", None) => Ok(Request::ChannelList(ChannelList::parse(head.query)?)),
         ("metrics", _) => Ok(Request::Metrics),

@@ -1,12 +1,13 @@
 //! What a connection asks of the shard that is at home, and what it hears.
 
 use crate::api::channels::ChannelList;
+use crate::api::connections::{Finding, Inquiry};
 use crate::hub::channel::Replay;
 use crate::hub::message::ChannelName;
-use crate::hub::{ChannelInfo, HubFull, Listen, Publish, Published};
+use crate::hub::{ChannelInfo, HubFull, Listen, Publish, Published, ShardId};
 use crate::metrics::Metrics;
 
-/// Goes to the channel's home, or to every shard where it is about no single channel.
+/// Goes to the channel's home, or to a shard's connections, or to every shard.
 #[derive(Clone, Debug)]
 pub enum Question {
     Publish(Publish),
@@ -14,6 +15,7 @@ pub enum Question {
     Info(ChannelName),
     Delete(ChannelName),
     List(ChannelList),
+    Inquiry(Inquiry),
     Metrics,
 }
 
@@ -31,17 +33,26 @@ pub enum Answer {
     Info(Option<ChannelInfo>),
     Deleted(Result<bool, HubFull>),
     List(Vec<ChannelInfo>),
+    Finding(Finding),
     Metrics(Box<Metrics>),
 }
 
 impl Question {
-    /// The channel whose home answers; `None` asks every shard.
+    /// The channel whose home answers.
     pub fn channel(&self) -> Option<&ChannelName> {
         match self {
             Self::Publish(publish) => Some(&publish.channel),
             Self::Listen(listen) => Some(&listen.channel),
             Self::Info(channel) | Self::Delete(channel) => Some(channel),
-            Self::List(_) | Self::Metrics => None,
+            Self::List(_) | Self::Inquiry(_) | Self::Metrics => None,
+        }
+    }
+
+    /// The shard that answers for its connections. Without one, and without a channel, every shard is asked.
+    pub fn shard(&self) -> Option<ShardId> {
+        match self {
+            Self::Inquiry(inquiry) => inquiry.shard(),
+            _ => None,
         }
     }
 }

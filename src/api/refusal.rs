@@ -94,6 +94,11 @@ impl Refusal {
     );
     pub const CHANNEL_UNKNOWN: Self =
         Self::new(404, "channel_unknown", "Nobody uses this channel.");
+    pub const CONNECTION_UNKNOWN: Self = Self::new(
+        404,
+        "connection_unknown",
+        "There is no such connection, or no longer.",
+    );
     pub const CHANNEL_NAME_INVALID: Self = Self::new(
         400,
         "channel_name_invalid",
@@ -168,6 +173,16 @@ impl Refusal {
         403,
         "channel_denied",
         "The token or API key does not allow this on every channel of the request.",
+    );
+    pub const API_KEY_LIMITED: Self = Self::new(
+        403,
+        "api_key_limited",
+        "This takes an API key for all channels (setting channels of the key).",
+    );
+    pub const DISCONNECTED: Self = Self::new(
+        403,
+        "disconnected_by_operator",
+        "The operator has ended this connection. Ask there before you come back.",
     );
     pub const CHANNELS_MISSING: Self = Self::new(
         400,

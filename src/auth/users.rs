@@ -70,9 +70,9 @@ impl Users {
         own.map(|&(_, connection)| connection).take(limit).collect()
     }
 
-    /// All connections of `user`, which are the user's no more: they are about to end, and are found once.
-    pub fn take(&mut self, user: &str) -> Vec<u32> {
-        let connections = self.connections(user, 0, usize::MAX);
+    /// At most `limit` connections of `user`, which are the user's no more: they are about to end, and are found once.
+    pub fn take(&mut self, user: &str, limit: usize) -> Vec<u32> {
+        let connections = self.connections(user, 0, limit);
         let user: Arc<str> = user.into();
         let mut register = self.0.borrow_mut();
         for &connection in &connections {
@@ -136,8 +136,9 @@ mod tests {
         ] {
             assert_eq!(users.connections(name, begin, limit), want, "{name:?}");
         }
-        assert_eq!(users.take("b"), [1, 2, 3]);
-        assert!(users.take("b").is_empty(), "found once");
+        for want in [&[1, 2][..], &[3], &[]] {
+            assert_eq!(users.take("b", 2), want, "found once");
+        }
         let again = users.claim(&user("a"), 3, 0).unwrap();
         drop(places);
         assert_eq!(users.connections("a", 0, 9), [3]);

@@ -175,6 +175,16 @@ impl Fanout {
         self.channels.iter().flat_map(of_channel).collect()
     }
 
+    /// The listeners of `name`, each with its slot, from slot `begin` on.
+    pub fn listeners(&self, name: &ChannelName, begin: u32) -> impl Iterator<Item = (u32, u32)> {
+        let channel = self.by_name.get(name);
+        let slots = channel.map_or(&[][..], |&channel| &self.channels[channel as usize].slots);
+        let slots = slots.get(begin as usize..).unwrap_or_default();
+        let numbered = slots.iter().zip(begin..);
+        let taken = numbered.filter(|(slot, _)| slot.connection != VACANT);
+        taken.map(|(slot, number)| (number, slot.connection))
+    }
+
     /// Names the channel of a subscription.
     pub fn name(&self, subscription: Subscription) -> &ChannelName {
         &self.channels[subscription.channel as usize].name

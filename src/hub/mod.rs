@@ -35,7 +35,7 @@ use position::{Epoch, Position, Since};
 const RELOADS_PER_SWEEP: usize = 4096;
 
 /// Names one shard of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u16);
 
 /// A publish after every check that needs no channel.

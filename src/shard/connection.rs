@@ -33,16 +33,27 @@ pub struct Connection {
     /// A poll is with the kernel. The entry is freed only when both have come home (see [`Phase::Closing`]).
     pub read_armed: bool,
     pub write_armed: bool,
-    pub end_of_input: bool,
-    /// Nothing has come from it yet.
-    pub is_unheard: bool,
-    /// Has been told that the server shuts down.
-    pub is_drained: bool,
+    marks: Marks,
     pub audience: Audience,
+    /// When it came, in seconds of the process's monotonic clock.
+    pub since_s: u32,
 }
 
 // A million of them are to fit beside their sockets.
 const _: () = assert!(size_of::<Connection>() <= 104);
+
+/// What is true of a connection, in the one byte that its record has left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks(u8);
+
+impl Marks {
+    /// The peer sends no more.
+    pub const END_OF_INPUT: Self = Self(1);
+    /// Something has come from it.
+    pub const HEARD: Self = Self(2);
+    /// Has been told that the server shuts down.
+    pub const DRAINED: Self = Self(4);
+}
 
 /// How far a connection has come. Every one goes through these in order; some skip to the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,10 +134,20 @@ impl Connection {
             phase: Phase::Open,
             read_armed: false,
             write_armed: false,
-            end_of_input: false,
-            is_unheard: true,
-            is_drained: false,
+            marks: Marks::default(),
             audience,
+            since_s: (now_ms / 1000) as u32,
+        }
+    }
+
+    pub fn has(&self, mark: Marks) -> bool {
+        self.marks.0 & mark.0 != 0
+    }
+
+    pub fn set(&mut self, mark: Marks, is_set: bool) {
+        match is_set {
+            true => self.marks.0 |= mark.0,
+            false => self.marks.0 &= !mark.0,
         }
     }
 
@@ -206,7 +227,7 @@ impl Connection {
     pub fn wants_read(&self, config: &Config) -> bool {
         let kept_bytes = self.input.as_ref().map_or(0, |input| input.len());
         match (self.phase, &self.transport) {
-            _ if self.end_of_input || self.read_armed => false,
+            _ if self.has(Marks::END_OF_INPUT) || self.read_armed => false,
             (Phase::Open, Transport::Http(http)) => http.wants_input() && self.outbox.is_none(),
             (Phase::Preface { .. } | Phase::Handshake { .. }, _) => true,
             (Phase::Open, Transport::LongPoll(_)) => kept_bytes < config.limits.input_bytes_max,

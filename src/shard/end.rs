@@ -9,7 +9,7 @@ use crate::close_reason::CloseReason;
 use crate::metrics::TransportKind;
 use crate::shard::Shard;
 use crate::shard::clients::subject;
-use crate::shard::connection::{Connection, Phase};
+use crate::shard::connection::{Connection, Marks, Phase};
 use crate::shard::outboxes::Outboxes;
 use crate::transport::Transport;
 
@@ -77,7 +77,8 @@ impl Shard {
         if reason.is_noteworthy() && self.now_ms >= self.next_end_line_ms {
             self.next_end_line_ms = self.now_ms + END_LINE_INTERVAL_MS;
             let peer = self.peer(index);
-            tracing::warn!(shard = self.id.0, %peer, transport = ?kind, reason = reason.label(), "connection ended");
+            let connection = self.id_of(index);
+            tracing::warn!(%connection, %peer, transport = kind.word(), reason = reason.label(), "connection ended");
         }
     }
 
@@ -88,8 +89,8 @@ impl Shard {
         };
         let is_stalled = connection.is_stalled(&self.config, self.now_ms);
         let is_silent = connection.transport.is_silent(&self.config, self.now_ms);
-        let is_told = connection.is_drained;
-        let is_newcomer = connection.is_unheard && self.now_ms < self.newcomers_until_ms;
+        let is_told = connection.has(Marks::DRAINED);
+        let is_newcomer = !connection.has(Marks::HEARD) && self.now_ms < self.newcomers_until_ms;
         let phase = connection.phase;
         match phase {
             Phase::Preface { .. } | Phase::Handshake { .. } | Phase::Open
@@ -105,7 +106,7 @@ impl Shard {
                 self.end_now(index, reason)
             }
             Phase::Open if self.is_draining && !is_told => {
-                self.connections[index as usize].is_drained = true;
+                self.connections[index as usize].set(Marks::DRAINED, true);
                 self.step(index, |transport, context| transport.on_drain(context));
             }
             // What the peer has sent may wait behind others: nobody is ended for the shard's own lateness.

@@ -64,17 +64,18 @@ impl Shard {
         }
     }
 
-    /// Asks the home of the question, or every shard in its place. A home of our own answers at once, unless its log
-    /// has to be written first.
+    /// Asks the home of the question, the shard of its connection, or every shard in its place. A home of our own
+    /// answers at once, unless its log has to be written first.
     pub(super) fn ask(
         &mut self,
         connection: ConnectionKey,
         place: u16,
         question: Question,
     ) -> Option<Answer> {
-        let home = question
-            .channel()
-            .map_or(ShardId(place), |channel| self.home(channel));
+        let home = match question.channel() {
+            Some(channel) => self.home(channel),
+            None => question.shard().unwrap_or(ShardId(place)),
+        };
         if home == self.id {
             let asker = Asker {
                 shard: home,
@@ -134,6 +135,7 @@ impl Shard {
                 list.limit,
                 self.hub_ms,
             )),
+            Question::Inquiry(inquiry) => Answer::Finding(self.inquire(&inquiry)),
             Question::Metrics => Answer::Metrics(Box::new(self.measure())),
         };
         Some(answer)

@@ -2,7 +2,7 @@
 
 use crate::close_reason::CloseReason;
 use crate::shard::Shard;
-use crate::shard::connection::{Input, Phase};
+use crate::shard::connection::{Input, Marks, Phase};
 use crate::transport::Transport;
 
 /// Bytes of answers made from one read before they are sent: pipelined requests must not pile up answers.
@@ -26,7 +26,7 @@ impl Shard {
             }
             (Ok(Some(0)) | Err(_), Phase::Handshake { .. }) => self.on_handshake_cut(index),
             // Behind the end that its TLS has announced.
-            (Ok(Some(_)), Phase::Open) if connection.end_of_input => self.rest(index),
+            (Ok(Some(_)), Phase::Open) if connection.has(Marks::END_OF_INPUT) => self.rest(index),
             (Ok(Some(bytes @ 1..)), Phase::Open) => {
                 self.on_bytes(index, &mut buffer[..bytes]);
             }
@@ -71,7 +71,7 @@ impl Shard {
 
     /// New bytes go behind those that are kept; without any, they are used where they are.
     pub(super) fn on_input(&mut self, index: u32, bytes: &mut [u8]) {
-        self.connections[index as usize].is_unheard = false;
+        self.connections[index as usize].set(Marks::HEARD, true);
         match self.connections[index as usize].input.take() {
             None => {
                 let consumed = self.feed(index, bytes);
@@ -95,7 +95,10 @@ impl Shard {
         }
         // Asked behind the input: it may have made an answer that waits for the socket.
         let connection = &self.connections[index as usize];
-        if connection.end_of_input && connection.outbox.is_none() && self.takes_input(index) {
+        if connection.has(Marks::END_OF_INPUT)
+            && connection.outbox.is_none()
+            && self.takes_input(index)
+        {
             self.end_now(index, CloseReason::PeerClosed);
         }
     }
@@ -150,7 +153,7 @@ impl Shard {
 
     pub(super) fn on_end_of_input(&mut self, index: u32) {
         let connection = &mut self.connections[index as usize];
-        connection.end_of_input = true;
+        connection.set(Marks::END_OF_INPUT, true);
         if matches!(connection.transport, Transport::LongPoll(_)) {
             // Perhaps it still reads, perhaps it is gone: answered as if its time were over, it is no longer waited
             // for in either case.

@@ -11,6 +11,7 @@ pub mod connection;
 mod end;
 mod home;
 mod input;
+mod inquiry;
 mod journal;
 pub mod keyed_counts;
 mod keys;
@@ -27,7 +28,7 @@ pub mod timers;
 mod tls;
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
@@ -56,6 +57,7 @@ use admission::AcceptRate;
 use clients::Clients;
 use complaint::{Complaint, Complaints};
 use connection::Connection;
+use inquiry::Farewells;
 use journal::Journal;
 use keyed_counts::KeyedCounts;
 use mailbox::{ConnectionKey, Mail, Post};
@@ -144,6 +146,7 @@ pub struct Shard {
     auth: Authenticator,
     /// Connections that wait for the issuer's keys.
     awaiting_keys: Vec<ConnectionKey>,
+    farewells: Farewells,
     rng: fastrand::Rng,
     now_ms: u64,
     /// The same moment on the clock of the histories.
@@ -256,6 +259,7 @@ impl Shard {
             n_shards,
         );
         auth.users.count_with(shared.user_counts.clone());
+        let next_generation = rng.u32(..) & GENERATION_MASK;
         let mut shard = Self {
             id,
             hub: Hub::new(config.clone(), post.n_shards(), rng.u64(..)),
@@ -276,11 +280,13 @@ impl Shard {
             metrics: Metrics::default(),
             auth,
             awaiting_keys: Vec::new(),
+            farewells: Farewells::default(),
             rng,
             now_ms,
             hub_ms: now_ms + shared.history_origin_ms,
             unix_ms: 0,
-            next_generation: 0,
+            // Of an earlier process, or of another server, an id finds nobody here.
+            next_generation,
             next_sweep_ms: now_ms,
             date: http_date(0),
             date_second: 0,
@@ -371,6 +377,7 @@ impl Shard {
         }
         self.scratch.completions = completions;
         is_busy |= self.read_mail();
+        is_busy |= self.say_farewell();
         is_busy |= self.deliver();
         is_busy |= self.expire_timers();
         self.sweep();
@@ -479,15 +486,20 @@ impl Shard {
     fn complain_of(&mut self, index: u32, complaint: Complaint, found: &str) {
         if self.complaints.is_due(complaint, self.now_ms) {
             let peer = self.peer(index);
-            tracing::warn!(shard = self.id.0, %peer, found, "{}", complaint.advice());
+            let connection = self.id_of(index);
+            tracing::warn!(%connection, %peer, found, "{}", complaint.advice());
         }
+    }
+
+    /// The client's address: as a proxy has told it, or as the socket has it.
+    fn client(&self, index: u32) -> Option<SocketAddr> {
+        let told = self.clients.get(index);
+        told.or_else(|| self.connections[index as usize].peer_address())
     }
 
     /// The client's address, for the log.
     fn peer(&self, index: u32) -> String {
-        self.clients
-            .get(index)
-            .or_else(|| self.connections[index as usize].peer_address())
+        self.client(index)
             .map_or_else(|| "unknown".to_owned(), |address| address.to_string())
     }
 

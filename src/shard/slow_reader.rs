@@ -81,9 +81,9 @@ impl Shard {
         *next_line_ms = self.now_ms + LINE_INTERVAL_MS;
         let peer = self.peer(index);
         tracing::warn!(
-            shard = self.id.0,
+            connection = %self.id_of(index),
             %peer,
-            transport = ?connection.transport.kind(),
+            transport = connection.transport.kind().word(),
             %channel,
             policy = policy.word(),
             waiting_bytes = outbox.bytes(),

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::close_reason::CloseReason;
 use crate::hub::fanout::Delivery;
-use crate::shard::connection::Phase;
+use crate::shard::connection::{Marks, Phase};
 use crate::shard::mailbox::ConnectionKey;
 use crate::shard::outboxes::Outboxes;
 use crate::shard::tls;
@@ -87,7 +87,7 @@ impl Shard {
                 connection.transport = transport;
                 if self.is_draining {
                     // It began after its like had been told.
-                    connection.is_drained = false;
+                    connection.set(Marks::DRAINED, false);
                     self.timers.arm(index, self.now_ms);
                 }
             }
@@ -228,7 +228,7 @@ impl Shard {
             && self.close_session(index)
         {
             let connection = &mut self.connections[index as usize];
-            if connection.end_of_input {
+            if connection.has(Marks::END_OF_INPUT) {
                 return self.end_now(index, reason);
             }
             connection.finish_sending();

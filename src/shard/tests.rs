@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
+use super::connection::Marks;
 use super::mailbox::{Mailbox, Stage};
 use super::*;
 use crate::api::Audience;
@@ -193,7 +194,7 @@ fn who_half_closes_behind_pipelined_requests_gets_every_answer() {
     });
     client.shutdown(Shutdown::Write).unwrap();
     process.turn_until("the end of the input", |process| {
-        process.shards[0].connections[1].end_of_input
+        process.shards[0].connections[1].has(Marks::END_OF_INPUT)
     });
     let answers = process.read_until(&client, |_| false);
     let payload_bytes = answers.iter().filter(|&&byte| byte == b'x').count();

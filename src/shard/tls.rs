@@ -11,7 +11,7 @@ use crate::close_reason::CloseReason;
 use crate::metrics::TlsHandshake;
 use crate::shard::Shard;
 use crate::shard::complaint::Complaint;
-use crate::shard::connection::{Connection, Input, Phase};
+use crate::shard::connection::{Connection, Input, Marks, Phase};
 use crate::shard::outboxes::Outboxes;
 use crate::tls::TlsConfigs;
 use crate::tls::session::{RecordBuffer, Sent, Session, SessionError};
@@ -126,7 +126,7 @@ impl Shard {
         self.scratch.plaintext = plaintext;
         let is_at_end = self.sessions.get(index).is_some_and(Session::is_at_end);
         let connection = &self.connections[index as usize];
-        if is_at_end && connection.is_open() && !connection.end_of_input {
+        if is_at_end && connection.is_open() && !connection.has(Marks::END_OF_INPUT) {
             self.on_end_of_input(index);
         }
         has_input

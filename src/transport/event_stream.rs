@@ -152,6 +152,28 @@ impl EventStream {
         self.send_back(retry_ms, CloseReason::Shutdown, context)
     }
 
+    /// A stream has no word for this: who comes back is let in or not by what it shows then.
+    pub fn on_disconnect(&mut self, context: &mut Context<'_>) -> Next {
+        self.end(CloseReason::Disconnected, context)
+    }
+
+    pub fn session(&self) -> Option<&Session> {
+        self.session.as_deref()
+    }
+
+    /// A stream of several channels knows its positions, since they are its ids.
+    pub fn listening(&self) -> Vec<(Subscription, Option<Position>)> {
+        match (&self.subscriptions, self.has_left) {
+            (_, true) => Vec::new(),
+            (Subscriptions::Several(several), false) => several
+                .0
+                .iter()
+                .map(|&(it, position)| (it, Some(position)))
+                .collect(),
+            (subscriptions, false) => subscriptions.iter().map(|it| (it, None)).collect(),
+        }
+    }
+
     fn send_back(&mut self, retry_ms: u64, reason: CloseReason, context: &mut Context<'_>) -> Next {
         // Not followed by an empty line, as at the start: `retry` counts as soon as its line is read.
         self.write(&mut context.effects.out, |own| {

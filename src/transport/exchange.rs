@@ -19,6 +19,9 @@ use crate::transport::websocket::{self, WebSocket};
 use crate::transport::{Context, Effects, Next, Transport};
 use crate::transport::{poll, replay, report};
 
+/// What a WebSocket reads with 3503.
+pub(super) const DISCONNECTED_TEXT: &str = "disconnected by the operator";
+
 /// A request that waits for answers.
 #[derive(Debug)]
 pub struct Asking {
@@ -55,6 +58,9 @@ pub(super) enum Purpose {
     ChannelInfo,
     ChannelDelete,
     ChannelList {
+        limit: usize,
+    },
+    Inquiry {
         limit: usize,
     },
     Metrics,
@@ -157,6 +163,19 @@ impl Asking {
                 };
                 ask_all_shards(&Question::List(list), context);
                 Purpose::ChannelList { limit }
+            }
+            Request::Inquiry(inquiry) => {
+                let shard = inquiry.shard();
+                if shard.is_some_and(|shard| usize::from(shard.0) >= context.n_shards) {
+                    return Err(refuse(context, &meta, &Refusal::CONNECTION_UNKNOWN));
+                }
+                let (inquiry, limit) = inquiry.with_one_more();
+                let question = Question::Inquiry(inquiry);
+                match shard {
+                    Some(_) => context.effects.questions.push((0, question)),
+                    None => ask_all_shards(&question, context),
+                }
+                Purpose::Inquiry { limit }
             }
             Request::Metrics => {
                 ask_all_shards(&Question::Metrics, context);
@@ -300,6 +319,7 @@ impl Asking {
             Purpose::ChannelInfo
             | Purpose::ChannelDelete
             | Purpose::ChannelList { .. }
+            | Purpose::Inquiry { .. }
             | Purpose::Metrics => {
                 report::report(context, &meta, &purpose, answers.map(|(answer, _)| answer))
             }
@@ -317,6 +337,28 @@ impl Asking {
         };
         refuse(context, &meta, &Refusal::CHANNEL_DELETED);
         Next::End(CloseReason::Unavailable)
+    }
+
+    /// With whose token somebody is about to listen.
+    pub fn session(&self) -> Option<&Session> {
+        match &self.purpose {
+            Purpose::Poll { session, .. }
+            | Purpose::EventStream { session, .. }
+            | Purpose::WebSocket { session, .. } => session.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The operator ends the connection. Of a publish nobody knows yet what becomes: no answer is better
+    /// than a wrong one.
+    pub fn on_disconnect(&self, context: &mut Context<'_>) -> Next {
+        match self.purpose {
+            Purpose::WebSocket { accept: None, .. } => disconnect_websocket(context),
+            Purpose::Poll { .. } | Purpose::EventStream { .. } | Purpose::WebSocket { .. } => {
+                refuse_disconnected(context, &self.meta)
+            }
+            _ => Next::End(CloseReason::Disconnected),
+        }
     }
 
     fn is_behind_handshake(&self) -> bool {
@@ -368,6 +410,25 @@ fn ask_all_shards(question: &Question, context: &mut Context<'_>) {
             .questions
             .push((place as u16, question.clone()));
     }
+}
+
+/// The last answer on a connection that the operator ends.
+pub(super) fn refuse_disconnected(context: &mut Context<'_>, meta: &Meta) -> Next {
+    let meta = Meta {
+        keep_alive: false,
+        ..meta.clone()
+    };
+    refuse(context, &meta, &Refusal::DISCONNECTED);
+    Next::End(CloseReason::Disconnected)
+}
+
+/// The same on an open WebSocket.
+pub(super) fn disconnect_websocket(context: &mut Context<'_>) -> Next {
+    context
+        .effects
+        .out
+        .write(|own| ws_frame::close_frame(own, 3503, DISCONNECTED_TEXT));
+    Next::End(CloseReason::Disconnected)
 }
 
 /// As [`refuse`] on an open WebSocket.

@@ -3,6 +3,7 @@
 use crate::api::Request;
 use crate::api::listen::ListenRequest;
 use crate::api::question::Answer;
+use crate::auth::grant::Session;
 use crate::auth::token::TOKEN_BYTES_MAX;
 use crate::auth::{KEYS_TIMEOUT_MS, Verified};
 use crate::close_reason::CloseReason;
@@ -213,6 +214,10 @@ impl FirstMessage {
         let delay_ms = jittered_around(context.config.timing.sse_retry_ms, context.rng);
         let text = format!("shutdown, reconnect after {delay_ms} ms");
         close(3001, &text, CloseReason::Shutdown, context)
+    }
+
+    pub fn session(&self) -> Option<&Session> {
+        self.listen.session.as_ref()
     }
 
     pub fn release(&mut self, effects: &mut Effects) {

@@ -6,6 +6,7 @@ use crate::api::question::Answer;
 use crate::api::refusal::Refusal;
 use crate::api::{self, Request};
 use crate::auth::KEYS_TIMEOUT_MS;
+use crate::auth::grant::Session;
 use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::hub::fanout::{Delivery, Subscription};
@@ -76,6 +77,13 @@ impl Http {
 
     pub fn is_asking(&self) -> bool {
         matches!(self.exchange.as_deref(), Some(Exchange::Asking(_)))
+    }
+
+    pub fn session(&self) -> Option<&Session> {
+        match self.exchange.as_deref() {
+            Some(Exchange::Asking(asking)) => asking.session(),
+            _ => None,
+        }
     }
 
     /// Neither answering nor waiting for anything but bytes.
@@ -371,6 +379,14 @@ impl Http {
         match self.exchange {
             None => Next::End(CloseReason::Shutdown),
             Some(_) => Next::Stay,
+        }
+    }
+
+    /// The operator ends the connection: a request that waits is told so.
+    pub fn on_disconnect(&self, context: &mut Context<'_>) -> Next {
+        match self.exchange.as_deref() {
+            Some(Exchange::Asking(asking)) => asking.on_disconnect(context),
+            _ => Next::End(CloseReason::Disconnected),
         }
     }
 

@@ -8,6 +8,7 @@ pub mod exchange;
 pub mod first_message;
 pub mod http;
 pub mod inbound_rate;
+mod inspect;
 pub mod outbox;
 pub mod outgoing;
 pub mod poll;
@@ -234,6 +235,17 @@ impl Transport {
             Self::EventStream(stream) => stream.on_drain(context),
             Self::WebSocket(websocket) => websocket.on_drain(context),
             Self::FirstMessage(first) => first.on_drain(context),
+        }
+    }
+
+    /// The operator ends the connection: it is told in the way of the transport.
+    pub fn on_disconnect(&mut self, context: &mut Context<'_>) -> Next {
+        match self {
+            Self::Http(http) => http.on_disconnect(context),
+            Self::LongPoll(poll) => poll.on_disconnect(context),
+            Self::EventStream(stream) => stream.on_disconnect(context),
+            Self::WebSocket(websocket) => websocket.on_disconnect(context),
+            Self::FirstMessage(_) => exchange::disconnect_websocket(context),
         }
     }
 

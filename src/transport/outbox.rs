@@ -74,6 +74,11 @@ impl Outbox {
         self.bytes
     }
 
+    /// Things that wait: messages, and stretches of bytes that are encoded already.
+    pub fn entries(&self) -> usize {
+        self.queue.len() + usize::from(self.pong.is_some())
+    }
+
     /// Bytes beside the replay.
     pub fn live_bytes(&self) -> usize {
         self.bytes.saturating_sub(self.replay_bytes)

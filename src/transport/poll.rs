@@ -6,6 +6,7 @@ use crate::hub::batch::{WireForm, write_poll_body};
 use crate::hub::fanout::{Delivery, Subscription};
 use crate::hub::message::Message;
 use crate::hub::position::{Position, write_cursor};
+use crate::transport::exchange::refuse_disconnected;
 use crate::transport::http::Http;
 use crate::transport::replay::{self, Part};
 use crate::transport::response::{Body, Fields, Meta, respond};
@@ -109,6 +110,19 @@ impl LongPoll {
     /// Answers at once with the same cursor, so that the client goes elsewhere.
     pub fn on_drain(&mut self, context: &mut Context<'_>) -> Next {
         self.end_early(CloseReason::Shutdown, context)
+    }
+
+    /// The client has lost nothing: what it has is in the cursor that it came with.
+    pub fn on_disconnect(&mut self, context: &mut Context<'_>) -> Next {
+        self.release(context.effects);
+        refuse_disconnected(context, &self.meta)
+    }
+
+    pub fn listening(&self) -> Vec<(Subscription, Option<Position>)> {
+        let subscriptions = self.subscriptions.iter();
+        subscriptions
+            .map(|&(it, position)| (it, Some(position)))
+            .collect()
     }
 
     pub fn release(&mut self, effects: &mut Effects) {

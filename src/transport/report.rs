@@ -2,6 +2,7 @@
 
 use crate::api::Page;
 use crate::api::channels;
+use crate::api::connections;
 use crate::api::publish::{self, PublishResult};
 use crate::api::question::Answer;
 use crate::api::refusal::Refusal;
@@ -60,6 +61,7 @@ pub(super) fn report(
     let mut content_type = JSON;
     let mut pages = Vec::new();
     let mut shards = Vec::new();
+    let mut findings = Vec::new();
     let mut status = 200;
     for answer in answers {
         match answer {
@@ -70,12 +72,18 @@ pub(super) fn report(
             Answer::Deleted(Ok(true)) => status = 204,
             Answer::Deleted(Err(full)) => return refuse(context, meta, &full.into()),
             Answer::List(page) => pages.push(page),
+            Answer::Finding(finding) => findings.push(finding),
             Answer::Metrics(metrics) => shards.push(*metrics),
             answer => unreachable!("no report: {answer:?}"),
         }
     }
     match purpose {
         Purpose::ChannelList { limit } => channels::write_list(&mut body, pages, *limit),
+        Purpose::Inquiry { limit } => {
+            if let Err(refusal) = connections::write_findings(&mut body, findings, *limit) {
+                return refuse(context, meta, &refusal);
+            }
+        }
         Purpose::Metrics => {
             let mut text = String::new();
             metrics::write_exposition(&mut text, &shards);

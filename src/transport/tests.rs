@@ -7,6 +7,7 @@ use crate::hub::position::{Epoch, Since};
 use crate::hub::{Hub, Listen, ListenMode, Publish, ShardId};
 use crate::proto::payload::PayloadKind;
 
+mod disconnect;
 mod event_stream;
 mod http;
 mod inbound;
@@ -193,6 +194,7 @@ impl Peer {
                 list.limit,
                 self.now_ms,
             )),
+            Question::Inquiry(_) => unreachable!("no operator here"),
             Question::Metrics => Answer::Metrics(Box::new(self.metrics.clone())),
         };
         let next = self

@@ -1,5 +1,6 @@
 //! An open WebSocket (RFC 6455): messages out, publishes in, heartbeats, the closing handshake.
 
+mod operator;
 mod token;
 
 pub(super) use token::TokenRefusal;

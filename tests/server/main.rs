@@ -3,6 +3,7 @@
 mod auth;
 mod broken_peers;
 mod client;
+mod connections;
 mod durable;
 mod full_tables;
 mod fuzz;

@@ -25,7 +25,7 @@ fn get(server: &Server, target: &str, user: &str) -> Client {
 }
 
 /// A WebSocket of `user`, or the refusal of its handshake.
-fn ws(server: &Server, user: &str) -> Result<Ws, Response> {
+pub(crate) fn ws(server: &Server, user: &str) -> Result<Ws, Response> {
     let mut client = server.connect();
     let fields = format!("Host: test\r\n{}", bearer_of(user));
     client.send(ws_handshake("/ws/chat:1").replace("Host: test\r\n", &fields));

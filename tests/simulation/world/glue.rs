@@ -359,6 +359,7 @@ impl World {
             Question::List(list) => {
                 Answer::List(hub.list(&list.prefix, list.after.as_deref(), list.limit, now_ms))
             }
+            Question::Inquiry(_) => unreachable!("no operator here"),
             Question::Metrics => Answer::Metrics(Box::new(self.shards[home].metrics.clone())),
         }
     }

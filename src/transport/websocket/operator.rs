@@ -1,0 +1,27 @@
+//! What the operator asks of an open WebSocket, and its end by his hand.
+
+use crate::close_reason::CloseReason;
+use crate::hub::fanout::Subscription;
+use crate::hub::position::Position;
+use crate::transport::exchange::DISCONNECTED_TEXT;
+use crate::transport::{Context, Next};
+
+use super::WebSocket;
+
+impl WebSocket {
+    /// No echo is waited for.
+    pub fn on_disconnect(&mut self, context: &mut Context<'_>) -> Next {
+        self.close(3503, DISCONNECTED_TEXT, context);
+        Next::End(CloseReason::Disconnected)
+    }
+
+    /// Without positions: those are the client's to keep.
+    pub fn listening(&self) -> Vec<(Subscription, Option<Position>)> {
+        self.subscriptions.iter().map(|it| (it, None)).collect()
+    }
+
+    /// Since the last sign of life.
+    pub fn silent_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.heard_ms)
+    }
+}
