@@ -32,6 +32,7 @@ use signal_hook::iterator::Signals;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::api::Audience;
+use crate::auth::key::KeySet;
 use crate::config::Config;
 use crate::config::address::ListenAddress;
 use crate::hub::ShardId;
@@ -84,7 +85,7 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
     }
     let refresher = keys
         .issuer
-        .map(|source| Refresher::start(source, &keys.token_keys, &config.auth))
+        .map(|source| Refresher::start(source, &config.auth))
         .transpose()
         .map_err(ServeError::Jwks)?;
 
@@ -108,7 +109,7 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
     let (mut histories, logs) = loaded.unzip();
     let mut logs = logs.into_iter().flatten();
     let history_clock = histories.as_ref().map(Histories::clock).unwrap_or_default();
-    let token_keys = refresher.as_ref().map(Refresher::keys);
+    let issued = refresher.as_ref().map(Refresher::keys);
     let keys_wanted = match refresher {
         Some(refresher) => {
             let (keys_wanted, wanted) = mpsc::channel();
@@ -122,8 +123,11 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
 
     let shared = Arc::new(Shared {
         config: config.clone(),
-        keys: token_keys.unwrap_or_else(|| Arc::new(keys.token_keys)),
-        api_keys: Arc::new(keys.api_keys),
+        keys: KeySet {
+            configured: keys.token_keys,
+            issued: issued.unwrap_or_default(),
+        },
+        api_keys: keys.api_keys,
         keys_wanted,
         started: history_clock.started,
         history_origin_ms: history_clock.origin_ms,

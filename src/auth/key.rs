@@ -1,6 +1,7 @@
 //! Keys that tokens are verified with, each bound to one algorithm.
 
 use std::fmt;
+use std::sync::Arc;
 
 use jsonwebtoken::{Algorithm, DecodingKey, crypto};
 
@@ -140,35 +141,24 @@ fn library(algorithm: TokenAlgorithm) -> Algorithm {
     }
 }
 
-/// All keys: those of the configuration, and those of the issuer's set.
-#[derive(Debug, Default)]
+/// All keys: those of the configuration, and those of the issuer's set. Either is replaced as a whole,
+/// beside the other.
+#[derive(Clone, Debug, Default)]
 pub struct KeySet {
-    /// Given by the configuration, so that the set of the issuer is replaced beside them.
-    configured: Vec<std::sync::Arc<TokenKey>>,
-    fetched: Vec<TokenKey>,
+    pub configured: Arc<[TokenKey]>,
+    pub issued: Arc<[TokenKey]>,
 }
 
 impl KeySet {
     pub fn new(configured: Vec<TokenKey>) -> Self {
         Self {
-            configured: configured.into_iter().map(Into::into).collect(),
-            fetched: Vec::new(),
-        }
-    }
-
-    /// The same configured keys with another set of the issuer.
-    pub fn with_fetched(&self, fetched: Vec<TokenKey>) -> Self {
-        Self {
-            configured: self.configured.clone(),
-            fetched,
+            configured: configured.into(),
+            issued: Arc::default(),
         }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &TokenKey> {
-        self.configured
-            .iter()
-            .map(|key| &**key)
-            .chain(&self.fetched)
+        self.configured.iter().chain(&*self.issued)
     }
 }
 

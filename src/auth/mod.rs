@@ -21,12 +21,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::config::auth::Auth;
 
 use api_key::ApiKeys;
 use cache::TokenCache;
 use error::TokenError;
 use grant::{Grant, Session};
-use key::KeySet;
+use key::{KeySet, TokenKey};
 use pattern::Patterns;
 use token::Rules;
 use users::Users;
@@ -48,7 +49,7 @@ pub struct Clock {
 /// What one shard verifies with.
 #[derive(Debug)]
 pub struct Authenticator {
-    keys: Arc<KeySet>,
+    keys: KeySet,
     api_keys: Arc<ApiKeys>,
     rules: Rules,
     cache: TokenCache,
@@ -80,12 +81,7 @@ pub enum Effort {
 
 impl Authenticator {
     /// One of `n_shards`, which share out the memory for verified tokens.
-    pub fn new(
-        config: &Config,
-        keys: Arc<KeySet>,
-        api_keys: Arc<ApiKeys>,
-        n_shards: usize,
-    ) -> Self {
+    pub fn new(config: &Config, keys: KeySet, api_keys: Arc<ApiKeys>, n_shards: usize) -> Self {
         let auth = &config.auth;
         Self {
             keys,
@@ -93,8 +89,7 @@ impl Authenticator {
             rules: Rules::new(auth),
             cache: TokenCache::new(auth.token_cache_max / n_shards.max(1)),
             users: Users::default(),
-            // What is good enough to begin with is not ended at once.
-            expiry_grace_ms: auth.token_expiry_grace_ms.max(auth.token_leeway_ms),
+            expiry_grace_ms: expiry_grace_ms(auth),
             can_fetch: auth.jwks.is_some(),
             refetch_interval_ms: auth.jwks_refetch_interval_ms,
             fetched_ms: None,
@@ -104,7 +99,7 @@ impl Authenticator {
 
     /// Without any key: nothing is verified.
     pub fn open(config: &Config) -> Self {
-        Self::new(config, Arc::default(), Arc::default(), 1)
+        Self::new(config, KeySet::default(), Arc::default(), 1)
     }
 
     /// Verifies `token`, or remembers that it did. `may_wait`: the caller can come back when there are other keys.
@@ -185,14 +180,36 @@ impl Authenticator {
         self.waiting == 1
     }
 
-    /// The keys were fetched, or not: nobody waits any more. What was verified with keys that are gone is forgotten.
-    pub fn on_fetched(&mut self, keys: Arc<KeySet>) {
+    /// The issuer's keys were fetched, or not: nobody waits any more. What was verified with keys that are gone is
+    /// forgotten.
+    pub fn on_fetched(&mut self, issued: Arc<[TokenKey]>) {
         self.waiting = 0;
-        if !Arc::ptr_eq(&self.keys, &keys) {
-            self.keys = keys;
+        if !Arc::ptr_eq(&self.keys.issued, &issued) {
+            self.keys.issued = issued;
             self.cache.clear();
         }
     }
+
+    /// Other keys and other rules are in force. Nothing that was verified before is remembered: its key may be gone.
+    pub fn reload(
+        &mut self,
+        config: &Config,
+        configured: Arc<[TokenKey]>,
+        api_keys: Arc<ApiKeys>,
+        n_shards: usize,
+    ) {
+        let auth = &config.auth;
+        self.keys.configured = configured;
+        self.api_keys = api_keys;
+        self.rules = Rules::new(auth);
+        self.cache = TokenCache::new(auth.token_cache_max / n_shards.max(1));
+        self.expiry_grace_ms = expiry_grace_ms(auth);
+    }
+}
+
+/// From a token's end to that of what was opened with it. What is good enough to begin with is not ended at once.
+fn expiry_grace_ms(auth: &Auth) -> u64 {
+    auth.token_expiry_grace_ms.max(auth.token_leeway_ms)
 }
 
 #[cfg(test)]

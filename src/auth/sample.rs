@@ -23,8 +23,8 @@ pub(crate) fn key(kid: &str, byte: u8) -> TokenKey {
 }
 
 /// The keys of [`configure`].
-pub(crate) fn keys() -> Arc<KeySet> {
-    Arc::new(KeySet::new(vec![key("main", 1)]))
+pub(crate) fn keys() -> KeySet {
+    KeySet::new(vec![key("main", 1)])
 }
 
 /// A token with these claims by the key that [`key`] makes.

@@ -20,18 +20,22 @@ fn token(kid: &str, byte: u8, lifetime_s: u64) -> String {
     sample::token(kid, byte, &serde_json::json!({ "exp": exp }))
 }
 
-fn keys(keys: &[(&str, u8)]) -> Arc<KeySet> {
+fn keys(keys: &[(&str, u8)]) -> Arc<[TokenKey]> {
     let keys = keys.iter().map(|&(kid, byte)| sample::key(kid, byte));
-    Arc::new(KeySet::new(keys.collect()))
+    keys.collect()
 }
 
 fn authenticator(jwks: bool) -> Authenticator {
     let mut config = Config::default();
+    let known = KeySet {
+        configured: keys(&[("a", 1)]),
+        ..KeySet::default()
+    };
     config.auth.jwks = jwks.then(|| "keys.json".to_owned());
     config.auth.token_leeway_ms = 5_000;
     config.auth.token_expiry_grace_ms = 10_000;
     config.auth.jwks_refetch_interval_ms = 10_000;
-    Authenticator::new(&config, keys(&[("a", 1)]), Arc::default(), 1)
+    Authenticator::new(&config, known, Arc::default(), 1)
 }
 
 /// `Some(_)`: refused; the label says how it went otherwise.
@@ -106,7 +110,7 @@ fn an_unknown_key_is_worth_one_fetch_in_a_while() {
         !auth.on_waiting(CLOCK.now_ms + 1),
         "the second one waits with it"
     );
-    auth.on_fetched(keys(&[("a", 1), ("b", 2)]));
+    auth.on_fetched(keys(&[("b", 2)]));
     check(&mut auth, &new, later(2), (Verified, Ok("good")));
     check(&mut auth, &new, later(2), (Cached, Ok("good")));
     let unknown = token("c", 3, 600);
@@ -157,17 +161,53 @@ fn no_more_than_so_many_wait() {
 fn what_was_verified_with_a_key_that_is_gone_is_forgotten() {
     use Effort::{Cached, Verified};
     let mut auth = authenticator(true);
-    let old = token("a", 1, 600);
+    let old = token("b", 2, 600);
+    auth.on_fetched(keys(&[("b", 2)]));
     check(&mut auth, &old, CLOCK, (Verified, Ok("good")));
-    let same = auth.keys.clone();
+    let same = auth.keys.issued.clone();
     auth.on_fetched(same);
     check(&mut auth, &old, CLOCK, (Cached, Ok("good")));
     auth.fetched_ms = Some(CLOCK.now_ms);
-    auth.on_fetched(keys(&[("b", 2)]));
+    auth.on_fetched(keys(&[("c", 3)]));
     check(
         &mut auth,
         &old,
         CLOCK,
         (Verified, Err(TokenError::UnknownKey)),
+    );
+}
+
+#[test]
+fn a_reload_takes_keys_and_rules_as_they_are_now() {
+    use Effort::Verified;
+    let mut auth = authenticator(false);
+    let [old, new, issued] =
+        [("a", 1), ("b", 2), ("c", 3)].map(|(kid, byte)| token(kid, byte, 600));
+    auth.on_fetched(keys(&[("c", 3)]));
+    for token in [&old, &issued] {
+        check(&mut auth, token, CLOCK, (Verified, Ok("good")));
+    }
+    let config = Config::default();
+    let unknown = Err(TokenError::UnknownKey);
+    auth.reload(&config, keys(&[("b", 2)]), Arc::default(), 1);
+    check(&mut auth, &old, CLOCK, (Verified, unknown));
+    check(&mut auth, &new, CLOCK, (Verified, Ok("good")));
+    check(&mut auth, &issued, CLOCK, (Verified, Ok("good")));
+    // The same name for another key.
+    auth.reload(&config, keys(&[("b", 9)]), Arc::default(), 1);
+    check(
+        &mut auth,
+        &new,
+        CLOCK,
+        (Verified, Err(TokenError::BadSignature)),
+    );
+    let mut config = Config::default();
+    config.auth.token_audience = Some("push".to_owned());
+    auth.reload(&config, keys(&[("b", 2)]), Arc::default(), 1);
+    check(
+        &mut auth,
+        &new,
+        CLOCK,
+        (Verified, Err(TokenError::AudienceDenied)),
     );
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::Config;
-use super::setting::{Group, HIDDEN, Setting};
+use super::setting::{HIDDEN, Setting};
 use super::table::{NAMESPACE_SETTINGS, SETTINGS};
 
-/// Of these, sockets, threads and the log's writer were made at the start. All others take effect by a reload.
+/// Of these, sockets, threads and the log's writer were made at the start; a thread reads the issuer's
+/// keys. All others take effect by a reload.
 pub const RESTART_SETTINGS: &[&str] = &[
     "listen",
     "internal",
@@ -18,6 +19,10 @@ pub const RESTART_SETTINGS: &[&str] = &[
     "threads",
     "pin_threads",
     "log_format",
+    "jwks",
+    "jwks_ca_file",
+    "jwks_refresh",
+    "jwks_refetch_interval",
     "history_dir",
     "history_sync_interval",
     "history_stall_timeout",
@@ -54,21 +59,20 @@ pub struct Reload {
 impl Config {
     /// `next` as far as it can take the place of this one.
     pub fn reload(&self, mut next: Self) -> Reload {
-        let (mut ignored, mut changes) = changes(SETTINGS, self, &next, "")
+        let (ignored, mut changes): (Vec<_>, Vec<_>) = changes(SETTINGS, self, &next, "")
             .into_iter()
-            .partition::<Vec<_>, _>(|change| needs_restart(&change.name));
+            .partition::<Vec<_>, _>(|change| RESTART_SETTINGS.contains(&&*change.name));
         let keys = [
             ("token_key", self.auth.token_keys != next.auth.token_keys),
             ("api_key", self.auth.api_keys != next.auth.api_keys),
         ];
         for (name, _) in keys.into_iter().filter(|(_, is_other)| *is_other) {
-            ignored.push(Change {
+            changes.push(Change {
                 name: name.to_owned(),
                 from: HIDDEN.to_owned(),
                 to: HIDDEN.to_owned(),
             });
         }
-        next.auth = self.auth.clone();
         for setting in SETTINGS
             .iter()
             .filter(|it| RESTART_SETTINGS.contains(&it.name))
@@ -92,12 +96,6 @@ impl Config {
             ignored,
         }
     }
-}
-
-/// Keys and the rules of tokens are with the shards from the start.
-fn needs_restart(name: &str) -> bool {
-    let is_auth = |it: &Setting<Config>| it.group == Group::Authentication && it.name == name;
-    RESTART_SETTINGS.contains(&name) || SETTINGS.iter().any(is_auth)
 }
 
 fn changes<T>(settings: &[Setting<T>], from: &T, to: &T, prefix: &str) -> Vec<Change> {
@@ -176,16 +174,15 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_rules_of_tokens_need_a_restart() {
+    fn keys_are_read_anew_and_where_the_issuer_is_needs_a_restart() {
         check(
             &[("token_key", "a.secret=x"), ("token_leeway", "1s")],
             &[("token_key", "a.secret=y"), ("jwks", "keys.json")],
-            &[],
             &[
-                "jwks: none -> keys.json",
                 "token_leeway: 1s -> 5s",
                 "token_key: (not shown) -> (not shown)",
             ],
+            &["jwks: none -> keys.json"],
         );
     }
 

@@ -11,10 +11,9 @@ use ureq::Agent;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
 use crate::auth::jwks::{self, JWKS_BYTES_MAX};
-use crate::auth::key::{KeySet, TokenKey};
+use crate::auth::key::TokenKey;
 use crate::config::auth::Auth;
-use crate::hub::ShardId;
-use crate::shard::mailbox::{KeysRead, Mail, Mailbox};
+use crate::shard::mailbox::{KeysRead, KeysWanted, Mail, Mailbox};
 
 /// How long a fetch may take in all: less than the requests wait that it is for.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -115,43 +114,47 @@ pub(super) struct Refresher {
     source: Source,
     /// As it was read last: the same text is the same keys, and what was verified with them stays.
     text: String,
-    keys: Arc<KeySet>,
+    keys: Arc<[TokenKey]>,
     refresh: Duration,
     refetch_interval: Duration,
 }
 
 impl Refresher {
-    /// Reads the set for the first time; it goes beside the `configured` keys.
-    pub(super) fn start(source: Source, configured: &KeySet, auth: &Auth) -> Result<Self, String> {
+    /// Reads the set for the first time.
+    pub(super) fn start(source: Source, auth: &Auth) -> Result<Self, String> {
         let (text, keys) = source.read()?;
         tracing::info!(keys = keys.len(), "jwks read");
         Ok(Self {
             source,
             text,
-            keys: Arc::new(configured.with_fetched(keys)),
+            keys: keys.into(),
             refresh: Duration::from_millis(auth.jwks_refresh_ms),
             refetch_interval: Duration::from_millis(auth.jwks_refetch_interval_ms),
         })
     }
 
-    pub(super) fn keys(&self) -> Arc<KeySet> {
+    pub(super) fn keys(&self) -> Arc<[TokenKey]> {
         self.keys.clone()
     }
 
-    /// `wanted`: the shards that have met a key which is not known.
-    pub(super) fn spawn(self, boxes: Arc<[Mailbox]>, wanted: Receiver<ShardId>) -> io::Result<()> {
+    /// `wanted`: who asks for another look.
+    pub(super) fn spawn(
+        self,
+        boxes: Arc<[Mailbox]>,
+        wanted: Receiver<KeysWanted>,
+    ) -> io::Result<()> {
         let run = move || self.run(&boxes, &wanted);
         thread::Builder::new().name("jwks".to_owned()).spawn(run)?;
         Ok(())
     }
 
-    fn run(mut self, boxes: &[Mailbox], wanted: &Receiver<ShardId>) {
+    fn run(mut self, boxes: &[Mailbox], wanted: &Receiver<KeysWanted>) {
         let mut refresh_at = self.next_refresh();
         let mut refetched_at: Option<Instant> = None;
         loop {
             match wanted.recv_timeout(refresh_at.saturating_duration_since(Instant::now())) {
                 // Several shards may meet the same new key in the same moment.
-                Ok(shard)
+                Ok(KeysWanted::Shard(shard))
                     if refetched_at.is_some_and(|at| at.elapsed() < self.refetch_interval) =>
                 {
                     self.tell(&boxes[usize::from(shard.0)], KeysRead::TooSoon);
@@ -175,7 +178,7 @@ impl Refresher {
             Ok((text, _)) if text == self.text => KeysRead::Done,
             Ok((text, keys)) => {
                 tracing::info!(keys = keys.len(), "jwks has changed");
-                self.keys = Arc::new(self.keys.with_fetched(keys));
+                self.keys = keys.into();
                 self.text = text;
                 KeysRead::Done
             }
@@ -187,8 +190,8 @@ impl Refresher {
     }
 
     fn tell(&self, mailbox: &Mailbox, read: KeysRead) {
-        let keys = self.keys.clone();
-        mailbox.post(&mut vec![Mail::Keys { keys, read }]);
+        let issued = self.keys.clone();
+        mailbox.post(&mut vec![Mail::Keys { issued, read }]);
     }
 
     /// Jittered down by up to a tenth: many servers that were started together do not ask together.

@@ -1,9 +1,10 @@
 //! The keys of the configuration with the files that they are in.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::auth::api_key::{ApiKey, ApiKeys};
-use crate::auth::key::{KeyError, KeySet, TokenKey};
+use crate::auth::key::{KeyError, TokenKey};
 use crate::config::Config;
 use crate::config::auth::{self, Access, Secret};
 use crate::server::jwks::Source;
@@ -21,8 +22,8 @@ impl fmt::Display for KeysError {
 /// All that the configuration says of keys, read and checked. An issuer's set that is behind a URL is only named.
 #[derive(Debug)]
 pub struct Keys {
-    pub token_keys: KeySet,
-    pub api_keys: ApiKeys,
+    pub token_keys: Arc<[TokenKey]>,
+    pub api_keys: Arc<ApiKeys>,
     pub issuer: Option<Source>,
 }
 
@@ -52,8 +53,8 @@ impl Keys {
         });
         match issuer {
             Ok(issuer) if errors.is_empty() => Ok(Self {
-                token_keys: KeySet::new(token_keys),
-                api_keys: ApiKeys::new(api_keys),
+                token_keys: token_keys.into(),
+                api_keys: Arc::new(ApiKeys::new(api_keys)),
                 issuer,
             }),
             Ok(_) => Err(KeysError(errors)),

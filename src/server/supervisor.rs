@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::{CUT_MS, Event, ReadConfig, ServeError, connections_max};
+use super::{CUT_MS, Event, Keys, ReadConfig, ServeError, connections_max, keys};
 use crate::config::Config;
 use crate::config::reload::Reload;
 use crate::shard::Shared;
-use crate::shard::mailbox::{Mail, Mailbox, Stage};
+use crate::shard::mailbox::{KeysWanted, Mail, Mailbox, Stage};
 use crate::tls::TlsConfigs;
 
 pub(super) struct Supervisor {
@@ -105,6 +105,14 @@ impl Supervisor {
             changes,
             ignored,
         } = self.config.reload(next);
+        // What stays as it was may not go with what is new.
+        if let Err(error) = config.check_open_mode() {
+            return self.refuse(&error.to_string());
+        }
+        let keys = match Keys::load(&config) {
+            Ok(keys) => keys,
+            Err(error) => return self.refuse(&error.to_string()),
+        };
         let connections_max = match connections_max(&config, self.boxes.len(), self.has_own_tables)
         {
             Ok((connections_max, _)) => connections_max,
@@ -120,8 +128,19 @@ impl Supervisor {
             .store(connections_max, Ordering::Relaxed);
         crate::logging::set_level(self.config.log_level);
         for mailbox in &*self.boxes {
-            let (config, tls) = (self.config.clone(), tls.clone());
-            mailbox.post(&mut vec![Mail::Reload { config, tls }]);
+            let mail = Mail::Reload {
+                config: self.config.clone(),
+                tls: tls.clone(),
+                token_keys: keys.token_keys.clone(),
+                api_keys: keys.api_keys.clone(),
+            };
+            mailbox.post(&mut vec![mail]);
+        }
+        if let Some(keys_wanted) = &self.shared.keys_wanted {
+            let _ = keys_wanted.send(KeysWanted::Reload);
+        }
+        for advice in keys::advice(&self.config) {
+            tracing::warn!("{advice}");
         }
         for change in &ignored {
             tracing::warn!("needs a restart, ignored until then: {change}");

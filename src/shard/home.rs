@@ -50,9 +50,17 @@ impl Shard {
             Mail::Publication(message) => self.fanout.enqueue(message),
             Mail::Unlisten { from, channel } => self.hub.unlisten(&channel, from, self.hub_ms),
             Mail::EndListeners(channel) => self.fanout.enqueue_end(&channel),
-            Mail::Keys { keys, read } => self.on_keys(keys, read),
-            Mail::Reload { config, tls } => {
+            Mail::Keys { issued, read } => self.on_keys(issued, read),
+            Mail::Reload {
+                config,
+                tls,
+                token_keys,
+                api_keys,
+            } => {
                 self.reload(config);
+                let n_shards = self.post.n_shards();
+                self.auth
+                    .reload(&self.config, token_keys, api_keys, n_shards);
                 self.reload_tls(&tls);
             }
             Mail::ReloadFailed => self.metrics.reload_failures_total += 1,

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::auth::key::KeySet;
+use crate::auth::key::TokenKey;
 use crate::hub::ShardId;
 use crate::shard::Shard;
-use crate::shard::mailbox::KeysRead;
+use crate::shard::mailbox::{KeysRead, KeysWanted};
 
 impl Shard {
     /// A connection of ours goes on when the keys are there.
@@ -15,17 +15,17 @@ impl Shard {
             && let Some(keys_wanted) = &self.shared.keys_wanted
         {
             // Its thread lives as long as the process.
-            let _ = keys_wanted.send(self.id);
+            let _ = keys_wanted.send(KeysWanted::Shard(self.id));
         }
     }
 
     /// Nobody waits any longer, whatever came of it.
-    pub(super) fn on_keys(&mut self, keys: Arc<KeySet>, read: KeysRead) {
+    pub(super) fn on_keys(&mut self, issued: Arc<[TokenKey]>, read: KeysRead) {
         if self.id == ShardId(0) && read != KeysRead::TooSoon {
             self.metrics.jwks_reads_total += 1;
             self.metrics.jwks_read_failures_total += u64::from(read == KeysRead::Failed);
         }
-        self.auth.on_fetched(keys);
+        self.auth.on_fetched(issued);
         for key in std::mem::take(&mut self.awaiting_keys) {
             if self.is_current(key) && self.connections[key.index as usize].is_open() {
                 self.step(key.index, |transport, context| transport.on_keys(context));

@@ -9,7 +9,8 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
 use crate::api::question::{Answer, Question};
-use crate::auth::key::KeySet;
+use crate::auth::api_key::ApiKeys;
+use crate::auth::key::TokenKey;
 use crate::config::Config;
 use crate::disk::writer::News;
 use crate::hub::ShardId;
@@ -46,12 +47,17 @@ pub enum Mail {
     /// From a channel's home: it was deleted, its listeners are to be ended.
     EndListeners(ChannelName),
     /// From the thread that reads the issuer's keys: which there are now, and whether that was read just now.
-    Keys { keys: Arc<KeySet>, read: KeysRead },
+    Keys {
+        issued: Arc<[TokenKey]>,
+        read: KeysRead,
+    },
     /// From the main thread: another configuration is in force. What else is read anew with it, such as keys or
     /// certificates, comes to the shards in the same way: as a whole, shared and never changed.
     Reload {
         config: Arc<Config>,
         tls: TlsConfigs,
+        token_keys: Arc<[TokenKey]>,
+        api_keys: Arc<ApiKeys>,
     },
     /// From the main thread, to the shard that counts it.
     ReloadFailed,
@@ -61,6 +67,15 @@ pub enum Mail {
     Over,
     /// From the thread that writes the shard's history log.
     Log(News),
+}
+
+/// Who wants another look at the issuer's keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeysWanted {
+    /// One that has met a key which is not known.
+    Shard(ShardId),
+    /// The operator, with everything else.
+    Reload,
 }
 
 /// How a look at the issuer's keys went.

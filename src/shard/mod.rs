@@ -60,7 +60,7 @@ use connection::Connection;
 use inquiry::Farewells;
 use journal::Journal;
 use keyed_counts::KeyedCounts;
-use mailbox::{ConnectionKey, Mail, Post};
+use mailbox::{ConnectionKey, KeysWanted, Mail, Post};
 use outboxes::Outboxes;
 use ring::{Completion, Ring};
 use timers::TimerWheel;
@@ -86,10 +86,10 @@ pub struct Shared {
     /// As of the start.
     pub config: Arc<Config>,
     /// As they were at the start; later ones come by mail.
-    pub keys: Arc<KeySet>,
+    pub keys: KeySet,
     pub api_keys: Arc<ApiKeys>,
     /// Asks for another look at the issuer's keys, where there is an issuer.
-    pub keys_wanted: Option<Sender<ShardId>>,
+    pub keys_wanted: Option<Sender<KeysWanted>>,
     /// The origin of everybody's `now_ms`.
     pub started: Instant,
     /// What the clock of the histories said then; 0 unless they are kept on disk.

@@ -36,7 +36,7 @@ impl Process {
         change(&mut config);
         let shared = Arc::new(Shared {
             config: Arc::new(config),
-            keys: Arc::default(),
+            keys: KeySet::default(),
             api_keys: Arc::default(),
             keys_wanted: None,
             started: Instant::now(),

@@ -15,12 +15,12 @@ use tungstenite::client::IntoClientRequest;
 use crate::client::{Client, Response, Ws, ws_handshake};
 use crate::harness::{Server, Start, wait_until};
 
-const OLD_SECRET: &str = "old-secret-of-32-bytes-0123456789";
+pub(crate) const OLD_SECRET: &str = "old-secret-of-32-bytes-0123456789";
 pub(crate) const NEW_SECRET: &str = "new-secret-of-32-bytes-0123456789";
 const API_KEY: &str = "backend-0123456789abcdef";
 
 /// `chat:…` wants a token that lists the channel; anybody with a token may publish on `echo:…`.
-const NAMESPACES: &str = r#"
+pub(crate) const NAMESPACES: &str = r#"
     [namespace.chat]
     subscribe = "token"
     publish = "token"

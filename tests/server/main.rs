@@ -10,6 +10,7 @@ mod fuzz;
 mod harness;
 mod heartbeats;
 mod http;
+mod key_reload;
 mod limits;
 mod proxy_protocol;
 mod refusals;
