@@ -64,6 +64,8 @@ pub(super) enum Purpose {
         limit: usize,
     },
     Metrics,
+    /// They have come, and are used up.
+    Done,
 }
 
 impl Asking {
@@ -193,18 +195,27 @@ impl Asking {
         })
     }
 
-    /// Notes an answer; `true` when it was the last one.
+    /// Notes an answer; with the last one it is [done](Self::is_done).
     pub fn on_answer(
         &mut self,
         place: u16,
         answer: Answer,
         subscription: Option<Subscription>,
-    ) -> bool {
+        context: &mut Context<'_>,
+    ) -> Next {
         let slot = &mut self.answers[usize::from(place)];
         debug_assert!(slot.is_none(), "a question is answered once");
         *slot = Some((answer, subscription));
         self.missing -= 1;
-        self.missing == 0
+        if self.missing > 0 {
+            return Next::Stay;
+        }
+        self.finish(context)
+    }
+
+    /// Nothing is asked any more: the request is answered, or has become something else.
+    pub fn is_done(&self) -> bool {
+        matches!(self.purpose, Purpose::Done)
     }
 
     /// A channel that has answered speaks before the others have: its message joins the replay.
@@ -239,7 +250,7 @@ impl Asking {
     }
 
     /// Every answer is here.
-    pub fn finish(mut self, context: &mut Context<'_>) -> Next {
+    fn finish(&mut self, context: &mut Context<'_>) -> Next {
         let full = self
             .answers
             .iter()
@@ -250,18 +261,16 @@ impl Asking {
             });
         if let Some(full) = full {
             self.release(context.effects);
-            if self.is_behind_handshake() {
+            let is_behind_handshake = self.is_behind_handshake();
+            self.purpose = Purpose::Done;
+            if is_behind_handshake {
                 return close_unavailable(context);
             }
             return refuse(context, &self.meta, &full.into());
         }
-        let Self {
-            meta,
-            purpose,
-            answers,
-            ..
-        } = self;
-        let answers = answers
+        let meta = std::mem::replace(&mut self.meta, Meta::UNKNOWN);
+        let purpose = std::mem::replace(&mut self.purpose, Purpose::Done);
+        let answers = std::mem::take(&mut self.answers)
             .into_iter()
             .map(|answer| answer.expect("nothing is missing"));
         match purpose {
@@ -323,6 +332,7 @@ impl Asking {
             | Purpose::Metrics => {
                 report::report(context, &meta, &purpose, answers.map(|(answer, _)| answer))
             }
+            Purpose::Done => unreachable!("an answer that nobody waits for"),
         }
     }
 

@@ -170,13 +170,7 @@ impl FirstMessage {
         let State::Asking(asking) = &mut self.state else {
             unreachable!("nothing was asked")
         };
-        if !asking.on_answer(place, answer, subscription) {
-            return Next::Stay;
-        }
-        let State::Asking(asking) = std::mem::replace(&mut self.state, State::Over) else {
-            unreachable!("nothing was asked")
-        };
-        asking.finish(context)
+        asking.on_answer(place, answer, subscription, context)
     }
 
     pub fn on_delivery(

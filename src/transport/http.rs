@@ -319,14 +319,12 @@ impl Http {
         let Some(Exchange::Asking(asking)) = self.exchange.as_deref_mut() else {
             unreachable!("nothing was asked")
         };
-        if !asking.on_answer(place, answer, subscription) {
-            return Next::Stay;
+        let next = asking.on_answer(place, answer, subscription, context);
+        if asking.is_done() {
+            self.exchange = None;
+            self.since_ms = context.now_ms;
         }
-        let Some(Exchange::Asking(asking)) = self.exchange.take().map(|exchange| *exchange) else {
-            unreachable!("nothing was asked")
-        };
-        self.since_ms = context.now_ms;
-        asking.finish(context)
+        next
     }
 
     pub fn on_delivery(
