@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt, reload};
@@ -17,7 +18,7 @@ use crate::config::{LogFormat, LogLevel};
 const QUEUED_LINES_MAX: usize = 16 * 1024;
 
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
-static LEVEL: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
+static LEVEL: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
 /// Makes `tracing` write to stderr until the process ends. Queued lines are written when the guard is dropped.
 ///
@@ -33,7 +34,7 @@ pub fn start(format: LogFormat, level: LogLevel) -> WorkerGuard {
         .with_writer(writer)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false);
-    let (filter, handle) = reload::Layer::new(level_filter(level));
+    let (filter, handle) = reload::Layer::new(filter(level));
     let registry = tracing_subscriber::registry().with(filter);
     let is_first = match format {
         LogFormat::Text => registry.with(lines).try_init().is_ok(),
@@ -53,7 +54,7 @@ pub fn start(format: LogFormat, level: LogLevel) -> WorkerGuard {
 pub fn set_level(level: LogLevel) {
     if let Some(handle) = LEVEL.get() {
         // Fails only for a subscriber that is gone, and this one stays until the process ends.
-        let _ = handle.reload(level_filter(level));
+        let _ = handle.reload(filter(level));
     }
 }
 
@@ -62,12 +63,17 @@ pub fn dropped_lines() -> usize {
     DROPPED.get().map_or(0, ErrorCounter::dropped_lines)
 }
 
-fn level_filter(level: LogLevel) -> LevelFilter {
-    match level {
+/// Lines of libraries are written down to `info` only: the finer ones show the bytes that they carry, with all the
+/// credentials in them.
+fn filter(level: LogLevel) -> Targets {
+    let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
-    }
+    };
+    Targets::new()
+        .with_default(level.min(LevelFilter::INFO))
+        .with_target("pushring", level)
 }
