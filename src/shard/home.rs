@@ -8,8 +8,8 @@ use crate::hub::durable::Change;
 use crate::hub::message::{ChannelName, Message};
 use crate::hub::{HubFull, Publish, Published, ShardId};
 use crate::shard::Shard;
-use crate::shard::journal::{Asker, Pending};
-use crate::shard::mailbox::{ConnectionKey, Mail, Stage};
+use crate::shard::journal::Pending;
+use crate::shard::mailbox::{Asker, ConnectionKey, Mail, Stage};
 
 impl Shard {
     /// Reads all mail; `false` if there was none.
@@ -199,17 +199,7 @@ impl Shard {
 
     /// Brings an answer to whoever asked.
     pub(super) fn reply(&mut self, asker: Asker, answer: Answer) {
-        let Asker {
-            shard,
-            connection,
-            place,
-        } = asker;
-        let mail = Mail::Answer {
-            connection,
-            place,
-            answer,
-        };
-        self.tell(shard, mail);
+        self.tell(asker.shard, asker.mail(answer));
     }
 
     /// A shard that would have to deliver is behind. Checked over all of them, so that a channel's fate does not

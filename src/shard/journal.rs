@@ -14,8 +14,8 @@ use crate::history::record::{self, Entry};
 use crate::hub::durable::{Change, Fact, MessageFact, Progress};
 use crate::hub::message::ChannelName;
 use crate::hub::publishing::Draft;
-use crate::hub::{Hub, HubFull, ShardId};
-use crate::shard::mailbox::ConnectionKey;
+use crate::hub::{Hub, HubFull};
+use crate::shard::mailbox::Asker;
 
 /// Bytes of one slice of telling everything anew: some 100 µs of a turn.
 const SLICE_BYTES: usize = 128 * 1024;
@@ -23,14 +23,6 @@ const SLICE_BYTES: usize = 128 * 1024;
 const RETRY_MS: u64 = 1_000;
 /// A buffer that grew beyond this in a burst is not kept.
 const BUFFER_BYTES_KEPT: usize = 1 << 20;
-
-/// Who asked, and for which question of the request.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Asker {
-    pub(super) shard: ShardId,
-    pub(super) connection: ConnectionKey,
-    pub(super) place: u16,
-}
 
 /// What is done once its record is written.
 #[derive(Debug)]

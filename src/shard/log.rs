@@ -6,7 +6,8 @@ use crate::hub::publishing::Drafted;
 use crate::hub::{HubFull, Publish, Published};
 use crate::shard::Shard;
 use crate::shard::complaint::Complaint;
-use crate::shard::journal::{Asker, Pending};
+use crate::shard::journal::Pending;
+use crate::shard::mailbox::Asker;
 
 impl Shard {
     /// Why the log takes nothing at the moment; never without a log.

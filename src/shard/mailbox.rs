@@ -25,6 +25,28 @@ pub struct ConnectionKey {
     pub generation: u32,
 }
 
+/// Who asked, and for which question of the request.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker {
+    pub shard: ShardId,
+    pub connection: ConnectionKey,
+    pub place: u16,
+}
+
+impl Asker {
+    /// What brings the answer.
+    pub fn mail(self, answer: Answer) -> Mail {
+        let Self {
+            connection, place, ..
+        } = self;
+        Mail::Answer {
+            connection,
+            place,
+            answer,
+        }
+    }
+}
+
 /// One thing that a shard has to say to another.
 #[derive(Debug)]
 pub enum Mail {

@@ -9,11 +9,13 @@ use super::*;
 use crate::config::Namespace;
 use crate::history::reader::{FileReader, may_lack_facts};
 use crate::history::record::{Clock, FILE_HEAD};
+use crate::hub::ShardId;
 use crate::hub::position::{Position, Since};
 use crate::hub::publishing::Drafted;
 use crate::hub::restored::Restored;
 use crate::hub::{Listen, ListenMode, Publish};
 use crate::proto::payload::PayloadKind;
+use crate::shard::mailbox::ConnectionKey;
 
 const BOOT: [u8; 16] = [5; 16];
 
