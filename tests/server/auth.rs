@@ -1,4 +1,5 @@
 //! Who gets in: tokens and API keys over real sockets, by every way to bring them, on every transport.
+#![allow(unreachable_pub, reason = "the modules beside this one use it")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -392,34 +393,42 @@ struct Issuer {
 }
 
 /// A socket, as it is or with TLS on it.
-trait Stream: Read + Write {}
-impl<T: Read + Write> Stream for T {}
+pub trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
+/// What makes one of a socket.
+pub type Wrap = Box<dyn Fn(TcpStream) -> Box<dyn Stream> + Send>;
+
+pub fn plain() -> Wrap {
+    Box::new(|stream| Box::new(stream))
+}
+
+/// By the certificate of `tests/server/tls`.
+pub fn with_tls() -> Wrap {
+    use rustls::pki_types::pem::PemObject;
+    let chain = CertificateDer::pem_slice_iter(include_bytes!("tls/localhost.pem"));
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/localhost.key.pem")).unwrap();
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(chain.map(Result::unwrap).collect(), key)
+        .unwrap();
+    let config = Arc::new(config);
+    Box::new(move |stream| {
+        let tls = rustls::ServerConnection::new(config.clone()).unwrap();
+        Box::new(rustls::StreamOwned::new(tls, stream))
+    })
+}
 
 impl Issuer {
     fn start(body: &str) -> Self {
-        Self::serve(body, "http", |stream| Box::new(stream))
+        Self::serve(body, "http", plain())
     }
 
     fn start_with_tls(body: &str) -> Self {
-        use rustls::pki_types::pem::PemObject;
-        let chain = CertificateDer::pem_slice_iter(include_bytes!("tls/localhost.pem"));
-        let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/localhost.key.pem")).unwrap();
-        let config = rustls::ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(chain.map(Result::unwrap).collect(), key)
-            .unwrap();
-        let config = Arc::new(config);
-        Self::serve(body, "https", move |stream| {
-            let tls = rustls::ServerConnection::new(config.clone()).unwrap();
-            Box::new(rustls::StreamOwned::new(tls, stream))
-        })
+        Self::serve(body, "https", with_tls())
     }
 
-    fn serve(
-        body: &str,
-        scheme: &str,
-        wrap: impl Fn(TcpStream) -> Box<dyn Stream> + Send + 'static,
-    ) -> Self {
+    fn serve(body: &str, scheme: &str, wrap: Wrap) -> Self {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("{scheme}://{}/keys", socket.local_addr().unwrap());
         let body = Arc::new(Mutex::new(body.to_owned()));
