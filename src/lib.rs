@@ -16,6 +16,7 @@
 //! | turn | one round of a shard: completions, mail, a slice of deliveries, timers |
 //! | pass, slice | one message (or several) on its way to all of a channel's listeners here; a part of that |
 //! | outbox | what waits for a client that reads too slowly |
+//! | callback, consultation, decision | asking the backend whether somebody may listen; one question; its answer |
 //! | log, fact, draft | what keeps a home's histories on disk; one thing in it; a message that waits for it |
 //!
 //! # The path of a published message
@@ -39,10 +40,10 @@
 //!
 //! # Direction
 //!
-//! `main → server → shard → transport → api → auth → hub → proto`, and `shard → disk → history → hub`; [`tls`] is for
-//! `server` and `shard`. Nothing points the other way; [`config`], [`close_reason`] and [`metrics`] are plain data that
-//! all may know. A backplane that joins several nodes would hang on `shard` and `hub`: it would be one more sender of
-//! mail, and positions would come from its broker.
+//! `main → server → shard → transport → api → auth → hub → proto`, `shard → disk → history → hub`, and
+//! `shard → callback → api`; [`tls`] is for `server` and `shard`. Nothing points the other way; [`config`],
+//! [`close_reason`] and [`metrics`] are plain data that all may know. A backplane that joins several nodes would hang
+//! on `shard` and `hub`: it would be one more sender of mail, and positions would come from its broker.
 //!
 //! # Invariants
 //!
@@ -69,6 +70,7 @@
 
 pub mod api;
 pub mod auth;
+pub mod callback;
 pub mod cli;
 pub mod close_reason;
 pub mod config;

@@ -46,6 +46,32 @@ pub enum TlsHandshake {
 
 const TLS_HANDSHAKES: [&str; 5] = ["full", "resumed", "failed", "timed_out", "plain_text"];
 
+/// What a question to the backend has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallbackResult {
+    Allowed,
+    Denied,
+    Failed,
+}
+
+const CALLBACK_RESULTS: [&str; 3] = ["allowed", "denied", "failed"];
+
+/// Questions to the backend, of the whole process; the first shard reports them.
+#[derive(Clone, Debug, Default)]
+pub struct CallbackCounts {
+    /// By [`CallbackResult`].
+    pub calls_total: [u64; CALLBACK_RESULTS.len()],
+    pub cache_hits_total: u64,
+    /// Those that waited for the answer to the same question of another.
+    pub joined_total: u64,
+    /// Those that were not asked, since too many waited.
+    pub busy_total: u64,
+    /// With the backend now.
+    pub in_flight: u64,
+    pub waiting: u64,
+    pub time: TimeHistogram,
+}
+
 /// Times in buckets.
 #[derive(Clone, Debug, Default)]
 pub struct TimeHistogram {
@@ -80,6 +106,7 @@ pub struct Metrics {
     /// Reads of the issuer's keys, and those that gave none; the first shard counts them.
     pub jwks_reads_total: u64,
     pub jwks_read_failures_total: u64,
+    pub callback: CallbackCounts,
     pub published_messages_total: u64,
     pub published_bytes_total: u64,
     pub delivered_messages_total: u64,
@@ -247,6 +274,7 @@ pub fn write_exposition(out: &mut String, shards: &[Metrics]) {
         "Reads of jwks that gave no keys; those from before stay.",
         |m| m.jwks_read_failures_total,
     );
+    exposition.callback();
     exposition.sum(
         "messages_published_total",
         "counter",
@@ -375,6 +403,57 @@ struct Exposition<'a> {
 }
 
 impl Exposition<'_> {
+    fn callback(&mut self) {
+        self.family(
+            "callback_calls_total",
+            "counter",
+            "Questions that the backend was asked, by what they came to.",
+        );
+        for (place, result) in CALLBACK_RESULTS.iter().enumerate() {
+            let counts = self.shards.iter().map(|m| m.callback.calls_total[place]);
+            self.line(
+                "callback_calls_total",
+                &format!("result=\"{result}\""),
+                counts.sum(),
+            );
+        }
+        self.sum(
+            "callback_cache_hits_total",
+            "counter",
+            "Questions whose answer was known.",
+            |m| m.callback.cache_hits_total,
+        );
+        self.sum(
+            "callback_joined_total",
+            "counter",
+            "Questions that waited for the answer to the same one.",
+            |m| m.callback.joined_total,
+        );
+        self.sum(
+            "callback_busy_total",
+            "counter",
+            "Questions that were not asked, since too many waited.",
+            |m| m.callback.busy_total,
+        );
+        self.sum(
+            "callback_in_flight",
+            "gauge",
+            "Questions that the backend has now.",
+            |m| m.callback.in_flight,
+        );
+        self.sum(
+            "callback_waiting",
+            "gauge",
+            "Questions that wait to be asked.",
+            |m| m.callback.waiting,
+        );
+        self.histogram(
+            "callback_seconds",
+            "Time of a question to the backend.",
+            |m| &m.callback.time,
+        );
+    }
+
     fn history_log(&mut self) {
         self.sum(
             "history_writes_total",

@@ -1,5 +1,6 @@
 //! The process: a self-test of what the kernel gives, one shard per core, signals, and the way to the exit.
 
+mod backend;
 mod error;
 mod histories;
 mod jwks;
@@ -33,6 +34,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::api::Audience;
 use crate::auth::key::KeySet;
+use crate::callback::Callbacks;
 use crate::config::Config;
 use crate::config::address::ListenAddress;
 use crate::hub::ShardId;
@@ -41,6 +43,7 @@ use crate::shard::mailbox::{Mailbox, Post};
 use crate::shard::ring::{self, Ring};
 use crate::shard::{Listener, Log, Shard, Shared};
 use crate::tls::TlsConfigs;
+use backend::Backend;
 use histories::Histories;
 use jwks::Refresher;
 use supervisor::Supervisor;
@@ -121,6 +124,14 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
         None => None,
     };
 
+    let callbacks = Arc::new(Callbacks::new(&config.callback, history_clock.started));
+    let mut backend = Backend::new(
+        callbacks.clone(),
+        keys.backend_roots,
+        &config,
+        boxes.clone(),
+    );
+    backend.start_if_asked(&config).map_err(ServeError::Start)?;
     let shared = Arc::new(Shared {
         config: config.clone(),
         keys: KeySet {
@@ -129,6 +140,7 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
         },
         api_keys: keys.api_keys,
         keys_wanted,
+        callbacks,
         started: history_clock.started,
         history_origin_ms: history_clock.origin_ms,
         hasher,
@@ -182,6 +194,7 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
         shared,
         has_own_tables,
         boxes,
+        backend,
         inbox,
     };
     supervisor.run()?;
@@ -216,7 +229,16 @@ fn connections_max(
     let per_table = usize::try_from(limit).unwrap_or(usize::MAX);
     let (tables, reserved) = match has_own_tables {
         true => (shards, DESCRIPTORS_RESERVED),
-        false => (1, DESCRIPTORS_RESERVED + DESCRIPTORS_PER_SHARD * shards),
+        false => {
+            let backend = match config.asks_backend() {
+                true => config.callback.concurrency_max,
+                false => 0,
+            };
+            (
+                1,
+                DESCRIPTORS_RESERVED + DESCRIPTORS_PER_SHARD * shards + backend,
+            )
+        }
     };
     let per_table = per_table.saturating_sub(reserved);
     let possible = per_table.saturating_mul(tables);

@@ -8,10 +8,15 @@
 //! | channels and who is on them, metrics | – | – | its channels |
 //! | connections, users | – | – | if its channels are all |
 //!
+//! Where a namespace has an `authorize_url`, who may listen by this table is asked about there as well
+//! ([`callback`]).
+//!
 //! Without any key all is open but for what `internal` keeps apart; so is the internal listener without API keys.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
+use crate::api::callback::{self, Credentials};
 use crate::api::connections::Inquiry;
 use crate::api::listen::ListenRequest;
 use crate::api::origin;
@@ -67,8 +72,24 @@ pub enum Verdict {
 }
 
 impl Gate<'_> {
-    /// Lets `request` through, and notes in it with which token. `may_wait`: it can be asked again.
+    /// Lets `request` through, and notes in it with which token, and what the backend is to be shown. `may_wait`: it
+    /// can be asked again.
     pub fn admit(
+        &mut self,
+        request: &mut Request,
+        head: &RequestHead<'_>,
+        may_wait: bool,
+    ) -> Result<Admission, Refusal> {
+        let admission = self.admit_by_rules(request, head, may_wait)?;
+        if let Some((_, listen)) = callback::listening(request)
+            && self.config.asks_backend()
+        {
+            listen.credentials = Some(Arc::new(self.credentials(head)));
+        }
+        Ok(admission)
+    }
+
+    fn admit_by_rules(
         &mut self,
         request: &mut Request,
         head: &RequestHead<'_>,
@@ -100,6 +121,26 @@ impl Gate<'_> {
             Request::Publish(publish) => self.admit_publisher(publish, &caller),
             _ => self.admit_backend(request, &caller),
         }
+    }
+
+    /// What the backend is shown. An API key is not among it, nor is a cookie where any page may have made the browser
+    /// send it.
+    fn credentials(&self, head: &RequestHead<'_>) -> Credentials {
+        let allowed = &self.config.allowed_origins;
+        let is_known = origin::is_known(head.origin, head.host, allowed);
+        let mut credentials = Credentials {
+            authorization: head.authorization.map(Into::into),
+            cookie: head.cookie.filter(|_| is_known).map(Into::into),
+            origin: head.origin.map(Into::into),
+        };
+        match credential::find(head, None) {
+            Ok(Some(Credential::Bearer(text))) if self.auth.find_api_key(text).is_some() => {
+                credentials.authorization = None;
+            }
+            Ok(Some(Credential::Query(token))) => credentials.set_token(&token),
+            _ => {}
+        }
+        credentials
     }
 
     /// Verifies a token, and counts it.

@@ -1,8 +1,12 @@
 //! The listening side of a request: which channels, from where on, in which format.
 
+use std::rc::Rc;
+use std::sync::Arc;
+
 use crate::api::access::{self, Verdict};
+use crate::api::callback::{Credentials, Permit};
 use crate::api::refusal::Refusal;
-use crate::auth::grant::Session;
+use crate::auth::grant::{Grant, Session};
 use crate::config::Config;
 use crate::hub::batch::Format;
 use crate::hub::message::ChannelName;
@@ -22,6 +26,8 @@ pub struct ListenRequest {
     pub session: Option<Session>,
     /// A WebSocket's first message has to bring the token.
     pub token_due: bool,
+    /// To be shown to the backend, which has yet to be asked.
+    pub credentials: Option<Arc<Credentials>>,
 }
 
 /// Where to start, as the request says it.
@@ -81,7 +87,28 @@ impl ListenRequest {
             start_of_token,
             session: None,
             token_due: false,
+            credentials: None,
         })
+    }
+
+    /// The user of the token.
+    pub fn user(&self) -> Option<&str> {
+        self.session.as_ref()?.grant.subject.as_deref()
+    }
+
+    /// Listens as the backend allows it. Who has a token is whom that names; another is whom the backend names.
+    pub fn allow(&mut self, permit: &Permit) {
+        if self.session.is_none() && (permit.user.is_some() || permit.until_ms.is_some()) {
+            let grant = Grant {
+                is_anonymous: permit.user.is_none(),
+                subject: permit.user.as_deref().map(Into::into),
+                ..Grant::default()
+            };
+            self.session = Some(Session::unlimited(Rc::new(grant)));
+        }
+        if let (Some(session), Some(until_ms)) = (&mut self.session, permit.until_ms) {
+            session.limit(until_ms);
+        }
     }
 
     /// Listens with the token of `session`: on the channels that it names, unless the request named its own.

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod callback;
 pub mod channels;
 pub mod connections;
 pub mod listen;

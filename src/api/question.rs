@@ -1,5 +1,6 @@
 //! What a connection asks of the shard that is at home, and what it hears.
 
+use crate::api::callback::{Consultation, Decision};
 use crate::api::channels::ChannelList;
 use crate::api::connections::{Finding, Inquiry};
 use crate::hub::channel::Replay;
@@ -7,7 +8,7 @@ use crate::hub::message::ChannelName;
 use crate::hub::{ChannelInfo, HubFull, Listen, Publish, Published, ShardId};
 use crate::metrics::Metrics;
 
-/// Goes to the channel's home, or to a shard's connections, or to every shard.
+/// Goes to the channel's home, or to a shard's connections, or to every shard, or to the backend.
 #[derive(Clone, Debug)]
 pub enum Question {
     Publish(Publish),
@@ -17,6 +18,8 @@ pub enum Question {
     List(ChannelList),
     Inquiry(Inquiry),
     Metrics,
+    /// Whether somebody may listen.
+    Authorize(Box<Consultation>),
 }
 
 /// The answer to the question of the same place in [`Question`].
@@ -35,6 +38,7 @@ pub enum Answer {
     List(Vec<ChannelInfo>),
     Finding(Finding),
     Metrics(Box<Metrics>),
+    Authorized(Decision),
 }
 
 impl Question {
@@ -44,7 +48,7 @@ impl Question {
             Self::Publish(publish) => Some(&publish.channel),
             Self::Listen(listen) => Some(&listen.channel),
             Self::Info(channel) | Self::Delete(channel) => Some(channel),
-            Self::List(_) | Self::Inquiry(_) | Self::Metrics => None,
+            Self::List(_) | Self::Inquiry(_) | Self::Metrics | Self::Authorize(_) => None,
         }
     }
 

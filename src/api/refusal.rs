@@ -184,6 +184,25 @@ impl Refusal {
         "disconnected_by_operator",
         "The operator has ended this connection. Ask there before you come back.",
     );
+    pub const BACKEND_DENIED: Self = Self::new(
+        403,
+        "backend_denied",
+        "The application does not let you listen to a channel of the request.",
+    );
+    pub const BACKEND_UNAUTHORIZED: Self = Self {
+        status: 401,
+        extra: Extra::Authenticate("Bearer"),
+        ..Self::BACKEND_DENIED
+    };
+    pub const BACKEND_DOWN: Self = Self::unavailable(
+        "backend_down",
+        "The application does not say whether you may listen (setting authorize_url). Come back later.",
+    );
+    pub const BACKEND_BUSY: Self = Self::unavailable(
+        "backend_busy",
+        "Too many ask the application whether they may listen (settings callback_concurrency_max, \
+         callback_queue_max). Come back later.",
+    );
     pub const CHANNELS_MISSING: Self = Self::new(
         400,
         "channels_missing",

@@ -20,6 +20,8 @@ pub struct Grant {
     pub publish: Patterns,
     /// Joined by a request that names no channel, in this order.
     pub channels: Box<[ChannelName]>,
+    /// Of somebody whom the backend let in without saying who it is: it grants nothing.
+    pub is_anonymous: bool,
 }
 
 impl Grant {
@@ -43,9 +45,28 @@ pub struct Session {
     pub ends_ms: Option<u64>,
     /// Among the connections of the user, as long as it listens.
     pub place: Option<Rc<Place>>,
+    /// When the backend wants to be asked again: the end of everything, whatever token comes until then.
+    pub reask_ms: Option<u64>,
 }
 
 impl Session {
+    pub fn unlimited(grant: Rc<Grant>) -> Self {
+        Self {
+            grant,
+            expires_ms: None,
+            ends_ms: None,
+            place: None,
+            reask_ms: None,
+        }
+    }
+
+    /// Ends at `until_ms`, if not before.
+    pub fn limit(&mut self, until_ms: u64) {
+        for end in [&mut self.expires_ms, &mut self.ends_ms, &mut self.reask_ms] {
+            *end = Some(end.map_or(until_ms, |end_ms| end_ms.min(until_ms)));
+        }
+    }
+
     pub fn has_ended(&self, now_ms: u64) -> bool {
         self.ends_ms.is_some_and(|ends_ms| now_ms >= ends_ms)
     }

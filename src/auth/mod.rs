@@ -160,6 +160,7 @@ impl Authenticator {
             expires_ms,
             ends_ms,
             place: None,
+            reask_ms: None,
         }
     }
 

@@ -202,6 +202,7 @@ fn grant(claims: &Claims<'_>) -> Result<Grant, TokenError> {
         subscribe: patterns(&claims.subscribe),
         publish: patterns(&claims.publish),
         channels: channels.into(),
+        is_anonymous: false,
     })
 }
 

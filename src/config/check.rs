@@ -38,10 +38,12 @@ impl fmt::Display for OpenModeError {
 
 impl Config {
     /// Without keys only loopback addresses may be listened on, unless the operator says `insecure`. Any key will do
-    /// for `listen`, where publishing then needs one; the internal address asks for API keys only.
+    /// for `listen`, where publishing then needs one, and so does a backend that is asked about every listener; the
+    /// internal address asks for API keys only.
     pub fn check_open_mode(&self) -> Result<(), OpenModeError> {
         let is_exposed = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
-        let listen = self.listen.iter().filter(|_| !self.auth.has_keys());
+        let is_guarded = self.auth.has_keys() || self.is_left_to_backend();
+        let listen = self.listen.iter().filter(|_| !is_guarded);
         let internal = self
             .internal_tcp()
             .filter(|_| self.auth.api_keys.is_empty());
@@ -52,6 +54,15 @@ impl Config {
             Some((setting, address)) if !self.insecure => Err(OpenModeError { address, setting }),
             _ => Ok(()),
         }
+    }
+
+    /// Strangers reach nothing but listening, and the backend decides on that everywhere.
+    fn is_left_to_backend(&self) -> bool {
+        let mut namespaces = self.namespaces.values();
+        self.internal.is_some()
+            && namespaces.all(|namespace| {
+                namespace.authorize_url.is_some() && namespace.publish != Access::Public
+            })
     }
 
     /// A unix socket is as near as a loopback address.

@@ -141,7 +141,9 @@ impl Config {
                 Kind::Channels(_) if value.is_empty() => Ok(()),
                 Kind::Count(..) | Kind::Bool(_) => writeln!(out, "{name} = {value}"),
                 Kind::Secret(_) => writeln!(out, "# {name} = {value}"),
-                Kind::OptionalText(_) => writeln!(out, "{name} = {}", quoted(&value)),
+                Kind::OptionalText(_) | Kind::OptionalUrl(_) => {
+                    writeln!(out, "{name} = {}", quoted(&value))
+                }
                 _ => writeln!(out, "{name} = \"{value}\""),
             };
         }

@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod auth;
+pub mod callback;
 pub mod check;
 pub mod describe;
 pub mod load;
@@ -20,6 +21,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use address::ListenAddress;
 use auth::{Access, Auth};
+use callback::Callback;
 use network::Network;
 
 /// What one server process runs with.
@@ -56,6 +58,7 @@ pub struct Config {
     pub log_format: LogFormat,
     pub log_level: LogLevel,
     pub auth: Auth,
+    pub callback: Callback,
     pub timing: Timing,
     pub limits: Limits,
     /// By name; always holds `""`. Ask [`Config::namespace`], which knows what an unlisted name means.
@@ -186,6 +189,8 @@ pub struct Namespace {
     pub subscribe: Access,
     /// Who may publish beside those with an API key.
     pub publish: Access,
+    /// Where the backend is asked whether somebody may listen, whom `subscribe` would let. `None`: it is not.
+    pub authorize_url: Option<String>,
     /// What becomes of a client that reads more slowly than its channel speaks.
     pub slow_reader: SlowReader,
 }
@@ -233,6 +238,12 @@ impl Config {
             .unwrap_or_else(|| &self.namespaces[""])
     }
 
+    /// The backend has a say in who may listen, in some namespace at least.
+    pub fn asks_backend(&self) -> bool {
+        let mut namespaces = self.namespaces.values();
+        namespaces.any(|namespace| namespace.authorize_url.is_some())
+    }
+
     /// How many shards to start: `threads`, or one for each core this process may use.
     pub fn shards(&self) -> usize {
         match self.threads {
@@ -274,6 +285,7 @@ impl Default for Config {
             log_format: LogFormat::Text,
             log_level: LogLevel::Info,
             auth: Auth::default(),
+            callback: Callback::default(),
             timing: Timing::default(),
             limits: Limits::default(),
             namespaces: BTreeMap::from([(String::new(), Namespace::default())]),
@@ -350,6 +362,7 @@ impl Default for Namespace {
             client_publish: false,
             subscribe: Access::Public,
             publish: Access::Internal,
+            authorize_url: None,
             slow_reader: SlowReader::Close,
         }
     }

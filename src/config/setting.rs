@@ -26,6 +26,7 @@ pub struct Setting<T: 'static> {
 pub enum Group {
     Network,
     Authentication,
+    Callback,
     Requests,
     Delivery,
     Channels,
@@ -58,6 +59,8 @@ pub enum Kind<T: 'static> {
     Origins(Field<T, Vec<String>>),
     /// Any text, or `none`.
     OptionalText(Field<T, Option<String>>),
+    /// An `http://` or `https://` URL, or `none`.
+    OptionalUrl(Field<T, Option<String>>),
     /// A text that is not shown.
     Secret(Field<T, Option<Secret>>),
     /// Names of channels, and beginnings of such with a `*`.
@@ -112,6 +115,8 @@ impl<T> Setting<T> {
             Kind::Origins(field) => field.set(target, parse_list(text, value::parse_origin)?),
             Kind::OptionalText(field) if text == "none" => field.set(target, None),
             Kind::OptionalText(field) => field.set(target, Some(value::parse_text(text)?)),
+            Kind::OptionalUrl(field) if text == "none" => field.set(target, None),
+            Kind::OptionalUrl(field) => field.set(target, Some(value::parse_url(text)?)),
             Kind::Secret(field) => {
                 field.set(target, Some(Secret(value::parse_text(text)?)));
             }
@@ -139,7 +144,7 @@ impl<T> Setting<T> {
             }
             Kind::Mode(field) => value::show_mode(*(field.get)(target)),
             Kind::Origins(field) | Kind::Channels(field) => show_list((field.get)(target)),
-            Kind::OptionalText(field) => (field.get)(target)
+            Kind::OptionalText(field) | Kind::OptionalUrl(field) => (field.get)(target)
                 .clone()
                 .unwrap_or_else(|| "none".to_owned()),
             Kind::Secret(_) => HIDDEN.to_owned(),
@@ -168,6 +173,9 @@ impl<T> Setting<T> {
                 "*, or origins such as https://*.example.com, joined by commas".to_owned()
             }
             Kind::OptionalText(_) => "a text, or none".to_owned(),
+            Kind::OptionalUrl(_) => {
+                "a URL that begins with https:// or http:// and has no password in it, or none".to_owned()
+            }
             Kind::Secret(_) => "a text".to_owned(),
             Kind::Channels(_) => "names of channels, prefix* or *, joined by commas".to_owned(),
             Kind::Networks(_) => {
@@ -197,6 +205,7 @@ impl<T> Setting<T> {
             | Kind::Mode(_)
             | Kind::Origins(_)
             | Kind::OptionalText(_)
+            | Kind::OptionalUrl(_)
             | Kind::Secret(_)
             | Kind::Channels(_)
             | Kind::Networks(_) => String::new(),
@@ -215,6 +224,7 @@ impl<T> Setting<T> {
             Kind::Mode(_) => "MODE",
             Kind::Origins(_) => "ORIGIN",
             Kind::OptionalText(_) | Kind::Secret(_) => "TEXT",
+            Kind::OptionalUrl(_) => "URL",
             Kind::Channels(_) => "CHANNEL",
             Kind::Networks(_) => "NETWORK",
         }
@@ -238,6 +248,7 @@ impl Group {
     pub const ALL: &[Self] = &[
         Self::Network,
         Self::Authentication,
+        Self::Callback,
         Self::Requests,
         Self::Delivery,
         Self::Channels,
@@ -254,6 +265,7 @@ impl Group {
         match self {
             Self::Network => "Network",
             Self::Authentication => "Authentication",
+            Self::Callback => "Callback",
             Self::Requests => "Requests",
             Self::Delivery => "Delivery",
             Self::Channels => "Channels",

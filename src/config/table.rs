@@ -2,6 +2,7 @@
 //! is named in `reload.rs`, too.
 
 use super::auth::{Access, ApiKey, TokenAlgorithm, TokenKey};
+use super::callback::{CACHE_TTL_MAX_MS, WhenDown};
 use super::setting::{Field, Group, Kind, Setting};
 use super::{Config, LogFormat, LogLevel, Namespace, SlowReader, THREADS_MAX};
 use crate::proto::http_request::HEADERS_MAX;
@@ -40,7 +41,7 @@ const fn setting<T>(
 #[rustfmt::skip]
 pub static SETTINGS: &[Setting<Config>] = {
     use Group::{
-        Authentication, Channels, Delivery, HistoryLog, Logs, Network, Requests, Shards, Shutdown,
+        Authentication, Callback, Channels, Delivery, HistoryLog, Logs, Network, Requests, Shards, Shutdown,
     };
     use Kind::{
         Addresses, Bool, Bytes, Count, Duration, Mode, Networks, OptionalAddress, OptionalText,
@@ -124,6 +125,28 @@ pub static SETTINGS: &[Setting<Config>] = {
         setting(Authentication, "auth_timeout", Duration(field!(auth.auth_timeout_ms), PATIENCE),
             "How long a WebSocket that came without a token may take to bring it as its first message; then it is \
              closed with 3500."),
+
+        setting(Callback, "callback_timeout", Duration(field!(callback.timeout_ms), 10..=MINUTE),
+            "From a question for the backend (authorize_url) to its answer. Later, the backend counts as down."),
+        setting(Callback, "callback_when_down",
+            Kind::Choice {
+                words: WhenDown::WORDS,
+                get: |c| c.callback.when_down as usize,
+                set: |c, i| c.callback.when_down = WhenDown::ALL[i],
+            },
+            "What becomes of a request when the backend is down: refused with 503, or allowed."),
+        setting(Callback, "callback_concurrency_max", Count(field!(callback.concurrency_max), 1..=1_024),
+            "Questions that the backend has at a time, of the process; each takes a thread and a connection."),
+        setting(Callback, "callback_queue_max", Count(field!(callback.queue_max), 1..=1_000_000),
+            "Questions that wait behind them. Beyond, a request is refused with 503."),
+        setting(Callback, "callback_cache_ttl", Duration(field!(callback.cache_ttl_ms), 0..=CACHE_TTL_MAX_MS),
+            "How long an answer is good for the same question, where it has no Cache-Control of its own; 0s is for one \
+             request only."),
+        setting(Callback, "callback_cache_max", Count(field!(callback.cache_max), 0..=100_000_000),
+            "Answers of the process that are remembered. Beyond, the oldest are forgotten."),
+        setting(Callback, "callback_ca_file", OptionalText(field!(callback.ca_file)),
+            "Certificates in PEM that https of authorize_url is trusted by; none is those of the public authorities, as \
+             they were when this program was built."),
 
         setting(Requests, "head_timeout", Duration(field!(timing.head_timeout_ms), PATIENCE),
             "From the first byte of a request to the end of its head. Later, it is refused with 408."),
@@ -256,7 +279,7 @@ pub static SETTINGS: &[Setting<Config>] = {
 #[rustfmt::skip]
 pub static NAMESPACE_SETTINGS: &[Setting<Namespace>] = {
     use Group::Namespace;
-    use Kind::{Bool, Bytes, Count, Duration};
+    use Kind::{Bool, Bytes, Count, Duration, OptionalUrl};
     &[
         setting(Namespace, "history_messages", Count(field!(history_messages), 0..=100_000),
             "Messages kept for each channel; 0 keeps none. The oldest go first, and late cursors are told of a gap."),
@@ -283,6 +306,9 @@ pub static NAMESPACE_SETTINGS: &[Setting<Namespace>] = {
                 set: |n, i| n.publish = Access::ALL[i],
             },
             "Who may publish beside the backend: as subscribe, and internal is nobody."),
+        setting(Namespace, "authorize_url", OptionalUrl(field!(authorize_url)),
+            "Where the backend is asked, by HTTP, whether somebody may listen whom subscribe would let; with none, it is \
+             not."),
         setting(Namespace, "slow_reader",
             Kind::Choice {
                 words: SlowReader::WORDS,
@@ -453,6 +479,7 @@ mod tests {
             "127.0.0.1:7",
             "https://a",
             "token",
+            "allow",
             "RS256",
             "10.0.0.0/8",
             "/a/path",

@@ -93,6 +93,17 @@ pub fn parse_text(text: &str) -> Result<String, ValueError> {
     }
 }
 
+/// Reads a URL. A user or a password in it would be in every listing of the settings.
+pub fn parse_url(text: &str) -> Result<String, ValueError> {
+    let rest = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"));
+    let authority = rest.and_then(|rest| rest.split(['/', '?', '#']).next());
+    let is_plain = |authority: &str| !authority.is_empty() && !authority.contains('@');
+    let is_url = authority.is_some_and(is_plain) && text.bytes().all(|b| b.is_ascii_graphic());
+    is_url.then(|| text.to_owned()).ok_or(ValueError::Malformed)
+}
+
 /// Reads a channel's name, `prefix*`, or `*`.
 pub fn parse_channel_pattern(text: &str) -> Result<String, ValueError> {
     let name = text.strip_suffix('*').unwrap_or(text);
@@ -321,6 +332,25 @@ mod tests {
             "**",
         ] {
             assert_eq!(parse_origin(bad), Err(Malformed), "{bad}");
+        }
+    }
+
+    #[test]
+    fn urls() {
+        for good in ["http://a", "https://a:8443/b/c?d=@e#f", "http://[::1]:80/"] {
+            assert_eq!(parse_url(good).as_deref(), Ok(good));
+        }
+        for bad in [
+            "",
+            "a/b",
+            "ftp://a/",
+            "https://",
+            "http:///b",
+            "http://u:p@a/",
+            "http://a b/",
+            "http://ä/",
+        ] {
+            assert_eq!(parse_url(bad), Err(Malformed), "{bad}");
         }
     }
 

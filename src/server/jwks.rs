@@ -64,7 +64,9 @@ impl Source {
     pub fn check(&self) -> Result<(), String> {
         match self {
             Self::File(_) => self.read().map(drop),
-            Self::Url { ca_file, .. } => root_certificates(ca_file.as_deref()).map(drop),
+            Self::Url { ca_file, .. } => {
+                root_certificates("jwks_ca_file", ca_file.as_deref()).map(drop)
+            }
         }
     }
 }
@@ -74,7 +76,7 @@ fn read_file(path: &str) -> Result<String, String> {
 }
 
 fn fetch(url: &str, ca_file: Option<&str>) -> Result<String, String> {
-    let tls = TlsConfig::builder().root_certs(root_certificates(ca_file)?);
+    let tls = TlsConfig::builder().root_certs(root_certificates("jwks_ca_file", ca_file)?);
     let config = Agent::config_builder()
         .timeout_global(Some(FETCH_TIMEOUT))
         .max_redirects(REDIRECTS_MAX)
@@ -91,7 +93,8 @@ fn fetch(url: &str, ca_file: Option<&str>) -> Result<String, String> {
     fetched.map_err(|error| format!("{url} cannot be fetched: {error}"))
 }
 
-fn root_certificates(ca_file: Option<&str>) -> Result<RootCerts, String> {
+/// Whom to trust: those in the file that `setting` names, or those whom the public trusts.
+pub(super) fn root_certificates(setting: &str, ca_file: Option<&str>) -> Result<RootCerts, String> {
     let Some(path) = ca_file else {
         return Ok(RootCerts::WebPki);
     };
@@ -103,7 +106,7 @@ fn root_certificates(ca_file: Option<&str>) -> Result<RootCerts, String> {
         })
         .collect();
     if certificates.is_empty() {
-        return Err(format!("{path} (jwks_ca_file) holds no certificate in PEM"));
+        return Err(format!("{path} ({setting}) holds no certificate in PEM"));
     }
     Ok(RootCerts::from(certificates))
 }

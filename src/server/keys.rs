@@ -3,11 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+use ureq::tls::RootCerts;
+
 use crate::auth::api_key::{ApiKey, ApiKeys};
 use crate::auth::key::{KeyError, TokenKey};
 use crate::config::Config;
 use crate::config::auth::{self, Access, Secret};
-use crate::server::jwks::Source;
+use crate::server::jwks::{Source, root_certificates};
 
 /// What is wrong with the keys, one sentence for each mistake. Never empty.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub struct Keys {
     pub token_keys: Arc<[TokenKey]>,
     pub api_keys: Arc<ApiKeys>,
     pub issuer: Option<Source>,
+    /// Whom to trust to be the backend.
+    pub backend_roots: RootCerts,
 }
 
 impl Keys {
@@ -44,6 +48,12 @@ impl Keys {
                 Err(error) => errors.push(format!("api_key \"{name}\": {error}")),
             }
         }
+        let backend_ca_file = config.callback.ca_file.as_deref();
+        let backend_roots = root_certificates("callback_ca_file", backend_ca_file);
+        let backend_roots = backend_roots.unwrap_or_else(|error| {
+            errors.push(error);
+            RootCerts::WebPki
+        });
         let ca_file = config.auth.jwks_ca_file.as_deref();
         let issuer = config.auth.jwks.as_deref();
         let issuer = issuer.map(|text| Source::parse(text, ca_file)).transpose();
@@ -56,6 +66,7 @@ impl Keys {
                 token_keys: token_keys.into(),
                 api_keys: Arc::new(ApiKeys::new(api_keys)),
                 issuer,
+                backend_roots,
             }),
             Ok(_) => Err(KeysError(errors)),
             Err(error) => {

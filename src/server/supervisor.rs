@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use super::backend::Backend;
 use super::{CUT_MS, Event, Keys, ReadConfig, ServeError, connections_max, keys};
 use crate::config::Config;
 use crate::config::reload::Reload;
@@ -19,6 +20,7 @@ pub(super) struct Supervisor {
     pub(super) shared: Arc<Shared>,
     pub(super) has_own_tables: bool,
     pub(super) boxes: Arc<[Mailbox]>,
+    pub(super) backend: Backend,
     pub(super) inbox: Receiver<Event>,
 }
 
@@ -122,6 +124,9 @@ impl Supervisor {
             Ok(tls) => tls,
             Err(error) => return self.refuse(&error.to_string()),
         };
+        if let Err(error) = self.backend.start_if_asked(&config) {
+            return self.refuse(&format!("no threads to ask authorize_url: {error}"));
+        }
         self.config = Arc::new(config);
         self.shared
             .connections_max

@@ -21,10 +21,11 @@ pub(super) enum Complaint {
     DiskSlow,
     WriteFailed,
     TlsHandshake,
+    Callbacks,
 }
 
 impl Complaint {
-    const COUNT: usize = Self::TlsHandshake as usize + 1;
+    const COUNT: usize = Self::Callbacks as usize + 1;
 }
 
 impl Complaint {
@@ -68,6 +69,10 @@ impl Complaint {
             Self::TlsHandshake => {
                 "a TLS handshake fails: look at the client; where all of them fail, at tls_certificate, and whether \
                  whoever is in front speaks TLS to this listener"
+            }
+            Self::Callbacks => {
+                "too many questions wait for the backend, requests get 503: see to its speed, or raise \
+                 callback_concurrency_max and callback_queue_max"
             }
             Self::Outboxes => {
                 "clients read too slowly, those with the most are closed: raise outbox_bytes_total_max, lower \

@@ -80,6 +80,14 @@ impl Shard {
         place: u16,
         question: Question,
     ) -> Option<Answer> {
+        if let Question::Authorize(consultation) = question {
+            let asker = Asker {
+                shard: self.id,
+                connection,
+                place,
+            };
+            return self.ask_backend(asker, *consultation);
+        }
         let home = match question.channel() {
             Some(channel) => self.home(channel),
             None => question.shard().unwrap_or(ShardId(place)),
@@ -145,6 +153,7 @@ impl Shard {
             )),
             Question::Inquiry(inquiry) => Answer::Finding(self.inquire(&inquiry)),
             Question::Metrics => Answer::Metrics(Box::new(self.measure())),
+            Question::Authorize(_) => unreachable!("goes to no home"),
         };
         Some(answer)
     }

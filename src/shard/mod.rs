@@ -5,6 +5,7 @@
 
 mod accept;
 mod admission;
+mod callback;
 mod clients;
 mod complaint;
 pub mod connection;
@@ -39,6 +40,7 @@ use slab::Slab;
 use crate::auth::Authenticator;
 use crate::auth::api_key::ApiKeys;
 use crate::auth::key::KeySet;
+use crate::callback::Callbacks;
 use crate::config::Config;
 use crate::disk::Found;
 use crate::disk::writer::Batch;
@@ -46,7 +48,7 @@ use crate::hub::fanout::Fanout;
 use crate::hub::message::ChannelName;
 use crate::hub::restored::Share;
 use crate::hub::{Hub, ShardId};
-use crate::metrics::Metrics;
+use crate::metrics::{CallbackCounts, Metrics};
 use crate::proto::http_response::http_date;
 use crate::tls::session::RecordBuffer;
 use crate::transport::Effects;
@@ -60,7 +62,7 @@ use connection::Connection;
 use inquiry::Farewells;
 use journal::Journal;
 use keyed_counts::KeyedCounts;
-use mailbox::{ConnectionKey, KeysWanted, Mail, Post};
+use mailbox::{Asker, ConnectionKey, KeysWanted, Mail, Post};
 use outboxes::Outboxes;
 use ring::{Completion, Ring};
 use timers::TimerWheel;
@@ -90,6 +92,8 @@ pub struct Shared {
     pub api_keys: Arc<ApiKeys>,
     /// Asks for another look at the issuer's keys, where there is an issuer.
     pub keys_wanted: Option<Sender<KeysWanted>>,
+    /// Asks the backend.
+    pub callbacks: Arc<Callbacks<Asker>>,
     /// The origin of everybody's `now_ms`.
     pub started: Instant,
     /// What the clock of the histories said then; 0 unless they are kept on disk.
@@ -531,6 +535,10 @@ impl Shard {
             outbox_bytes: self.outboxes.bytes() as u64,
             fanout_backlog_bytes: self.fanout.backlog_bytes() as u64,
             history_queue_bytes: (self.journal.as_ref()).map_or(0, Journal::queue_bytes) as u64,
+            callback: match self.id {
+                ShardId(0) => self.shared.callbacks.counts(),
+                _ => CallbackCounts::default(),
+            },
             log_lines_dropped_total: match self.id {
                 ShardId(0) => crate::logging::dropped_lines() as u64,
                 _ => 0,

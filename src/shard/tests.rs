@@ -12,6 +12,7 @@ use super::mailbox::{Mailbox, Stage};
 use super::*;
 use crate::api::Audience;
 use crate::api::question::Answer;
+use crate::callback::Callbacks;
 use crate::close_reason::CloseReason;
 use crate::config::Namespace;
 
@@ -35,10 +36,11 @@ impl Process {
         config.namespaces.insert("echo".to_owned(), echo);
         change(&mut config);
         let shared = Arc::new(Shared {
-            config: Arc::new(config),
+            config: Arc::new(config.clone()),
             keys: KeySet::default(),
             api_keys: Arc::default(),
             keys_wanted: None,
+            callbacks: Arc::new(Callbacks::new(&config.callback, Instant::now())),
             started: Instant::now(),
             history_origin_ms: 0,
             hasher: RandomState::new(),

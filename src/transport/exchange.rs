@@ -1,6 +1,7 @@
 //! A request that is complete: what it asks of the homes, and what it makes of their answers.
 
 use crate::api::Request;
+use crate::api::callback;
 use crate::api::channels;
 use crate::api::question::{Answer, Question};
 use crate::api::refusal::Refusal;
@@ -13,7 +14,7 @@ use crate::hub::position::Since;
 use crate::hub::{Listen, ListenMode};
 use crate::proto::{ws_frame, ws_handshake};
 use crate::transport::event_stream::EventStream;
-use crate::transport::first_message::FirstMessage;
+use crate::transport::first_message::{self, FirstMessage};
 use crate::transport::response::{Meta, refuse};
 use crate::transport::websocket::{self, WebSocket};
 use crate::transport::{Context, Effects, Next, Transport};
@@ -64,6 +65,8 @@ pub(super) enum Purpose {
         limit: usize,
     },
     Metrics,
+    /// The backend's leave, with which the request begins anew.
+    Permission(Box<Request>),
     /// They have come, and are used up.
     Done,
 }
@@ -72,23 +75,51 @@ impl Asking {
     /// Answers at once what needs no shard (`Err`), or asks.
     pub fn begin(
         meta: Meta,
-        request: Request,
+        mut request: Request,
         body: &[u8],
         context: &mut Context<'_>,
     ) -> Result<Self, Next> {
+        let consultations = callback::take_consultations(&mut request, context.config);
+        let purpose = if consultations.is_empty() {
+            Self::ask(&meta, request, body, context)?
+        } else {
+            for (place, consultation) in consultations.into_iter().enumerate() {
+                let question = Question::Authorize(Box::new(consultation));
+                context.effects.questions.push((place as u16, question));
+            }
+            Purpose::Permission(Box::new(request))
+        };
+        let missing = context.effects.questions.len();
+        let answers = std::iter::repeat_with(|| None).take(missing).collect();
+        Ok(Self {
+            meta,
+            purpose,
+            answers,
+            missing,
+            early_bytes: 0,
+        })
+    }
+
+    /// Asks the homes.
+    fn ask(
+        meta: &Meta,
+        request: Request,
+        body: &[u8],
+        context: &mut Context<'_>,
+    ) -> Result<Purpose, Next> {
         let page_limit = context.config.limits.poll_limit_max;
         let purpose = match request {
-            Request::Health => return Err(report::text(context, &meta, 200, "ok\n")),
+            Request::Health => return Err(report::text(context, meta, 200, "ok\n")),
             Request::Readiness if !context.is_ready => {
-                return Err(refuse(context, &meta, &Refusal::NOT_READY));
+                return Err(refuse(context, meta, &Refusal::NOT_READY));
             }
-            Request::Readiness => return Err(report::text(context, &meta, 200, "ready\n")),
-            Request::Preflight { allow } => return Err(report::preflight(context, &meta, allow)),
-            Request::Page(page) => return Err(report::page(context, &meta, page)),
+            Request::Readiness => return Err(report::text(context, meta, 200, "ready\n")),
+            Request::Preflight { allow } => return Err(report::preflight(context, meta, allow)),
+            Request::Page(page) => return Err(report::page(context, meta, page)),
             Request::Publish(request) => {
                 let publishes = match request.complete(body) {
                     Ok(publishes) => publishes,
-                    Err(refusal) => return Err(refuse(context, &meta, &refusal)),
+                    Err(refusal) => return Err(refuse(context, meta, &refusal)),
                 };
                 for (place, publish) in publishes.enumerate() {
                     context
@@ -117,7 +148,7 @@ impl Asking {
             }
             Request::EventStream(listen) if meta.head_only => {
                 drop(listen);
-                return Err(EventStream::head_only(&meta, context));
+                return Err(EventStream::head_only(meta, context));
             }
             Request::EventStream(listen) => {
                 let (format, session) = (listen.format, listen.session);
@@ -132,7 +163,7 @@ impl Asking {
                 listen,
                 accept: Some(accept),
             } if listen.token_due => {
-                let first = FirstMessage::begin(meta, &accept, listen, context);
+                let first = FirstMessage::begin(meta.clone(), &accept, listen, context);
                 return Err(Next::Become(Transport::FirstMessage(Box::new(first))));
             }
             Request::WebSocket { listen, accept } => {
@@ -169,7 +200,7 @@ impl Asking {
             Request::Inquiry(inquiry) => {
                 let shard = inquiry.shard();
                 if shard.is_some_and(|shard| usize::from(shard.0) >= context.n_shards) {
-                    return Err(refuse(context, &meta, &Refusal::CONNECTION_UNKNOWN));
+                    return Err(refuse(context, meta, &Refusal::CONNECTION_UNKNOWN));
                 }
                 let (inquiry, limit) = inquiry.with_one_more();
                 let question = Question::Inquiry(inquiry);
@@ -184,15 +215,7 @@ impl Asking {
                 Purpose::Metrics
             }
         };
-        let missing = context.effects.questions.len();
-        let answers = std::iter::repeat_with(|| None).take(missing).collect();
-        Ok(Self {
-            meta,
-            purpose,
-            answers,
-            missing,
-            early_bytes: 0,
-        })
+        Ok(purpose)
     }
 
     /// Notes an answer; with the last one it is [done](Self::is_done).
@@ -332,7 +355,35 @@ impl Asking {
             | Purpose::Metrics => {
                 report::report(context, &meta, &purpose, answers.map(|(answer, _)| answer))
             }
+            Purpose::Permission(mut request) => {
+                let decisions: Vec<_> = answers
+                    .map(|(answer, _)| match answer {
+                        Answer::Authorized(decision) => decision,
+                        _ => unreachable!("the backend was asked"),
+                    })
+                    .collect();
+                let concluded = callback::conclude(&mut request, &decisions, context.config)
+                    .and_then(|()| claim(&mut request, context));
+                match concluded {
+                    Ok(()) => self.go_on(meta, *request, context),
+                    Err(refusal) if is_behind_handshake(&request) => {
+                        close_refused(refusal, context)
+                    }
+                    Err(refusal) => refuse(context, &meta, &refusal),
+                }
+            }
             Purpose::Done => unreachable!("an answer that nobody waits for"),
+        }
+    }
+
+    /// The backend lets the request be: now it asks what it is about.
+    fn go_on(&mut self, meta: Meta, request: Request, context: &mut Context<'_>) -> Next {
+        match Self::begin(meta, request, &[], context) {
+            Ok(asking) => {
+                *self = asking;
+                Next::Stay
+            }
+            Err(next) => next,
         }
     }
 
@@ -355,6 +406,12 @@ impl Asking {
             Purpose::Poll { session, .. }
             | Purpose::EventStream { session, .. }
             | Purpose::WebSocket { session, .. } => session.as_ref(),
+            Purpose::Permission(request) => match &**request {
+                Request::Poll { listen, .. }
+                | Request::EventStream(listen)
+                | Request::WebSocket { listen, .. } => listen.session.as_ref(),
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -363,16 +420,21 @@ impl Asking {
     /// than a wrong one.
     pub fn on_disconnect(&self, context: &mut Context<'_>) -> Next {
         match self.purpose {
-            Purpose::WebSocket { accept: None, .. } => disconnect_websocket(context),
-            Purpose::Poll { .. } | Purpose::EventStream { .. } | Purpose::WebSocket { .. } => {
-                refuse_disconnected(context, &self.meta)
-            }
+            _ if self.is_behind_handshake() => disconnect_websocket(context),
+            Purpose::Poll { .. }
+            | Purpose::EventStream { .. }
+            | Purpose::WebSocket { .. }
+            | Purpose::Permission(_) => refuse_disconnected(context, &self.meta),
             _ => Next::End(CloseReason::Disconnected),
         }
     }
 
     fn is_behind_handshake(&self) -> bool {
-        matches!(self.purpose, Purpose::WebSocket { accept: None, .. })
+        match &self.purpose {
+            Purpose::WebSocket { accept, .. } => accept.is_none(),
+            Purpose::Permission(request) => is_behind_handshake(request),
+            _ => false,
+        }
     }
 
     pub fn release(&mut self, effects: &mut Effects) {
@@ -439,6 +501,33 @@ pub(super) fn disconnect_websocket(context: &mut Context<'_>) -> Next {
         .out
         .write(|own| ws_frame::close_frame(own, 3503, DISCONNECTED_TEXT));
     Next::End(CloseReason::Disconnected)
+}
+
+/// Whom the backend has named is one of the user's connections from now on.
+fn claim(request: &mut Request, context: &mut Context<'_>) -> Result<(), Refusal> {
+    let listen = callback::listening(request).map(|(_, listen)| listen);
+    match listen.and_then(|listen| listen.session.as_mut()) {
+        Some(session) if session.place.is_none() => context.gate().claim(session),
+        _ => Ok(()),
+    }
+}
+
+fn is_behind_handshake(request: &Request) -> bool {
+    matches!(request, Request::WebSocket { accept: None, .. })
+}
+
+/// What the backend says to an open WebSocket.
+fn close_refused(refusal: Refusal, context: &mut Context<'_>) -> Next {
+    if refusal.status == 503 {
+        context.metrics.on_refusal(refusal.code, refusal.status);
+        let text = "the application does not answer, come back later";
+        context
+            .effects
+            .out
+            .write(|own| ws_frame::close_frame(own, 1011, text));
+        return Next::End(CloseReason::Unavailable);
+    }
+    first_message::refuse(refusal.into(), context)
 }
 
 /// As [`refuse`] on an open WebSocket.

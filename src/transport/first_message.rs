@@ -1,5 +1,7 @@
 //! A WebSocket that was opened without a token where one is needed: its first message brings it, in time.
 
+use std::sync::Arc;
+
 use crate::api::Request;
 use crate::api::listen::ListenRequest;
 use crate::api::question::Answer;
@@ -136,6 +138,9 @@ impl FirstMessage {
         if let Err(refusal) = context.gate().join(&mut self.listen, session) {
             return refuse(refusal.into(), context);
         }
+        if let Some(credentials) = &mut self.listen.credentials {
+            Arc::make_mut(credentials).set_token(token);
+        }
         let request = Request::WebSocket {
             listen: self.listen.clone(),
             accept: None,
@@ -221,7 +226,7 @@ impl FirstMessage {
     }
 }
 
-fn refuse(refusal: TokenRefusal, context: &mut Context<'_>) -> Next {
+pub(super) fn refuse(refusal: TokenRefusal, context: &mut Context<'_>) -> Next {
     refusal.count(context);
     close(refusal.close_code, refusal.text, refusal.reason(), context)
 }

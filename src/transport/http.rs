@@ -168,7 +168,7 @@ impl Http {
         let cors = origin::decide(head.origin, head.host, &context.config.allowed_origins);
         let is_allowed = cors.is_some();
         let cors = match cors {
-            Some(Cors::Origin(origin)) if context.config.auth.token_cookie.is_some() => {
+            Some(Cors::Origin(origin)) if takes_cookies(context.config) => {
                 Some(Cors::OriginWithCookies(origin))
             }
             cors => cors,
@@ -393,6 +393,11 @@ impl Http {
             asking.release(effects);
         }
     }
+}
+
+/// A cookie may say who somebody is, to this server or to the backend.
+fn takes_cookies(config: &Config) -> bool {
+    config.auth.token_cookie.is_some() || config.asks_backend()
 }
 
 impl Receiving {

@@ -7,6 +7,7 @@ use crate::hub::position::{Epoch, Since};
 use crate::hub::{Hub, Listen, ListenMode, Publish, ShardId};
 use crate::proto::payload::PayloadKind;
 
+mod callback;
 mod disconnect;
 mod event_stream;
 mod http;
@@ -196,6 +197,7 @@ impl Peer {
             )),
             Question::Inquiry(_) => unreachable!("no operator here"),
             Question::Metrics => Answer::Metrics(Box::new(self.metrics.clone())),
+            Question::Authorize(_) => unreachable!("the test is the backend"),
         };
         let next = self
             .step(|transport, context| transport.on_answer(place, answer, subscription, context));

@@ -2,6 +2,7 @@
 
 mod auth;
 mod broken_peers;
+mod callback;
 mod client;
 mod connections;
 mod durable;

@@ -45,7 +45,7 @@ fn token_for(lifetime_ms: u64) -> String {
     )
 }
 
-fn frame(payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x81];
     match payload.len() {
         n @ 0..=125 => frame.push(0x80 | n as u8),

@@ -87,13 +87,18 @@ impl From<Refusal> for TokenRefusal {
 }
 
 impl WebSocket {
-    /// With whose token the connection was opened, or goes on.
+    /// With whose token the connection was opened, or goes on; or as whom the backend knows it.
     pub(super) fn grant(&self) -> Option<&Grant> {
-        Some(&self.session()?.grant)
+        let grant = &*self.session()?.grant;
+        Some(grant).filter(|grant| !grant.is_anonymous)
     }
 
     pub(in crate::transport) fn session(&self) -> Option<&Session> {
         self.rare.as_ref()?.session.as_ref()
+    }
+
+    fn reask_ms(&self) -> Option<u64> {
+        self.session()?.reask_ms
     }
 
     pub(super) fn ends_ms(&self) -> Option<u64> {
@@ -137,7 +142,11 @@ impl WebSocket {
         let waits_already = rare.token.take().is_some();
         match context.gate().verify(token, may_wait) {
             Ok(Verified::Session(session)) => match self.take_over(session, context) {
-                Ok(session) => {
+                Ok(mut session) => {
+                    // A token is no answer to what the backend wants to be asked.
+                    if let Some(reask_ms) = self.reask_ms() {
+                        session.limit(reask_ms);
+                    }
                     self.rare.get_or_insert_default().session = Some(session);
                     if self.format == Format::Json {
                         context.effects.out.write(|own| {
@@ -193,9 +202,16 @@ impl WebSocket {
         self.leave(goodbye, context)
     }
 
-    /// The token and its grace are over.
+    /// The token and its grace are over, or the backend wants to be asked again.
     pub(super) fn expire(&mut self, context: &mut Context<'_>) -> Next {
-        self.close(3005, "token expired", context);
+        let is_reask = self
+            .reask_ms()
+            .is_some_and(|reask_ms| context.now_ms >= reask_ms);
+        let text = match is_reask {
+            true => "permission expired, reconnect",
+            false => "token expired",
+        };
+        self.close(3005, text, context);
         Next::End(CloseReason::TokenExpired)
     }
 }

@@ -361,6 +361,7 @@ impl World {
             }
             Question::Inquiry(_) => unreachable!("no operator here"),
             Question::Metrics => Answer::Metrics(Box::new(self.shards[home].metrics.clone())),
+            Question::Authorize(_) => unreachable!("no namespace has an authorize_url"),
         }
     }
 

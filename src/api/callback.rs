@@ -1,0 +1,276 @@
+//! The backend's say in who may listen: what it is asked, how its answer reads, and what that makes of the request.
+//!
+//! It is asked behind the rules of the namespace and of the token, about all channels of a request that have the same
+//! `authorize_url` at once.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::api::Request;
+use crate::api::listen::ListenRequest;
+use crate::api::refusal::Refusal;
+use crate::config::Config;
+use crate::config::callback::{CACHE_TTL_MAX_MS, WhenDown};
+use crate::hub::message::ChannelName;
+
+/// The longest answer that is read; what it has to say takes a few dozen bytes.
+pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// What a request showed of who sends it, to be passed on as header fields of the same names.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    pub authorization: Option<Box<str>>,
+    pub cookie: Option<Box<str>>,
+    pub origin: Option<Box<str>>,
+}
+
+impl std::fmt::Debug for Credentials {
+    /// Says nothing of what is in it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credentials")
+    }
+}
+
+impl Credentials {
+    /// A token that came otherwise goes on as `Authorization`; what cannot stand in a header field is nobody's token.
+    pub fn set_token(&mut self, token: &str) {
+        if token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            self.authorization = Some(format!("Bearer {token}").into());
+        }
+    }
+}
+
+/// One question for the backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consultation {
+    pub url: Box<str>,
+    pub credentials: Arc<Credentials>,
+    /// In the request's order.
+    pub channels: Vec<ChannelName>,
+    pub transport: &'static str,
+    /// `sub` of a token that was verified.
+    pub user: Option<Box<str>>,
+}
+
+impl Consultation {
+    /// The body of the question, in JSON.
+    pub fn body(&self, address: Option<IpAddr>) -> String {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            channels: Vec<&'a str>,
+            transport: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            address: Option<IpAddr>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            user: Option<&'a str>,
+        }
+        let body = Body {
+            channels: self.channels.iter().map(ChannelName::as_str).collect(),
+            transport: self.transport,
+            address,
+            user: self.user.as_deref(),
+        };
+        serde_json::to_string(&body).expect("texts become JSON")
+    }
+}
+
+/// What came of a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    Allowed(Permit),
+    Denied(Denial),
+    /// No answer, none in time, or none that is an answer.
+    Down,
+    /// Too many questions wait already; it was not asked.
+    Busy,
+}
+
+/// What the backend allows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Permit {
+    /// Who it is.
+    pub user: Option<Box<str>>,
+    /// When to ask again, in milliseconds of the monotonic clock.
+    pub until_ms: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// 401: it does not know who that is.
+    Unauthorized,
+    /// 403
+    Forbidden,
+}
+
+/// An answer of the backend, as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Allowed {
+        user: Option<Box<str>>,
+        expires_in_ms: Option<u64>,
+    },
+    Denied(Denial),
+}
+
+/// Why an answer is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplyError {
+    /// Neither 2xx nor 401 nor 403. A redirect is not followed.
+    Status(u16),
+    /// It says that it is JSON, and is not an object of the right fields.
+    Malformed,
+}
+
+impl std::fmt::Display for ReplyError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "status {status} is neither 2xx nor 401 nor 403"),
+            Self::Malformed => f.write_str(
+                "the body is not a JSON object whose user is a text and whose expires_in is a number of seconds",
+            ),
+        }
+    }
+}
+
+impl Reply {
+    /// A body of another type than JSON says nothing.
+    pub fn parse(status: u16, content_type: Option<&str>, body: &[u8]) -> Result<Self, ReplyError> {
+        #[derive(Default, Deserialize)]
+        struct Body {
+            user: Option<Box<str>>,
+            expires_in: Option<f64>,
+        }
+        match status {
+            200..=299 => {}
+            401 => return Ok(Self::Denied(Denial::Unauthorized)),
+            403 => return Ok(Self::Denied(Denial::Forbidden)),
+            _ => return Err(ReplyError::Status(status)),
+        }
+        let media_type = content_type.unwrap_or("").split(';').next().unwrap_or("");
+        let is_json = media_type.trim().eq_ignore_ascii_case("application/json");
+        let Body { user, expires_in } = match body {
+            [] => Body::default(),
+            _ if !is_json => Body::default(),
+            _ => serde_json::from_slice(body).map_err(|_| ReplyError::Malformed)?,
+        };
+        // An end before the begin.
+        if expires_in.is_some_and(|seconds| seconds < 0.0) {
+            return Err(ReplyError::Malformed);
+        }
+        Ok(Self::Allowed {
+            user,
+            expires_in_ms: expires_in.map(|seconds| (seconds * 1000.0) as u64),
+        })
+    }
+
+    /// For those who wait for it at `now_ms`.
+    pub fn decide(self, now_ms: u64) -> Decision {
+        match self {
+            Self::Denied(denial) => Decision::Denied(denial),
+            Self::Allowed {
+                user,
+                expires_in_ms,
+            } => Decision::Allowed(Permit {
+                user,
+                until_ms: expires_in_ms.map(|ms| now_ms.saturating_add(ms)),
+            }),
+        }
+    }
+}
+
+/// How long an answer may be kept by its `Cache-Control` (RFC 9111 §5.2.2); `default_ms` if that does not say.
+pub fn cache_ttl_ms(cache_control: Option<&str>, default_ms: u64) -> u64 {
+    let mut ttl_ms = default_ms;
+    for directive in cache_control.unwrap_or("").split(',') {
+        let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
+        match name.trim().to_ascii_lowercase().as_str() {
+            "no-store" | "no-cache" => return 0,
+            "max-age" => {
+                let seconds: Option<u64> = value.trim().trim_matches('"').parse().ok();
+                // RFC 9111 §4.2.1: what is not understood is stale.
+                ttl_ms = seconds.unwrap_or(0).saturating_mul(1000);
+            }
+            _ => {}
+        }
+    }
+    ttl_ms.min(CACHE_TTL_MAX_MS)
+}
+
+/// Takes out of `request` what the backend has to be asked: nothing where it has no say, and nothing a second time.
+pub fn take_consultations(request: &mut Request, config: &Config) -> Vec<Consultation> {
+    let Some((transport, listen)) = listening(request) else {
+        return Vec::new();
+    };
+    // What a first message has to bring is to be known first.
+    if listen.token_due {
+        return Vec::new();
+    }
+    let Some(credentials) = listen.credentials.take() else {
+        return Vec::new();
+    };
+    let mut consultations: Vec<Consultation> = Vec::new();
+    for (channel, _) in &listen.channels {
+        let Some(url) = &config.namespace(channel.namespace()).authorize_url else {
+            continue;
+        };
+        match consultations
+            .iter_mut()
+            .find(|consultation| *consultation.url == **url)
+        {
+            Some(consultation) => consultation.channels.push(channel.clone()),
+            None => consultations.push(Consultation {
+                url: url.as_str().into(),
+                credentials: credentials.clone(),
+                channels: vec![channel.clone()],
+                transport,
+                user: listen.user().map(Into::into),
+            }),
+        }
+    }
+    consultations
+}
+
+/// Lets `request` go on with what was decided on all its consultations. A denial counts for more than a backend that is
+/// down.
+pub fn conclude(
+    request: &mut Request,
+    decisions: &[Decision],
+    config: &Config,
+) -> Result<(), Refusal> {
+    let refusal = |decision: &Decision| match decision {
+        Decision::Allowed(_) => None,
+        Decision::Denied(Denial::Unauthorized) => Some(Refusal::BACKEND_UNAUTHORIZED),
+        Decision::Denied(Denial::Forbidden) => Some(Refusal::BACKEND_DENIED),
+        Decision::Down if config.callback.when_down == WhenDown::Allow => None,
+        Decision::Down => Some(Refusal::BACKEND_DOWN),
+        Decision::Busy => Some(Refusal::BACKEND_BUSY),
+    };
+    if let Some(refusal) = decisions
+        .iter()
+        .filter_map(refusal)
+        .min_by_key(|it| it.status)
+    {
+        return Err(refusal);
+    }
+    for decision in decisions {
+        if let (Decision::Allowed(permit), Some((_, listen))) = (decision, listening(request)) {
+            listen.allow(permit);
+        }
+    }
+    Ok(())
+}
+
+/// By which transport, to what; `None` for a request that is about something else.
+pub fn listening(request: &mut Request) -> Option<(&'static str, &mut ListenRequest)> {
+    match request {
+        Request::Poll { listen, .. } => Some(("poll", listen)),
+        Request::EventStream(listen) => Some(("sse", listen)),
+        Request::WebSocket { listen, .. } => Some(("websocket", listen)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

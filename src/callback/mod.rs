@@ -1,0 +1,144 @@
+//! Asking the operator's backend who may listen: a table of questions and answers that all shards share, and the
+//! threads that carry the questions over.
+//!
+//! Touched when somebody wants to listen, never on the path of a message. A question waits for nobody but the backend:
+//! the shard that asks gets its answer at once if it is known, and otherwise by mail.
+
+pub mod client;
+mod table;
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use crate::api::callback::{Decision, cache_ttl_ms};
+use crate::config::callback::Callback;
+use crate::metrics::CallbackCounts;
+
+use client::Client;
+pub use table::Call;
+use table::Table;
+
+/// Between two log lines about a backend that does not answer.
+const LINE_INTERVAL_MS: u64 = 10_000;
+
+/// `W` is whoever waits for an answer.
+pub struct Callbacks<W> {
+    table: Mutex<Table<W>>,
+    /// A call waits for a thread.
+    work: Condvar,
+    /// The origin of `now_ms`, the same as that of the shards.
+    started: Instant,
+    concurrency_max: usize,
+}
+
+impl<W> fmt::Debug for Callbacks<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Callbacks").finish_non_exhaustive()
+    }
+}
+
+impl<W> Callbacks<W> {
+    pub fn new(config: &Callback, started: Instant) -> Self {
+        Self {
+            table: Mutex::new(Table::new(config.cache_max)),
+            work: Condvar::new(),
+            started,
+            concurrency_max: config.concurrency_max,
+        }
+    }
+
+    /// The decision, if it is known already. Otherwise `waiter` gets it later, and once.
+    pub fn ask(&self, call: Call, waiter: W, queue_max: usize, now_ms: u64) -> Option<Decision> {
+        let decision = self.table().ask(call, waiter, queue_max, now_ms);
+        if decision.is_none() {
+            self.work.notify_one();
+        }
+        decision
+    }
+
+    pub fn counts(&self) -> CallbackCounts {
+        self.table().counts()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table<W>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+}
+
+impl<W: Send + 'static> Callbacks<W> {
+    /// Starts the threads that ask, each of which has one call at a time; `deliver` brings a decision to who waits.
+    pub fn spawn(
+        self: &Arc<Self>,
+        client: &Client,
+        deliver: &Arc<dyn Fn(W, Decision) + Send + Sync>,
+    ) -> io::Result<()> {
+        for number in 0..self.concurrency_max {
+            let (callbacks, client, deliver) = (self.clone(), client.clone(), deliver.clone());
+            thread::Builder::new()
+                .name(format!("callback-{number}"))
+                .spawn(move || callbacks.work(&client, &*deliver))?;
+        }
+        Ok(())
+    }
+
+    fn work(&self, client: &Client, deliver: &dyn Fn(W, Decision)) {
+        loop {
+            let call = self.next_call();
+            let began = Instant::now();
+            let left_ms = call.deadline_ms.saturating_sub(self.now_ms());
+            let result = match left_ms {
+                0 => Err("no thread was free in time (callback_concurrency_max)".to_owned()),
+                // Whatever a backend says, it costs nothing but its answer.
+                _ => catch_unwind(AssertUnwindSafe(|| {
+                    client.call(&call, Duration::from_millis(left_ms))
+                }))
+                .unwrap_or_else(|_| Err("a bug in this program".to_owned())),
+            };
+            let now_ms = self.now_ms();
+            let (decision, ttl_ms) = match result {
+                Ok(answer) => {
+                    let ttl_ms = cache_ttl_ms(answer.cache_control.as_deref(), call.cache_ttl_ms);
+                    (answer.reply.decide(now_ms), ttl_ms)
+                }
+                Err(error) => {
+                    self.complain(&call, &error, now_ms);
+                    (Decision::Down, 0)
+                }
+            };
+            let us = began.elapsed().as_micros() as u64;
+            let waiters = self.table().finish(&call, &decision, ttl_ms, us, now_ms);
+            for waiter in waiters {
+                deliver(waiter, decision.clone());
+            }
+        }
+    }
+
+    fn next_call(&self) -> Call {
+        let mut table = self.table();
+        loop {
+            match table.take() {
+                Some(call) => return call,
+                None => {
+                    table = self
+                        .work
+                        .wait(table)
+                        .unwrap_or_else(PoisonError::into_inner)
+                }
+            }
+        }
+    }
+
+    fn complain(&self, call: &Call, error: &str, now_ms: u64) {
+        if self.table().is_line_due(now_ms, LINE_INTERVAL_MS) {
+            let url = &call.consultation.url;
+            tracing::warn!(%url, "the backend does not say who may listen: {error}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What is known, what is being asked, and what waits to be asked. No thread and no clock is in here.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+
+use sha2::{Digest, Sha256};
+
+use crate::api::callback::{Consultation, Decision};
+use crate::config::callback::Callback;
+use crate::metrics::{CallbackCounts, CallbackResult};
+
+/// SHA-256 over all that the backend is told: two questions of one digest are the same one.
+type CallDigest = [u8; 32];
+
+/// One question with all that it takes to ask it.
+#[derive(Debug)]
+pub struct Call {
+    pub consultation: Consultation,
+    /// In JSON.
+    pub body: String,
+    /// From then on nobody waits for it.
+    pub deadline_ms: u64,
+    /// How long its answer is good, if that does not say.
+    pub cache_ttl_ms: u64,
+    digest: CallDigest,
+}
+
+impl Call {
+    pub fn new(
+        consultation: Consultation,
+        address: Option<IpAddr>,
+        config: &Callback,
+        now_ms: u64,
+    ) -> Self {
+        let body = consultation.body(address);
+        let credentials = &consultation.credentials;
+        let mut hasher = Sha256::new();
+        for part in [
+            Some(&*consultation.url),
+            Some(body.as_str()),
+            credentials.authorization.as_deref(),
+            credentials.cookie.as_deref(),
+            credentials.origin.as_deref(),
+        ] {
+            // No part may be taken for the end of the one before, nor none for an empty one.
+            let length = part.map_or(u64::MAX, |part| part.len() as u64);
+            hasher.update(length.to_le_bytes());
+            hasher.update(part.unwrap_or(""));
+        }
+        Self {
+            body,
+            deadline_ms: now_ms + config.timeout_ms,
+            cache_ttl_ms: config.cache_ttl_ms,
+            digest: hasher.finalize().into(),
+            consultation,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Known {
+    decision: Decision,
+    until_ms: u64,
+}
+
+/// `W` is whoever waits for an answer.
+#[derive(Debug)]
+pub(super) struct Table<W> {
+    known: HashMap<CallDigest, Known>,
+    /// In the order of their coming.
+    order: VecDeque<CallDigest>,
+    known_max: usize,
+    /// Those who wait for the answer to a call, be it with the backend or still in the queue.
+    waiters: HashMap<CallDigest, Vec<W>>,
+    queue: VecDeque<Call>,
+    counts: CallbackCounts,
+    next_line_ms: u64,
+}
+
+impl<W> Table<W> {
+    pub(super) fn new(known_max: usize) -> Self {
+        Self {
+            known: HashMap::new(),
+            order: VecDeque::new(),
+            known_max,
+            waiters: HashMap::new(),
+            queue: VecDeque::new(),
+            counts: CallbackCounts::default(),
+            next_line_ms: 0,
+        }
+    }
+
+    /// `None`: `waiter` waits from now on, with whoever has asked the same.
+    pub(super) fn ask(
+        &mut self,
+        call: Call,
+        waiter: W,
+        queue_max: usize,
+        now_ms: u64,
+    ) -> Option<Decision> {
+        let digest = call.digest;
+        if let Some(known) = self
+            .known
+            .get(&digest)
+            .filter(|known| now_ms < known.until_ms)
+        {
+            self.counts.cache_hits_total += 1;
+            return Some(known.decision.clone());
+        }
+        if let Some(waiters) = self.waiters.get_mut(&digest) {
+            self.counts.joined_total += 1;
+            waiters.push(waiter);
+            return None;
+        }
+        if self.queue.len() >= queue_max {
+            self.counts.busy_total += 1;
+            return Some(Decision::Busy);
+        }
+        self.waiters.insert(digest, vec![waiter]);
+        self.queue.push_back(call);
+        None
+    }
+
+    /// The next call to be made. Its [`finish`](Self::finish) has to follow.
+    pub(super) fn take(&mut self) -> Option<Call> {
+        let call = self.queue.pop_front()?;
+        self.counts.in_flight += 1;
+        Some(call)
+    }
+
+    /// Notes what came of `call`, which took `us`; gives those who waited for it.
+    pub(super) fn finish(
+        &mut self,
+        call: &Call,
+        decision: &Decision,
+        ttl_ms: u64,
+        us: u64,
+        now_ms: u64,
+    ) -> Vec<W> {
+        self.counts.in_flight -= 1;
+        self.counts.time.record_us(us);
+        let (result, end_ms) = match decision {
+            Decision::Allowed(permit) => (CallbackResult::Allowed, permit.until_ms),
+            Decision::Denied(_) => (CallbackResult::Denied, None),
+            Decision::Down | Decision::Busy => (CallbackResult::Failed, Some(now_ms)),
+        };
+        self.counts.calls_total[result as usize] += 1;
+        let until_ms = (now_ms + ttl_ms).min(end_ms.unwrap_or(u64::MAX));
+        if until_ms > now_ms {
+            self.remember(call.digest, decision.clone(), until_ms, now_ms);
+        }
+        self.waiters.remove(&call.digest).unwrap_or_default()
+    }
+
+    pub(super) fn counts(&self) -> CallbackCounts {
+        CallbackCounts {
+            waiting: self.queue.len() as u64,
+            ..self.counts.clone()
+        }
+    }
+
+    /// `true` when it is time for another line in the log, which counts as written.
+    pub(super) fn is_line_due(&mut self, now_ms: u64, interval_ms: u64) -> bool {
+        let is_due = now_ms >= self.next_line_ms;
+        if is_due {
+            self.next_line_ms = now_ms + interval_ms;
+        }
+        is_due
+    }
+
+    /// Makes room at the end with the oldest answers, where those that are over go for nothing.
+    fn remember(&mut self, digest: CallDigest, decision: Decision, until_ms: u64, now_ms: u64) {
+        if self.known_max == 0 {
+            return;
+        }
+        while let Some(oldest) = self.order.front() {
+            let known = self.known.get(oldest);
+            let is_over = known.is_none_or(|known| known.until_ms <= now_ms);
+            if !is_over && self.order.len() < self.known_max {
+                break;
+            }
+            self.known.remove(oldest);
+            self.order.pop_front();
+        }
+        let known = Known { decision, until_ms };
+        if self.known.insert(digest, known).is_none() {
+            self.order.push_back(digest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,52 @@
+//! How the operator's backend is asked whether somebody may listen (`authorize_url` of a namespace).
+
+use super::SECOND_MS;
+
+/// What holds for the questions of all namespaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Callback {
+    /// From the question to its answer, with the time that it waits for others.
+    pub timeout_ms: u64,
+    /// Questions that the backend has at a time; a thread each.
+    pub concurrency_max: usize,
+    /// Questions that wait behind them.
+    pub queue_max: usize,
+    /// How long an answer is good that does not say so itself; 0 is for one request.
+    pub cache_ttl_ms: u64,
+    /// Answers of the process that are remembered.
+    pub cache_max: usize,
+    pub when_down: WhenDown,
+    /// Certificates in PEM to trust, instead of those that the public trusts.
+    pub ca_file: Option<String>,
+}
+
+/// What becomes of a request that the backend does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenDown {
+    Refuse,
+    Allow,
+}
+
+/// No answer is good for longer, whatever it says.
+pub const CACHE_TTL_MAX_MS: u64 = 3600 * SECOND_MS;
+
+/// In the order of the enum, so that the discriminant is the index.
+impl WhenDown {
+    pub(super) const ALL: &[Self] = &[Self::Refuse, Self::Allow];
+    pub(super) const WORDS: &[&str] = &["refuse", "allow"];
+}
+
+impl Default for Callback {
+    fn default() -> Self {
+        Self {
+            timeout_ms: 3 * SECOND_MS,
+            // A backend that takes 10 ms is asked 3,200 times a second.
+            concurrency_max: 32,
+            queue_max: 1024,
+            cache_ttl_ms: 10 * SECOND_MS,
+            cache_max: 100_000,
+            when_down: WhenDown::Refuse,
+            ca_file: None,
+        }
+    }
+}
