@@ -154,6 +154,7 @@ impl Connection {
         let mut context = Context {
             config: &self.config,
             audience: Audience::Internal,
+            connection: 0,
             now_ms: 0,
             unix_ms: 0,
             auth: &mut self.auth,
