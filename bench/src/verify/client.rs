@@ -135,6 +135,7 @@ impl Client {
         &mut self,
         ledger: &Ledger,
         transport: Transport,
+        wait_s: u32,
         choice: u8,
         out: &mut Vec<u8>,
     ) {
@@ -156,7 +157,10 @@ impl Client {
                 String::new(),
             ),
             Transport::ShortPoll => (format!("/poll/{names}?since={since}"), String::new()),
-            Transport::LongPoll => (format!("/poll/{names}?wait=2&since={since}"), String::new()),
+            Transport::LongPoll => (
+                format!("/poll/{names}?wait={wait_s}&since={since}"),
+                String::new(),
+            ),
             // As a browser does it that reconnects: the old address, and the cursor in a field.
             Transport::SseRaw | Transport::SseJson
                 if choice.is_multiple_of(2) && cursor.is_some() =>

@@ -85,6 +85,9 @@ pub(crate) struct Verify {
     /// Mean life of a connection.
     #[arg(long, default_value_t = 3.0, value_name = "SECONDS")]
     life: f64,
+    /// Clients poll, and slow ones read, so many times more seldom; many of them take little CPU then.
+    #[arg(long, default_value_t = 1, value_name = "FACTOR", value_parser = clap::value_parser!(u32).range(1..=100))]
+    ease: u32,
     /// Fail when there were fewer deliveries.
     #[arg(long, default_value_t = 1, value_name = "N")]
     deliveries_min: u64,
@@ -325,6 +328,7 @@ impl Clients {
             seed,
             target: server.address,
             life: Duration::from_secs_f64(verify.life),
+            ease: verify.ease,
             is_calm: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             deliveries: AtomicU64::new(0),
