@@ -24,9 +24,17 @@ pub(crate) fn check(input: &[u8]) {
     let signature = crypto::sign(message.as_bytes(), &key, Algorithm::HS256).expect("a secret");
     let token = format!("{message}.{signature}");
     if let Ok(grant) = verify(&token, &keys, &rules, 1) {
-        let header: serde_json::Value = serde_json::from_str(header).expect("JSON");
-        assert_eq!(header["alg"], "HS256");
-        assert!(header["kid"].is_null() || header["kid"] == "k");
+        match serde_json::from_str::<serde_json::Value>(header) {
+            Ok(header) => {
+                assert_eq!(header["alg"], "HS256");
+                assert!(header["kid"].is_null() || header["kid"] == "k");
+            }
+            // A member that says nothing to the server may have a number that the twin cannot hold.
+            Err(error) => assert!(
+                error.to_string().starts_with("number out of range"),
+                "{error}"
+            ),
+        }
         assert!(grant.expires_unix_ms.is_some());
         // One more character, or one less, is another text.
         assert!(verify(&format!("{token}A"), &keys, &rules, 1).is_err());
