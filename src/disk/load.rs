@@ -22,6 +22,8 @@ pub struct Loaded {
     /// What the clock of the histories says at the start of this process.
     pub origin_ms: u64,
     pub found: Found,
+    /// How many processes it comes from.
+    pub generations: usize,
 }
 
 /// What reading the log came upon.
@@ -46,10 +48,12 @@ pub fn load(directory: &Directory, config: &Arc<Config>) -> Result<Loaded, DiskE
         restored: Restored::new(config.clone()),
         origin_ms: 0,
         found: Found::default(),
+        generations: 0,
     };
     let mut clock = Clock::default();
     let mut read_bytes = 0;
     for generation in files.chunk_by(|a, b| a.generation == b.generation) {
+        loaded.generations += 1;
         let mut lacks = false;
         for log in generation.chunk_by(|a, b| a.shard == b.shard) {
             let mut readers = Vec::new();

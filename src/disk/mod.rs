@@ -4,7 +4,9 @@
 //! there, and once each of its shards has told everything anew, the older generations are removed. Within a
 //! generation a shard's files go by number; it begins the next one to tell everything anew, and then removes those
 //! before it. What is removed goes in order, so that what is left is always an end of the log and never has a hole.
+//! Where processes ended before that, again and again, the next one makes a single generation of all theirs.
 
+mod consolidate;
 mod error;
 mod load;
 mod syncer;
@@ -21,6 +23,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::disk::consolidate::UNFINISHED;
 use crate::history::record::{BootId, Clock};
 
 /// An operator puts this file beside a backup: clients may have seen more than it holds.
@@ -96,6 +99,10 @@ impl Directory {
             generation: 1,
             boot: boot_id(),
         };
+        match fs::remove_file(path.join(UNFINISHED)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
         if let Some(last) = directory.files().map_err(failed)?.last() {
             directory.generation = last.generation + 1;
         }

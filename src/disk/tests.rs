@@ -1,16 +1,20 @@
 //! A directory with the logs of two shards, written and read again.
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
+use super::consolidate::GENERATIONS_MAX;
 use super::load::origin_ms;
 use super::writer::{Batch, News, Report, Writers};
 use super::*;
 use crate::config::Config;
-use crate::history::record::{self, Entry};
-use crate::hub::durable::Fact;
+use crate::history::record::{self, Entry, FILE_HEAD};
+use crate::hub::Published;
+use crate::hub::durable::{Fact, MessageFact};
 use crate::hub::position::Position;
+use crate::proto::payload::PayloadKind;
 
 /// A directory of its own, removed at the end.
 struct Temporary(PathBuf);
@@ -43,7 +47,8 @@ struct Process {
 
 impl Process {
     fn start(path: &Path, n_shards: usize) -> Self {
-        let directory = Directory::open(path).unwrap();
+        let mut directory = Directory::open(path).unwrap();
+        directory.consolidate(&loaded(&directory)).unwrap();
         let (report, news) = mpsc::channel();
         let report = Mutex::new(report);
         let report: Report = std::sync::Arc::new(move |shard, news| {
@@ -87,11 +92,14 @@ impl Process {
     }
 
     fn channels(path: &Path) -> usize {
-        let directory = Directory::open(path).unwrap();
-        let loaded = load(&directory, &std::sync::Arc::new(Config::default())).unwrap();
+        let loaded = loaded(&Directory::open(path).unwrap());
         assert!(!loaded.found.is_skipped);
         loaded.restored.channels()
     }
+}
+
+fn loaded(directory: &Directory) -> Loaded {
+    load(directory, &std::sync::Arc::new(Config::default())).unwrap()
 }
 
 #[track_caller]
@@ -131,6 +139,123 @@ fn older_files_go_when_everything_has_been_told_anew_and_not_before() {
     wait_for(&directory, &[c1]);
     process.end();
     assert_eq!(Process::channels(&directory.0), 2);
+}
+
+#[test]
+fn processes_that_end_too_early_again_and_again_leave_no_copy_each() {
+    let directory = Temporary::new();
+    for round in 0..10 {
+        let process = Process::start(&directory.0, 2);
+        process.write(0, &format!("a{round}"), false, false);
+        process.write(1, &format!("b{round}"), false, false);
+        process.end();
+        let names = directory.names();
+        assert!(names.len() <= 2 * (GENERATIONS_MAX + 1), "{names:?}");
+    }
+    assert_eq!(Process::channels(&directory.0), 20);
+}
+
+fn records<'a>(facts: impl IntoIterator<Item = Fact<'a>>) -> BTreeSet<Vec<u8>> {
+    let record = |fact| {
+        let mut record = Vec::new();
+        record::write(&mut record, &Entry::Fact(fact));
+        record
+    };
+    facts.into_iter().map(record).collect()
+}
+
+/// All that a directory brings back.
+fn told(directory: &Directory) -> BTreeSet<Vec<u8>> {
+    let mut told = BTreeSet::new();
+    (loaded(directory).restored).tell_all(0, |fact| told.append(&mut records([fact])));
+    told
+}
+
+#[test]
+fn one_generation_tells_what_many_did_wherever_making_it_ends() {
+    let path = Temporary::new();
+    let position = |text| Position::parse(text).unwrap();
+    let now_ms = wall_ms();
+    let message = |text, payload, idempotency_key| {
+        Fact::Message(MessageFact {
+            name: "news",
+            position: position(text),
+            kind: PayloadKind::Text,
+            event: Some("created"),
+            payload,
+            published_ms: now_ms,
+            published_us: 1000 * now_ms,
+            expires_ms: u64::MAX,
+            idempotency_key,
+        })
+    };
+    let channel = |name, text| Fact::Channel {
+        name,
+        head: position(text),
+    };
+    for facts in [
+        vec![message("aaaaaaaa-1", Some(&b"old"[..]), None)],
+        vec![Fact::Forgotten {
+            name: "news",
+            epoch: position("aaaaaaaa-1").epoch,
+        }],
+        vec![
+            channel("other", "bbbbbbbb-7"),
+            message("bbbbbbbb-1", Some(b"one"), Some("key")),
+            message("bbbbbbbb-3", Some(b"three"), None),
+            message("bbbbbbbb-4", None, None),
+        ],
+    ] {
+        let directory = Directory::open(&path.0).unwrap();
+        let name = FileName {
+            generation: directory.generation,
+            shard: 0,
+            number: 1,
+        };
+        let mut bytes = FILE_HEAD.to_vec();
+        bytes.extend(records(facts).into_iter().flatten());
+        fs::write(path.0.join(name.to_string()), bytes).unwrap();
+    }
+    // A backup was put back: positions jump, and once only.
+    fs::write(path.0.join(RESTORED), b"").unwrap();
+    let want = records([
+        channel("other", "bbbbbbbb-1000000007"),
+        channel("news", "bbbbbbbb-1000000004"),
+        message("bbbbbbbb-1", Some(b"one"), None),
+        message("bbbbbbbb-3", Some(b"three"), None),
+        Fact::Result {
+            name: "news",
+            key: "key",
+            published: Published {
+                position: position("bbbbbbbb-1"),
+                receivers: 0,
+            },
+            end_ms: now_ms + Config::default().timing.idempotency_window_ms,
+        },
+    ]);
+    let older = path.names();
+    let before: Vec<_> = older
+        .iter()
+        .map(|name| fs::read(path.0.join(name)).unwrap())
+        .collect();
+
+    let mut directory = Directory::open(&path.0).unwrap();
+    assert_eq!(told(&directory), want);
+    directory.consolidate(&loaded(&directory)).unwrap();
+    assert_eq!(directory.generation, 5);
+    assert_eq!(path.names(), ["00000004-000-000001.log"]);
+    assert_eq!(told(&directory), want);
+    assert!(!loaded(&directory).found.is_skipped);
+    drop(directory);
+
+    // It ended with the last of the older files still there, or with nothing of the new one but its begin.
+    for (name, bytes) in older.iter().zip(before).rev() {
+        fs::write(path.0.join(name), bytes).unwrap();
+        fs::write(path.0.join(UNFINISHED), b"pushr").unwrap();
+        let directory = Directory::open(&path.0).unwrap();
+        assert_eq!(told(&directory), want, "{name}");
+        assert!(!path.0.join(UNFINISHED).exists());
+    }
 }
 
 #[test]

@@ -157,6 +157,31 @@ impl Restored {
         self.channels.values().map(Channel::history_messages).sum()
     }
 
+    /// Tells all that it would take to come to the same state.
+    pub fn tell_all(&self, now_ms: u64, mut tell: impl FnMut(Fact<'_>)) {
+        for channel in self.channels.values() {
+            tell(Fact::Channel {
+                name: channel.name.as_str(),
+                head: channel.head(),
+            });
+            for message in channel.after(0) {
+                if message.expires_ms > now_ms {
+                    tell(Fact::Message(MessageFact::new(message, true, None)));
+                }
+            }
+        }
+        for ((name, key), (end_ms, published)) in &self.results {
+            if *end_ms > now_ms {
+                tell(Fact::Result {
+                    name: name.as_str(),
+                    key,
+                    published: *published,
+                    end_ms: *end_ms,
+                });
+            }
+        }
+    }
+
     /// Every home's part of it.
     pub fn into_shares(self, n_shards: usize, home: impl Fn(&ChannelName) -> usize) -> Vec<Share> {
         let mut shares: Vec<_> = (0..n_shards).map(|_| Share::default()).collect();

@@ -29,8 +29,9 @@ impl Histories {
         shards: usize,
         hasher: &RandomState,
     ) -> Result<(Self, Vec<Log>), DiskError> {
-        let directory = Directory::open(path)?;
+        let mut directory = Directory::open(path)?;
         let loaded = load(&directory, config)?;
+        directory.consolidate(&loaded)?;
         let clock = HistoryClock {
             started: Instant::now(),
             origin_ms: loaded.origin_ms,
