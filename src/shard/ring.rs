@@ -211,6 +211,32 @@ mod tests {
     }
 
     #[test]
+    fn more_completions_than_the_queue_holds_all_come_home() {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        let mut ring = Ring::new(&wake).unwrap();
+        let (reader, _writer) = std::os::unix::net::UnixStream::pair().unwrap();
+        // Each is ready when it is submitted, and nobody reaps meanwhile.
+        let n = (COMPLETIONS + 3 * SUBMISSIONS) as usize;
+        for token in 0..n as u64 {
+            ring.poll_writable(&reader, token).unwrap();
+        }
+        ring.enter().unwrap();
+        ring.enter().unwrap();
+        assert!(ring.take_overflows() > 0);
+        assert!(!ring.is_quiet());
+        let mut tokens: Vec<_> = reap(&mut ring, n)
+            .iter()
+            .map(|completion| completion.token)
+            .collect();
+        tokens.sort_unstable();
+        assert!(tokens.into_iter().eq(0..n as u64));
+        ring.take_overflows();
+        ring.enter().unwrap();
+        assert_eq!(ring.take_overflows(), 0);
+        assert!(ring.is_quiet());
+    }
+
+    #[test]
     fn a_wake_is_signalled_unless_muted() {
         let wake = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
         let mut ring = Ring::new(&wake).unwrap();
