@@ -71,6 +71,7 @@
 pub mod api;
 pub mod auth;
 pub mod callback;
+pub mod backplane;
 pub mod cli;
 pub mod close_reason;
 pub mod config;

@@ -30,19 +30,18 @@ impl Replay {
         let mut has = self.start.offset;
         let lost_in_front = matches!(since, Since::After(position) if position != self.start);
         for (index, message) in self.messages.iter().enumerate() {
-            let offset = message.position.offset;
-            if offset != has + 1 || (index == 0 && lost_in_front) {
+            if message.previous > has || (index == 0 && lost_in_front) {
                 gaps.push((
                     index,
                     Position {
-                        offset: offset - 1,
+                        offset: message.previous,
                         ..self.start
                     },
                 ));
             }
-            has = offset;
+            has = message.position.offset;
         }
-        if self.lost && (has != self.end.offset || (self.messages.is_empty() && lost_in_front)) {
+        if self.lost && (has < self.end.offset || (self.messages.is_empty() && lost_in_front)) {
             gaps.push((self.messages.len(), self.end));
         }
         gaps
@@ -103,7 +102,7 @@ impl Channel {
         let offset = self
             .history
             .front()
-            .map_or(self.head, |message| message.position.offset - 1);
+            .map_or(self.head, |message| message.previous);
         Position {
             epoch: self.epoch,
             offset,
@@ -269,22 +268,18 @@ impl Channel {
         };
         let first = messages
             .first()
-            .map_or(end.offset, |message| message.position.offset - 1);
+            .map_or(end.offset, |message| message.previous);
         let start = match wanted_from {
-            Some(cursor) if first == cursor.offset => cursor,
+            Some(cursor) if first <= cursor.offset => cursor,
             _ => Position {
                 epoch: self.epoch,
                 offset: first,
             },
         };
-        let lost = match since {
-            Since::After(cursor) => {
-                wanted_from.is_none() || messages.len() as u64 != end.offset - cursor.offset
-            }
-            // Who asks for what there is has lost nothing in front of it, but perhaps something in the midst of it.
-            Since::Earliest | Since::Last(_) => messages.len() as u64 != end.offset - first,
-            Since::Now => false,
-        };
+        // Who asks for what there is has lost nothing in front of it, but perhaps something in the midst of it.
+        let lost_in_front = matches!(since, Since::After(cursor) if cursor != start);
+        let lost =
+            since != Since::Now && (lost_in_front || has_hole(start.offset, &messages, end.offset));
         Replay {
             start,
             end,
@@ -405,6 +400,18 @@ impl Channel {
     }
 }
 
+/// Whoever has everything up to `start`, and gets `messages`, misses something up to `end`.
+fn has_hole(start: u64, messages: &[Arc<Message>], end: u64) -> bool {
+    let mut has = start;
+    for message in messages {
+        if message.previous > has {
+            return true;
+        }
+        has = message.position.offset;
+    }
+    has < end
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -433,6 +440,7 @@ mod tests {
         let message = Arc::new(Message {
             channel: channel.name.clone(),
             position,
+            previous: position.offset - 1,
             kind: PayloadKind::Text,
             event: None,
             payload: (*b"hi").into(),

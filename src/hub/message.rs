@@ -57,6 +57,9 @@ impl fmt::Debug for ChannelName {
 pub struct Message {
     pub channel: ChannelName,
     pub position: Position,
+    /// Offset of the channel's message before this one, stored or not: whoever has that has missed nothing in
+    /// between. One less than its own where this node numbers; a broker's numbers may have holes.
+    pub previous: u64,
     pub kind: PayloadKind,
     pub event: Option<Box<str>>,
     pub payload: Arc<[u8]>,

@@ -70,6 +70,7 @@ impl Hub {
         let mut message = Message {
             channel: channel.name.clone(),
             position: channel.head(),
+            previous: 0,
             kind: publish.kind,
             event: publish.event,
             payload: publish.payload,
@@ -85,6 +86,7 @@ impl Hub {
             }
         }
         message.position = channel.take_position(now_ms);
+        message.previous = message.position.offset - 1;
         self.newest_us = message.published_us;
         self.draft_bytes += message.bytes();
         if let Some(key) = &publish.idempotency_key

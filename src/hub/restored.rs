@@ -92,6 +92,7 @@ impl Restored {
             Some(payload) => channel.restore(Arc::new(Message {
                 channel: channel.name.clone(),
                 position: fact.position,
+                previous: fact.position.offset.saturating_sub(1),
                 kind: fact.kind,
                 event: fact.event.map(Into::into),
                 payload: payload.into(),

@@ -227,6 +227,7 @@ mod tests {
                     epoch: Epoch::from_random(1),
                     offset: 1,
                 },
+                previous: 0,
                 kind: PayloadKind::Text,
                 event: None,
                 payload: vec![b'x'; payload_bytes].into(),

@@ -15,6 +15,7 @@ fn message(offset: u64, kind: PayloadKind, event: Option<&str>, payload: &[u8]) 
             epoch: Epoch::from_random(1),
             offset,
         },
+        previous: offset.saturating_sub(1),
         kind,
         event: event.map(Into::into),
         payload: payload.into(),

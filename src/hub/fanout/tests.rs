@@ -15,6 +15,7 @@ fn message(channel: &str, offset: u64, payload_bytes: usize) -> Arc<Message> {
             epoch: Epoch::from_random(1),
             offset,
         },
+        previous: offset.saturating_sub(1),
         kind: PayloadKind::Text,
         event: None,
         payload: vec![b'x'; payload_bytes].into(),

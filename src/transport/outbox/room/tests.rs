@@ -17,6 +17,7 @@ fn message(channel: u16, offset: u64) -> Arc<Message> {
             epoch: Epoch::from_random(1),
             offset,
         },
+        previous: offset.saturating_sub(1),
         kind: PayloadKind::Text,
         event: None,
         payload: vec![b'x'; PAYLOAD_BYTES].into(),
