@@ -11,5 +11,16 @@
 //! home shard ◀── News ─── driver ◀────────── Event ─────────────── Broker
 //! ```
 
+pub mod acknowledged;
 pub mod broker;
+pub mod driver;
+pub mod memory;
 pub mod order;
+pub mod stats;
+
+mod backoff;
+mod calls;
+mod canary;
+mod note;
+mod registry;
+mod roster;

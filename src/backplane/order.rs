@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::backplane::stats::BackplaneStats;
 use crate::config::Namespace;
 use crate::hub::message::{ChannelName, Message};
 use crate::hub::position::Position;
@@ -104,6 +105,8 @@ pub enum News {
     },
     /// Something was published on an opened channel.
     Arrival(Arrival),
+    /// The channel has another epoch: it is to be read again.
+    Moved(ChannelName),
     /// The channel was deleted, by whichever node. Its listeners are to be ended.
     Ended(ChannelName),
     /// These opened channels are listened to no more, since a connection to the broker is lost: messages may be
@@ -111,6 +114,8 @@ pub enum News {
     Interrupted(Vec<ChannelName>),
     /// Whether the broker can be heard.
     Health(Health),
+    /// To the first shard, again and again: what the thread of the broker has counted.
+    Stats(Box<BackplaneStats>),
 }
 
 /// A message as the broker has numbered it.
@@ -127,6 +132,8 @@ pub struct Standing {
     /// Position of the newest message, stored or not. Of a channel that nobody knows the broker begins one, with
     /// offset 0, and remembers it for as long as the channel may be idle.
     pub head: Position,
+    /// Somebody has published on it, as far as the broker can still know.
+    pub is_used: bool,
     /// Stored messages behind the position that was asked for, oldest first; all that there are if it was none of
     /// this epoch. Each says what was `previous` to it, so that a loss shows.
     pub messages: Vec<Arrival>,

@@ -1,0 +1,597 @@
+//! The loop of the thread on which the broker's client lives: gathers the shards' orders into few calls, sends what the
+//! broker says to the home shards, notices that nothing is heard, and connects anew.
+//!
+//! It goes in rounds. Each takes what has come from the shards, from the broker and from the clock, begins the calls
+//! that are due, and posts its news to each shard at once.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use crate::backplane::acknowledged::Acknowledged;
+use crate::backplane::backoff::Backoff;
+use crate::backplane::broker::{Broker, BrokerError, Event, Publishing, Settings};
+use crate::backplane::calls::{Answer, Calls, Subject, Write, Writes};
+use crate::backplane::canary::Canary;
+use crate::backplane::note::{self, Note};
+use crate::backplane::order::{FromShard, Health, News, Order};
+use crate::backplane::registry::Registry;
+use crate::backplane::roster::{Asker, Roster};
+use crate::backplane::stats::BackplaneStats;
+use crate::hub::ShardId;
+use crate::hub::message::ChannelName;
+
+mod asking;
+mod nodes;
+
+/// Orders of one round; the rest waits for the next.
+const ORDERS_PER_ROUND: usize = 4096;
+
+/// Events of one round; the rest waits in the broker's client, which bounds it.
+const EVENTS_PER_ROUND: usize = 1024;
+
+/// Channels that one [`News::Interrupted`] names, so that no shard's turn is long.
+const CHANNELS_PER_INTERRUPTION: usize = 1024;
+
+/// Notes that wait to be told, packed. What is beyond is not told, and some count is incomplete; a NATS server takes
+/// 1 MiB at once.
+const NOTES_BYTES_MAX: usize = 256 * 1024;
+
+/// How long events stay with the broker's client after a shard was found to be behind.
+const CONGESTION_PAUSE: Duration = Duration::from_millis(5);
+
+/// For the last word to the other nodes.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug)]
+pub struct DriverSettings {
+    pub broker: Settings,
+    pub n_shards: u16,
+    pub publishes_per_call: usize,
+    pub payload_bytes_per_call: usize,
+    /// Publishing calls (and deletes) under way.
+    pub write_calls: usize,
+    pub channels_per_batch: usize,
+    /// Batches of channels to be listened to and read that are under way.
+    pub batches: usize,
+    /// How often a canary, a sign of life to the other nodes, and the figures are sent.
+    pub beat: Duration,
+    /// So many in a row that do not come back through every connection end the connection to the broker.
+    pub canaries_lost_max: u64,
+    /// For all steps of connecting together; each has the broker's own timeout.
+    pub connect_timeout: Duration,
+    pub reconnect_first: Duration,
+    pub reconnect_cap: Duration,
+    /// A node that was not heard for this long is gone.
+    pub node_silence: Duration,
+    /// How long a count waits for other nodes.
+    pub count_timeout: Duration,
+}
+
+impl DriverSettings {
+    pub fn new(broker: Settings, n_shards: u16) -> Self {
+        Self {
+            broker,
+            n_shards,
+            publishes_per_call: 512,
+            payload_bytes_per_call: 1024 * 1024,
+            write_calls: 4,
+            channels_per_batch: 512,
+            batches: 4,
+            beat: Duration::from_secs(1),
+            canaries_lost_max: 3,
+            connect_timeout: Duration::from_secs(10),
+            reconnect_first: Duration::from_millis(100),
+            reconnect_cap: Duration::from_secs(5),
+            node_silence: Duration::from_secs(5),
+            count_timeout: Duration::from_millis(500),
+        }
+    }
+}
+
+/// Where the news go: the shards' mailboxes.
+pub trait Sink {
+    /// Takes all of one round's `news` for `shard`, in order.
+    fn post(&mut self, shard: ShardId, news: &mut Vec<News>);
+
+    /// Some shard has more mail than it should: what the broker says waits in the broker's client, whose bound then
+    /// counts.
+    fn is_congested(&self) -> bool {
+        false
+    }
+}
+
+impl<F: FnMut(ShardId, &mut Vec<News>)> Sink for F {
+    fn post(&mut self, shard: ShardId, news: &mut Vec<News>) {
+        self(shard, news);
+    }
+}
+
+/// Serves the shards until none of them holds a sender of `orders`. How many orders can wait is bounded by what the
+/// shards have outstanding and by the number of their channels.
+///
+/// The shards begin as if they had been told [`Health::Deaf`].
+pub async fn run<B: Broker>(
+    settings: DriverSettings,
+    orders: mpsc::UnboundedReceiver<FromShard>,
+    sink: impl Sink,
+) {
+    let mut driver = Driver::<B, _>::new(settings, orders, sink);
+    while driver.round().await {}
+    driver.say_farewell().await;
+}
+
+struct Driver<B, S> {
+    settings: Rc<DriverSettings>,
+    sink: S,
+    orders: mpsc::UnboundedReceiver<FromShard>,
+    link: Link<B>,
+    backoff: Backoff,
+    /// The shards were told so. Changes are logged, attempts are not.
+    is_hearing: bool,
+    /// The log says why nothing is heard.
+    is_trouble_logged: bool,
+    registry: Registry,
+    writes: Writes,
+    acknowledged: Acknowledged,
+    roster: Roster,
+    /// A pack for the next [`Broker::tell`].
+    notes: Vec<u8>,
+    /// By shard.
+    news: Vec<Vec<News>>,
+    stats: BackplaneStats,
+    started: Instant,
+    /// When a canary came back last.
+    heard_at: Instant,
+    last_canary: u64,
+    beat_at: Instant,
+    /// Events were left with the broker's client since the last beat.
+    was_congested: bool,
+    timer: Pin<Box<Sleep>>,
+    incoming: Incoming<B>,
+}
+
+/// What has come in one round.
+struct Incoming<B> {
+    is_over: bool,
+    orders: Vec<FromShard>,
+    events: Vec<Event>,
+    /// No event will come any more.
+    is_hung_up: bool,
+    answers: Vec<(Subject, Result<Answer, BrokerError>)>,
+    connected: Option<Result<Connected<B>, BrokerError>>,
+}
+
+type Connected<B> = (B, mpsc::Receiver<Event>);
+
+enum Link<B> {
+    Waiting(Instant),
+    Connecting(Pin<Box<dyn Future<Output = Result<Connected<B>, BrokerError>>>>),
+    Up(Connection<B>),
+}
+
+struct Connection<B> {
+    broker: Rc<B>,
+    events: mpsc::Receiver<Event>,
+    canary: Canary,
+    calls: Calls,
+}
+
+impl<B: Broker, S: Sink> Driver<B, S> {
+    fn new(settings: DriverSettings, orders: mpsc::UnboundedReceiver<FromShard>, sink: S) -> Self {
+        let now = Instant::now();
+        Self {
+            sink,
+            orders,
+            link: Link::Waiting(now),
+            backoff: Backoff::new(settings.reconnect_first, settings.reconnect_cap),
+            is_hearing: false,
+            is_trouble_logged: false,
+            registry: Registry::default(),
+            writes: Writes::default(),
+            acknowledged: Acknowledged::default(),
+            roster: Roster::new(
+                settings.broker.node,
+                settings.node_silence.as_millis() as u64,
+                settings.count_timeout.as_millis() as u64,
+            ),
+            notes: Vec::new(),
+            news: (0..settings.n_shards).map(|_| Vec::new()).collect(),
+            stats: BackplaneStats::default(),
+            started: now,
+            heard_at: now,
+            last_canary: 0,
+            beat_at: now,
+            was_congested: false,
+            timer: Box::pin(sleep_until(now)),
+            incoming: Incoming {
+                is_over: false,
+                orders: Vec::new(),
+                events: Vec::new(),
+                is_hung_up: false,
+                answers: Vec::new(),
+                connected: None,
+            },
+            settings: Rc::new(settings),
+        }
+    }
+
+    /// `false` when the shards have gone.
+    async fn round(&mut self) -> bool {
+        let is_congested = self.sink.is_congested();
+        self.was_congested |= is_congested;
+        let mut deadline = self.next_deadline();
+        if is_congested {
+            deadline = deadline.min(Instant::now() + CONGESTION_PAUSE);
+        }
+        if self.timer.deadline() != deadline {
+            self.timer.as_mut().reset(deadline);
+        }
+        poll_fn(|cx| self.poll(cx, is_congested)).await;
+
+        let now = Instant::now();
+        let lost = self.on_broker(now);
+        if let Some(error) = lost {
+            self.on_lost(&error, now);
+        }
+        match self.incoming.connected.take() {
+            Some(Ok(connected)) => self.on_connected(connected, now),
+            Some(Err(error)) => {
+                self.stats.connect_failures_total += 1;
+                self.connect_later(&error, now);
+            }
+            None => {}
+        }
+        let mut orders = std::mem::take(&mut self.incoming.orders);
+        for from_shard in orders.drain(..) {
+            self.on_order(from_shard, now);
+        }
+        self.incoming.orders = orders;
+        self.on_time(now);
+        self.begin_calls(now);
+        self.post_news();
+        !self.incoming.is_over
+    }
+
+    /// Polls everything, so that nothing that is always ready starves the rest.
+    fn poll(&mut self, cx: &mut Context<'_>, is_congested: bool) -> Poll<()> {
+        let Self {
+            orders,
+            link,
+            incoming,
+            timer,
+            ..
+        } = self;
+        let mut is_ready = timer.as_mut().poll(cx).is_ready();
+        if let Poll::Ready(n) = orders.poll_recv_many(cx, &mut incoming.orders, ORDERS_PER_ROUND) {
+            incoming.is_over = n == 0;
+            is_ready = true;
+        }
+        match link {
+            Link::Waiting(_) => {}
+            Link::Connecting(future) => {
+                if let Poll::Ready(connected) = future.as_mut().poll(cx) {
+                    incoming.connected = Some(connected);
+                    is_ready = true;
+                }
+            }
+            Link::Up(connection) => {
+                // First, so that an answer is not ahead of the events that its call has caused.
+                is_ready |= connection.calls.poll(cx, &mut incoming.answers).is_ready();
+                if !is_congested
+                    && let Poll::Ready(n) =
+                        connection
+                            .events
+                            .poll_recv_many(cx, &mut incoming.events, EVENTS_PER_ROUND)
+                {
+                    incoming.is_hung_up = n == 0;
+                    is_ready = true;
+                }
+            }
+        }
+        if is_ready {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let count_end = self
+            .roster
+            .next_end_ms()
+            .map(|end_ms| self.started + Duration::from_millis(end_ms));
+        let connect_at = match &self.link {
+            Link::Waiting(until) => Some(*until),
+            _ => None,
+        };
+        [count_end, connect_at]
+            .into_iter()
+            .flatten()
+            .fold(self.beat_at, Instant::min)
+    }
+
+    fn on_time(&mut self, now: Instant) {
+        if let Link::Waiting(until) = &self.link
+            && *until <= now
+        {
+            let settings = Rc::clone(&self.settings);
+            self.link = Link::Connecting(Box::pin(async move {
+                let connecting = B::connect(&settings.broker);
+                timeout(settings.connect_timeout, connecting)
+                    .await
+                    .unwrap_or_else(|_| {
+                        Err(BrokerError(
+                            "connecting to the broker takes too long".into(),
+                        ))
+                    })
+            }));
+        }
+        if self.beat_at <= now {
+            self.beat_at = now + self.settings.beat;
+            self.send_life_signs(now);
+            self.send_stats(now);
+        }
+        let mut counted = Vec::new();
+        self.roster.expire(self.now_ms(now), &mut counted);
+        self.tell_counted(&counted);
+    }
+
+    fn on_connected(&mut self, (broker, events): Connected<B>, now: Instant) {
+        self.stats.connects_total += 1;
+        self.roster.on_connected(self.now_ms(now));
+        self.link = Link::Up(Connection {
+            canary: Canary::new(broker.connections(), self.last_canary),
+            broker: Rc::new(broker),
+            events,
+            calls: Calls::new(),
+        });
+        self.ask_for_acknowledged(now);
+        // The first canary goes at once.
+        self.beat_at = now;
+    }
+
+    fn on_lost(&mut self, error: &BrokerError, now: Instant) {
+        let connection = match std::mem::replace(&mut self.link, Link::Waiting(now)) {
+            Link::Up(connection) => connection,
+            link => {
+                self.link = link;
+                return;
+            }
+        };
+        self.stats.disconnects_total += 1;
+        self.last_canary = connection.canary.last_number();
+        if self.is_hearing {
+            self.is_hearing = false;
+            self.tell_health(Health::Deaf);
+        }
+        for subject in connection.calls.into_subjects() {
+            self.fail(subject);
+        }
+        let waiting: Vec<_> = self.writes.drain().collect();
+        for (asker, write) in waiting {
+            self.answer_away(asker, &write);
+        }
+        let mut lost: Vec<Vec<ChannelName>> = vec![Vec::new(); self.news.len()];
+        self.registry
+            .interrupt(|home, channel| lost[usize::from(home.0)].push(channel));
+        for (news, channels) in self.news.iter_mut().zip(lost) {
+            self.stats.interruptions_total += channels.len() as u64;
+            let pieces = channels.chunks(CHANNELS_PER_INTERRUPTION);
+            news.extend(pieces.map(|piece| News::Interrupted(piece.to_vec())));
+        }
+        self.notes.clear();
+        let mut counted = Vec::new();
+        self.roster.on_broken(&mut counted);
+        self.tell_counted(&counted);
+        self.connect_later(error, now);
+    }
+
+    fn connect_later(&mut self, error: &BrokerError, now: Instant) {
+        if !self.is_trouble_logged {
+            self.is_trouble_logged = true;
+            tracing::warn!("the broker is away: {error}");
+        }
+        self.link = Link::Waiting(now + self.backoff.next(fastrand::f64()));
+    }
+
+    fn on_order(&mut self, FromShard { shard, order }: FromShard, now: Instant) {
+        match order {
+            Order::Publish {
+                ticket,
+                publish,
+                keep,
+                receivers,
+            } => {
+                let publishing = Publishing {
+                    publish,
+                    keep,
+                    receivers,
+                };
+                self.write(Asker { shard, ticket }, Write::Publish(publishing));
+            }
+            Order::Delete {
+                ticket,
+                channel,
+                keep,
+            } => self.write(Asker { shard, ticket }, Write::Delete { channel, keep }),
+            Order::Open {
+                channel,
+                after,
+                keep,
+            } => {
+                self.stats.opens_total += 1;
+                self.registry.open(shard, channel, after, keep);
+            }
+            Order::Close(channel) => self.registry.close(&channel),
+            Order::Count { ticket, channel } => {
+                let question = self.roster.ask(Asker { shard, ticket }, self.now_ms(now));
+                self.add_note(&Note::Asked {
+                    question,
+                    channel: channel.clone(),
+                });
+                self.tell(shard, News::CountWanted { question, channel });
+            }
+            Order::CountAnswer {
+                question,
+                listeners,
+            } => {
+                let me = self.settings.broker.node;
+                if question.node == me {
+                    let counted = self.roster.answer(question.number, me, listeners);
+                    self.tell_counted(counted.as_slice());
+                } else {
+                    self.add_note(&Note::Answered {
+                        question,
+                        node: me,
+                        listeners,
+                    });
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, asker: Asker, write: Write) {
+        if matches!(self.link, Link::Up(_)) {
+            self.writes.push(asker, write);
+        } else {
+            self.answer_away(asker, &write);
+        }
+    }
+
+    /// Takes what the broker has said and answered. Says why it is lost, if it is.
+    fn on_broker(&mut self, now: Instant) -> Option<BrokerError> {
+        let mut lost = None;
+        let mut events = std::mem::take(&mut self.incoming.events);
+        self.stats.events_total += events.len() as u64;
+        for event in events.drain(..) {
+            match event {
+                Event::Broken(error) => {
+                    lost.get_or_insert(error);
+                }
+                event => self.on_event(event, now),
+            }
+        }
+        self.incoming.events = events;
+        if std::mem::take(&mut self.incoming.is_hung_up) {
+            lost.get_or_insert_with(|| BrokerError("the broker's client has ended".into()));
+        }
+        let mut answers = std::mem::take(&mut self.incoming.answers);
+        for (subject, answer) in answers.drain(..) {
+            match answer {
+                Ok(answer) => self.on_answer(subject, answer, now),
+                Err(error) => {
+                    self.fail(subject);
+                    lost.get_or_insert(error);
+                }
+            }
+        }
+        self.incoming.answers = answers;
+        lost
+    }
+
+    fn on_event(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Arrival(arrival) => {
+                if let Some(home) = self.registry.home(&arrival.message.channel) {
+                    self.stats.arrivals_total += 1;
+                    self.tell(home, News::Arrival(arrival));
+                }
+            }
+            Event::Moved(channel) => {
+                if let Some(home) = self.registry.home(&channel) {
+                    self.tell(home, News::Moved(channel));
+                }
+            }
+            Event::Ended(channel) => {
+                self.acknowledged.forget(&channel);
+                if let Some(home) = self.registry.home(&channel) {
+                    self.tell(home, News::Ended(channel));
+                }
+            }
+            Event::Canary { connection, number } => {
+                let Link::Up(up) = &mut self.link else { return };
+                if up.canary.on_return(connection, number) {
+                    self.heard_at = now;
+                    self.on_heard();
+                }
+            }
+            Event::Note(pack) => note::read(&pack).for_each(|note| self.on_note(note, now)),
+            // Its reader ends the connection before it comes here.
+            Event::Broken(_) => {}
+        }
+    }
+
+    fn on_heard(&mut self) {
+        if !self.is_hearing {
+            self.is_hearing = true;
+            self.is_trouble_logged = false;
+            self.backoff.reset();
+            self.tell_health(Health::Hearing);
+            tracing::info!("the broker is heard");
+        }
+    }
+
+    /// A canary, and a note that this node is there.
+    fn send_life_signs(&mut self, now: Instant) {
+        let was_congested = std::mem::take(&mut self.was_congested);
+        let Link::Up(up) = &mut self.link else { return };
+        // A canary that was not looked at is not lost.
+        if !was_congested {
+            let Some(number) = up.canary.next(self.settings.canaries_lost_max) else {
+                self.stats.deafnesses_total += 1;
+                let error = BrokerError("what is sent to the broker does not come back".into());
+                self.on_lost(&error, now);
+                return;
+            };
+            let broker = Rc::clone(&up.broker);
+            up.calls.begin(Subject::Canary, async move {
+                broker.canary(number).await.map(|()| Answer::Done)
+            });
+        }
+        self.add_note(&Note::Here(self.settings.broker.node));
+    }
+
+    fn send_stats(&mut self, now: Instant) {
+        self.stats.is_hearing = self.is_hearing;
+        self.stats.canary_age_ms = (now - self.heard_at).as_millis() as u64;
+        self.stats.nodes = self.roster.n_nodes(self.now_ms(now));
+        self.stats.publishes_waiting = self.writes.len();
+        self.stats.channels_listened = self.registry.n_listened();
+        self.stats.channels_waiting = self.registry.n_waiting();
+        let stats = Box::new(self.stats.clone());
+        self.stats.publish_call_us_max = 0;
+        self.tell(ShardId(0), News::Stats(stats));
+    }
+
+    fn tell_health(&mut self, health: Health) {
+        for news in &mut self.news {
+            news.push(News::Health(health));
+        }
+    }
+
+    fn tell(&mut self, shard: ShardId, news: News) {
+        self.news[usize::from(shard.0)].push(news);
+    }
+
+    fn post_news(&mut self) {
+        for (index, news) in self.news.iter_mut().enumerate() {
+            if !news.is_empty() {
+                self.sink.post(ShardId(index as u16), news);
+                news.clear();
+            }
+        }
+    }
+
+    fn now_ms(&self, now: Instant) -> u64 {
+        (now - self.started).as_millis() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests;
