@@ -16,6 +16,7 @@ pub mod broker;
 pub mod driver;
 pub mod memory;
 pub mod order;
+pub mod redis;
 pub mod stats;
 
 mod backoff;

@@ -1,0 +1,158 @@
+//! One connection to one master: commands and announcements on the same one, so that their order is the server's.
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Pipeline, ServerError, Value, cmd};
+
+use crate::backplane::broker::BrokerError;
+use crate::backplane::redis::dialer::{Dialer, at};
+use crate::backplane::redis::events::{Ear, Leaving};
+use crate::backplane::redis::servers::Master;
+use crate::backplane::redis::url::Address;
+
+/// Defines `pushring_publish`, `pushring_read` and `pushring_delete` at the server.
+pub(super) const LIBRARY: &str = include_str!("library.lua");
+
+const LIBRARY_NAME: &str = "pushring";
+
+pub(super) struct Link {
+    pub(super) master: Master,
+    connection: MultiplexedConnection,
+    leaving: Leaving,
+}
+
+impl Link {
+    pub(super) async fn connect(
+        dialer: &Dialer,
+        master: Master,
+        (ear, leaving): (Ear, Leaving),
+    ) -> Result<Self, BrokerError> {
+        let connection = dialer.connect(&master.address, master.db, ear).await?;
+        let link = Self {
+            master,
+            connection,
+            leaving,
+        };
+        link.install_library().await?;
+        Ok(link)
+    }
+
+    fn address(&self) -> &Address {
+        &self.master.address
+    }
+
+    /// The server's own words.
+    pub(super) fn error(&self, error: &ServerError) -> BrokerError {
+        let details = error.details().unwrap_or_default();
+        at(self.address(), format!("{} {details}", error.code()))
+    }
+
+    /// A reply to each command, in order; errors of the commands are among them.
+    pub(super) async fn replies(&self, commands: &Pipeline) -> Result<Vec<Value>, BrokerError> {
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut connection = self.connection.clone();
+        let replies = connection
+            .send_packed_commands(commands, 0, commands.len())
+            .await
+            .map_err(|error| at(self.address(), error))?;
+        if replies.len() != commands.len() || self.leaving.is_moved() {
+            return Err(at(
+                self.address(),
+                "the replies are not those of the commands; slots were moved",
+            ));
+        }
+        Ok(replies)
+    }
+
+    /// The reply to one command, if it is no error.
+    pub(super) async fn reply(&self, command: Cmd) -> Result<Value, BrokerError> {
+        let mut commands = Pipeline::with_capacity(1);
+        commands.add_command(command);
+        let reply = self.replies(&commands).await?.pop();
+        match reply.unwrap_or(Value::Nil) {
+            Value::ServerError(error) => Err(self.error(&error)),
+            reply => Ok(reply),
+        }
+    }
+
+    /// To be called before as many channels are left by `SUNSUBSCRIBE`.
+    pub(super) fn expect_leaving(&self, channels: usize) {
+        self.leaving.expect(channels);
+    }
+
+    /// Loads the functions, if the server has none or older ones.
+    async fn install_library(&self) -> Result<(), BrokerError> {
+        let mut list = cmd("FUNCTION");
+        list.arg("LIST");
+        list.arg("LIBRARYNAME").arg(LIBRARY_NAME).arg("WITHCODE");
+        let listed = self.reply(list).await.map_err(|error| {
+            BrokerError(format!(
+                "{error} (Redis 7.0, Valkey 7.2 or later is needed)"
+            ))
+        })?;
+        if is_as_good(library_code(&listed).unwrap_or_default()) {
+            return Ok(());
+        }
+        let mut load = cmd("FUNCTION");
+        load.arg("LOAD").arg("REPLACE").arg(LIBRARY);
+        self.reply(load).await.map(drop)
+    }
+}
+
+/// Whether what the server has can stay: the same, or a later version, which serves this node too.
+fn is_as_good(code: &str) -> bool {
+    code == LIBRARY || version(code) > version(LIBRARY)
+}
+
+fn version(code: &str) -> Option<u32> {
+    let mut lines = code.lines();
+    lines.find_map(|line| line.strip_prefix("-- version ")?.parse().ok())
+}
+
+/// The code in what `FUNCTION LIST` says.
+fn library_code(value: &Value) -> Option<&str> {
+    match value {
+        Value::Array(values) => values.iter().find_map(library_code),
+        Value::Map(pairs) => pairs.iter().find_map(|pair| match pair {
+            (Value::BulkString(key), Value::BulkString(code)) if key == b"library_code" => {
+                str::from_utf8(code).ok()
+            }
+            _ => None,
+        }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_library_is_replaced_and_a_later_one_is_not() {
+        let own = version(LIBRARY).unwrap();
+        let with = |version| LIBRARY.replacen(&format!("-- version {own}\n"), version, 1);
+        for (code, wanted) in [
+            (LIBRARY.to_owned(), true),
+            (String::new(), false),
+            (with("-- version 0\n"), false),
+            (with(""), false),
+            (with(&format!("-- version {}\n", own + 1)), true),
+            (format!("{LIBRARY}\n"), false),
+        ] {
+            assert_eq!(is_as_good(&code), wanted);
+        }
+        assert!(LIBRARY.starts_with(&format!("#!lua name={LIBRARY_NAME}\n")));
+    }
+
+    #[test]
+    fn the_code_is_found_in_the_list() {
+        let bulk = |text: &str| Value::BulkString(text.into());
+        let map = Value::Map(vec![
+            (bulk("library_name"), bulk("library_code")),
+            (bulk("library_code"), bulk("x")),
+        ]);
+        assert_eq!(library_code(&Value::Array(vec![map])), Some("x"));
+        assert_eq!(library_code(&Value::Array(vec![])), None);
+    }
+}

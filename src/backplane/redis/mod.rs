@@ -1,0 +1,411 @@
+//! Redis, or Valkey, as the broker: one server, one with Sentinel, or a cluster. Redis 7.0, Valkey 7.2 or later.
+//!
+//! Functions at the server ([`library.lua`](link::LIBRARY)) do all that has to be one step: number a message, keep it,
+//! announce it, remember its idempotency key. They know themselves when another server has numbered before them, so no
+//! offset is given out twice by whomever they are called; a backend can publish without a node in between:
+//!
+//! ```text
+//! redis-cli FCALL pushring_publish 1 'PREFIX:{CHANNEL}' PAYLOAD [KIND [EVENT [TTL_MS [STORE [KEY]]]]]
+//! redis-cli FCALL pushring_publish 1 'pushring:{news}' '{"a":1}' json created 60000 1 order-17
+//! ```
+//!
+//! `KIND` is `json`, `text` (without one) or `binary`; `EVENT` the event's name; `TTL_MS` how long the message is good
+//! for; `STORE` `0` for those only who listen now; `KEY` what an `Idempotency-Key` is over HTTP. `''` leaves one out.
+//! The answer is the position and the receivers, of which the server knows none. The functions are there as soon as one
+//! node was connected; a channel is kept as the last node said that used it, or like 100 messages for 10 minutes.
+//!
+//! What is acknowledged can be lost if a replica is promoted that does not have it yet. Then the positions jump, and
+//! whoever has one of the lost ones is told of a gap. An operator who wants none sets `min-replicas-to-write`.
+//!
+//! A user of its own needs `~PREFIX:* &PREFIX:* +fcall +function|list +function|load +info +time +get +set +del
+//! +pexpire +xadd +xtrim +xrevrange +publish +subscribe +unsubscribe`; in a cluster `+cluster|slots +spublish
+//! +ssubscribe +sunsubscribe` for the last three; with Sentinel `+role`.
+//!
+//! Publish and subscribe knows no databases: nodes on one server that are not to hear each other need different
+//! prefixes.
+
+mod dialer;
+mod events;
+mod frame;
+mod keys;
+mod link;
+mod servers;
+mod url;
+
+use futures_util::future::{join_all, try_join_all};
+use redis::{Cmd, Pipeline, ServerError, Value, cmd};
+use tokio::sync::mpsc;
+
+use crate::backplane::broker::{Broker, BrokerError, Event, Publishing, Reading, Settings};
+use crate::backplane::order::{Keep, NotPublished, Standing};
+use crate::backplane::redis::dialer::Dialer;
+use crate::backplane::redis::events::{ANNOUNCED_BYTES_MAX, Names};
+use crate::backplane::redis::keys::{Keys, SLOTS, slot};
+use crate::backplane::redis::link::Link;
+use crate::backplane::redis::servers::masters;
+use crate::backplane::redis::url::{RedisUrl, Servers};
+use crate::hub::Published;
+use crate::hub::message::ChannelName;
+use crate::hub::position::Position;
+
+/// Channels that are listened to or read in one round trip: the answer is a few milliseconds of the server's time.
+const CHANNELS_AT_ONCE: usize = 512;
+
+/// Ten years, in milliseconds: what is longer would overflow the server's own sum of it and its clock.
+const TIME_MS_MAX: u64 = 10 * 365 * 86_400_000;
+
+/// Connected to every master.
+pub struct Redis {
+    links: Vec<Link>,
+    /// By slot, which link serves it.
+    by_slot: Vec<u16>,
+    names: Names,
+    verbs: &'static Verbs,
+}
+
+/// The commands that announce and listen.
+struct Verbs {
+    announce: &'static str,
+    listen: &'static str,
+    unlisten: &'static str,
+}
+
+const PLAIN: Verbs = Verbs {
+    announce: "PUBLISH",
+    listen: "SUBSCRIBE",
+    unlisten: "UNSUBSCRIBE",
+};
+
+/// In a cluster an announcement stays with the servers of its slot.
+const SHARDED: Verbs = Verbs {
+    announce: "SPUBLISH",
+    listen: "SSUBSCRIBE",
+    unlisten: "SUNSUBSCRIBE",
+};
+
+impl Broker for Redis {
+    async fn connect(settings: &Settings) -> Result<(Self, mpsc::Receiver<Event>), BrokerError> {
+        let wrong = |text: &str| BrokerError(text.into());
+        let url = RedisUrl::parse(&settings.url).map_err(|error| wrong(error.message()))?;
+        let keys = Keys::new(&settings.prefix).map_err(|error| wrong(error.message()))?;
+        let ca = settings.ca_file.as_ref().map(|path| {
+            std::fs::read(path)
+                .map_err(|error| wrong(&format!("backplane_ca_file: {path}: {error}")))
+        });
+        let dialer = Dialer {
+            tls: url.tls,
+            credentials: url.credentials,
+            ca: ca.transpose()?,
+            timeout: settings.timeout,
+        };
+        let masters = masters(&dialer, &url.servers).await?;
+        let canaries = masters.iter().enumerate().map(|(connection, master)| {
+            keys.canary(settings.node, connection, |slot| master.serves(slot))
+        });
+        let names = Names {
+            notes: keys.notes(),
+            canaries: canaries.flatten().collect(),
+            keys,
+        };
+        let mut by_slot = vec![0; usize::from(SLOTS)];
+        for (connection, master) in masters.iter().enumerate() {
+            for slot in master.slots.iter().cloned().flatten() {
+                by_slot[usize::from(slot)] = connection as u16;
+            }
+        }
+        let (mut ear, events) = events::ears(names.clone(), ANNOUNCED_BYTES_MAX);
+        let connecting = masters
+            .into_iter()
+            .enumerate()
+            .map(|(connection, master)| Link::connect(&dialer, master, ear(connection)));
+        let broker = Self {
+            links: try_join_all(connecting).await?,
+            by_slot,
+            names,
+            verbs: match url.servers {
+                Servers::Cluster(_) => &SHARDED,
+                Servers::Single { .. } | Servers::Sentinel { .. } => &PLAIN,
+            },
+        };
+        broker.listen_to_oneself().await?;
+        Ok((broker, events))
+    }
+
+    fn connections(&self) -> usize {
+        self.links.len()
+    }
+
+    async fn publish(
+        &self,
+        publishes: Vec<Publishing>,
+    ) -> Result<Vec<Result<Published, NotPublished>>, BrokerError> {
+        let channel = |index: usize| &publishes[index].publish.channel;
+        let bases: Vec<_> = (0..publishes.len())
+            .map(|index| self.names.keys.base(channel(index)))
+            .collect();
+        let command = |index: usize| publish_command(&bases[index], &publishes[index]);
+        // All at once: later calls must not come in between.
+        let replies = self.call(&bases, command, usize::MAX).await?;
+        let mut refusals = 0;
+        let results = replies.into_iter().zip(&bases).map(|(reply, base)| {
+            let error = match &reply {
+                Value::ServerError(error) => error,
+                reply => {
+                    let published = published(reply).ok_or_else(|| self.unreadable(base))?;
+                    return Ok(Ok(published));
+                }
+            };
+            if is_end(error) {
+                return Err(self.link(base).error(error));
+            }
+            refusals += 1;
+            if refusals == 1 {
+                tracing::warn!(
+                    "A message is not published: {}",
+                    self.link(base).error(error)
+                );
+            }
+            Ok(Err(NotPublished::Refused))
+        });
+        results.collect()
+    }
+
+    async fn listen(&self, channels: &[ChannelName]) -> Result<(), BrokerError> {
+        let bases = self.bases(channels);
+        let command = |index: usize| one_argument(self.verbs.listen, &bases[index]);
+        let replies = self.call(&bases, command, CHANNELS_AT_ONCE).await?;
+        self.all_well(replies, &bases)
+    }
+
+    async fn unlisten(&self, channels: &[ChannelName]) -> Result<(), BrokerError> {
+        let bases = self.bases(channels);
+        for base in &bases {
+            self.link(base).expect_leaving(1);
+        }
+        let command = |index: usize| one_argument(self.verbs.unlisten, &bases[index]);
+        let replies = self.call(&bases, command, CHANNELS_AT_ONCE).await?;
+        self.all_well(replies, &bases)
+    }
+
+    async fn read(&self, readings: &[Reading]) -> Result<Vec<Standing>, BrokerError> {
+        let bases: Vec<_> = readings
+            .iter()
+            .map(|reading| self.names.keys.base(&reading.channel))
+            .collect();
+        let command = |index: usize| read_command(&bases[index], &readings[index]);
+        let replies = self.call(&bases, command, CHANNELS_AT_ONCE).await?;
+        let standings = replies.into_iter().zip(readings).zip(&bases).map(
+            |((reply, reading), base)| match reply {
+                Value::ServerError(error) => Err(self.link(base).error(&error)),
+                reply => standing(&reading.channel, reply).ok_or_else(|| self.unreadable(base)),
+            },
+        );
+        standings.collect()
+    }
+
+    async fn delete(&self, channel: &ChannelName, _keep: Keep) -> Result<bool, BrokerError> {
+        let base = self.names.keys.base(channel);
+        let mut command = cmd("FCALL");
+        command.arg("pushring_delete").arg(1).arg(&base);
+        match self.link(&base).reply(command).await? {
+            Value::Int(deleted) => Ok(deleted != 0),
+            _ => Err(self.unreadable(&base)),
+        }
+    }
+
+    async fn canary(&self, number: u64) -> Result<(), BrokerError> {
+        let number = number.to_string();
+        let canaries = self.links.iter().zip(&self.names.canaries);
+        let sent = canaries.map(|(link, name)| link.reply(self.announce(name, number.as_bytes())));
+        join_all(sent)
+            .await
+            .into_iter()
+            .try_for_each(|sent| sent.map(drop))
+    }
+
+    async fn tell(&self, note: &[u8]) -> Result<(), BrokerError> {
+        let name = &self.names.notes;
+        let command = self.announce(name, note);
+        self.link(name).reply(command).await.map(drop)
+    }
+}
+
+impl Redis {
+    /// To the canary of each connection, and to the notes.
+    async fn listen_to_oneself(&self) -> Result<(), BrokerError> {
+        for (link, canary) in self.links.iter().zip(&self.names.canaries) {
+            link.reply(one_argument(self.verbs.listen, canary)).await?;
+        }
+        let notes = &self.names.notes;
+        let command = one_argument(self.verbs.listen, notes);
+        self.link(notes).reply(command).await.map(drop)
+    }
+
+    fn bases(&self, channels: &[ChannelName]) -> Vec<String> {
+        let keys = &self.names.keys;
+        channels.iter().map(|channel| keys.base(channel)).collect()
+    }
+
+    /// The connection to whoever serves the key or channel.
+    fn link(&self, name: &str) -> &Link {
+        &self.links[self.link_index(name)]
+    }
+
+    fn link_index(&self, name: &str) -> usize {
+        usize::from(self.by_slot[usize::from(slot(name.as_bytes()))])
+    }
+
+    /// Sends a command for each name to whoever serves it, `at_once` of them in one round trip; the replies in the
+    /// order of the names.
+    async fn call(
+        &self,
+        names: &[String],
+        command: impl Fn(usize) -> Cmd,
+        at_once: usize,
+    ) -> Result<Vec<Value>, BrokerError> {
+        let mut of_link = vec![Vec::new(); self.links.len()];
+        for (index, name) in names.iter().enumerate() {
+            of_link[self.link_index(name)].push(index);
+        }
+        let command = &command;
+        let calls = self
+            .links
+            .iter()
+            .zip(&of_link)
+            .map(|(link, indices)| async move {
+                let mut replies = Vec::with_capacity(indices.len());
+                for indices in indices.chunks(at_once) {
+                    let mut commands = Pipeline::with_capacity(indices.len());
+                    for &index in indices {
+                        commands.add_command(command(index));
+                    }
+                    replies.extend(link.replies(&commands).await?);
+                }
+                Ok::<_, BrokerError>(replies)
+            });
+        let of_link_replies = try_join_all(calls).await?;
+        let mut replies = vec![Value::Nil; names.len()];
+        let indices = of_link.into_iter().flatten();
+        for (index, reply) in indices.zip(of_link_replies.into_iter().flatten()) {
+            replies[index] = reply;
+        }
+        Ok(replies)
+    }
+
+    fn all_well(&self, replies: Vec<Value>, names: &[String]) -> Result<(), BrokerError> {
+        for (reply, name) in replies.iter().zip(names) {
+            if let Value::ServerError(error) = reply {
+                return Err(self.link(name).error(error));
+            }
+        }
+        Ok(())
+    }
+
+    fn announce(&self, name: &str, said: &[u8]) -> Cmd {
+        let mut command = one_argument(self.verbs.announce, name);
+        command.arg(said);
+        command
+    }
+
+    fn unreadable(&self, name: &str) -> BrokerError {
+        let address = &self.link(name).master.address;
+        dialer::at(address, "a reply of a function of pushring cannot be read")
+    }
+}
+
+fn one_argument(verb: &str, name: &str) -> Cmd {
+    let mut command = cmd(verb);
+    command.arg(name);
+    command
+}
+
+fn publish_command(base: &str, publishing: &Publishing) -> Cmd {
+    let Publishing {
+        publish,
+        keep,
+        receivers,
+    } = publishing;
+    let ttl = publish.ttl_ms.map(|ttl| ttl.min(TIME_MS_MAX).to_string());
+    let mut command = cmd("FCALL");
+    command.arg("pushring_publish").arg(1).arg(base);
+    command.arg(&*publish.payload);
+    command.arg(frame::kind_name(publish.kind));
+    command.arg(publish.event.as_deref().unwrap_or(""));
+    command.arg(ttl.as_deref().unwrap_or(""));
+    command.arg(u8::from(publish.store));
+    command.arg(publish.idempotency_key.as_deref().unwrap_or(""));
+    command.arg(receivers);
+    command.arg(keep.idempotency_window_ms.clamp(1, TIME_MS_MAX));
+    command.arg(keep_text(keep));
+    command
+}
+
+fn read_command(base: &str, reading: &Reading) -> Cmd {
+    let after = reading.after.map(|position| position.text());
+    let mut command = cmd("FCALL");
+    command.arg("pushring_read").arg(1).arg(base);
+    command.arg(after.as_ref().map_or("", |after| after.as_str()));
+    command.arg(keep_text(&reading.keep));
+    command
+}
+
+/// As `library.lua` keeps it with the channel.
+fn keep_text(keep: &Keep) -> String {
+    let messages = keep.history_messages.min(u32::MAX as usize);
+    let time = |ms: u64| ms.min(TIME_MS_MAX);
+    format!(
+        "{messages} {} {}",
+        time(keep.history_age_ms),
+        time(keep.idle_timeout_ms)
+    )
+}
+
+/// Whether the server is no longer the one that this connection is for; any other error is of its command alone.
+fn is_end(error: &ServerError) -> bool {
+    let is_gone = matches!(
+        error.code(),
+        "READONLY" | "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN"
+    );
+    // Whoever connects anew loads it again.
+    is_gone || error.details() == Some("Function not found")
+}
+
+fn published(reply: &Value) -> Option<Published> {
+    let Value::Array(parts) = reply else {
+        return None;
+    };
+    let [position, Value::Int(receivers)] = &parts[..] else {
+        return None;
+    };
+    Some(Published {
+        position: parse_position(position)?,
+        receivers: u32::try_from(*receivers).ok()?,
+    })
+}
+
+fn standing(channel: &ChannelName, reply: Value) -> Option<Standing> {
+    let Value::Array(parts) = reply else {
+        return None;
+    };
+    let [position, Value::Array(frames)] = &parts[..] else {
+        return None;
+    };
+    let head = parse_position(position)?;
+    let messages = frames.iter().filter_map(|frame| match frame {
+        Value::BulkString(bytes) => frame::message(channel, bytes),
+        _ => None,
+    });
+    let messages = messages.filter(|arrival| arrival.message.position.epoch == head.epoch);
+    Some(Standing {
+        head,
+        is_used: head.offset > 0,
+        messages: messages.collect(),
+    })
+}
+
+fn parse_position(value: &Value) -> Option<Position> {
+    match value {
+        Value::BulkString(text) => Position::parse(str::from_utf8(text).ok()?),
+        _ => None,
+    }
+}

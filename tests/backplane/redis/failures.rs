@@ -1,0 +1,187 @@
+//! Servers that restart, hang, fail over: no offset twice, and no loss in silence.
+
+use super::*;
+use crate::redis_server::{Cluster, Sentinel};
+
+/// Publishes five, of which the last two are lost with the server's end.
+async fn lose_two(server: &mut RedisServer, node: &mut Node) -> Vec<Position> {
+    let mut positions = Vec::new();
+    for i in 1..=3 {
+        positions.push(node.publish("news", &i.to_string()).await);
+    }
+    server.cli(&["SAVE"]);
+    for i in 4..=5 {
+        positions.push(node.publish("news", &i.to_string()).await);
+    }
+    server.restart();
+    node.broken().await;
+    positions
+}
+
+#[test]
+fn after_a_restart_without_loss_numbers_go_on_without_a_gap() {
+    let mut server = RedisServer::start(&["--save", "''"]);
+    run(async || {
+        let mut node = Node::connect(&server.url()).await;
+        let lost = lose_two(&mut server, &mut node).await;
+        // For who has what is there, nothing is lost.
+        let node = Node::connect(&server.url()).await;
+        let next = node.publish("news", "next").await;
+        assert_eq!((next.epoch, next.offset), (lost[0].epoch, 3 + JUMP + 1));
+        let standing = node.read("news", Some(lost[2])).await;
+        assert_eq!(payloads(&standing), ["next"]);
+        assert_eq!(standing.messages[0].message.previous, 3);
+        let second = node.publish("news", "second").await;
+        assert_eq!(second.offset, next.offset + 1);
+        assert_eq!(
+            payloads(&node.read("news", Some(lost[1])).await),
+            ["3", "next", "second"]
+        );
+    });
+}
+
+#[test]
+fn who_has_a_lost_position_finds_another_epoch() {
+    for is_published_first in [false, true] {
+        let mut server = RedisServer::start(&["--save", "''"]);
+        run(async || {
+            let mut node = Node::connect(&server.url()).await;
+            let lost = lose_two(&mut server, &mut node).await;
+            let (node, mut other) = (
+                Node::connect(&server.url()).await,
+                Node::connect(&server.url()).await,
+            );
+            other.listen("news").await;
+            if is_published_first {
+                node.publish("news", "next").await;
+                other.arrival().await;
+            }
+            let standing = node.read("news", Some(lost[4])).await;
+            assert_ne!(standing.head.epoch, lost[4].epoch);
+            assert_eq!((standing.head.offset, standing.messages.len()), (0, 0));
+            assert!(matches!(other.event().await, Event::Moved(name) if name == channel("news")));
+            let next = node.publish("news", "after").await;
+            assert_eq!((next.epoch, next.offset), (standing.head.epoch, 1));
+        });
+    }
+}
+
+#[test]
+fn a_server_that_hangs_is_an_error_in_time() {
+    let server = RedisServer::start(&["--save", "''"]);
+    run(async || {
+        let patient = Node::connect(&server.url()).await;
+        let mut settings = settings(&server.url());
+        settings.timeout = Duration::from_secs(2);
+        let broker = Node::with(&settings).await.unwrap().broker;
+        server.pause();
+        let news = [channel("news")];
+        let (published, sent, listened, connected) = tokio::join!(
+            broker.publish(vec![text("news", "x")]),
+            broker.canary(1),
+            broker.listen(&news),
+            Redis::connect(&settings),
+        );
+        server.go_on();
+        assert!(published.is_err() && sent.is_err() && listened.is_err() && connected.is_err());
+        patient.publish("news", "y").await;
+    });
+}
+
+#[test]
+fn a_server_that_was_a_replica_in_between_gives_no_number_twice() {
+    let server = RedisServer::start(&["--save", "''"]);
+    run(async || {
+        let node = Node::connect(&server.url()).await;
+        let mut newest = node.publish("news", "x").await;
+        server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+        let error = node
+            .broker
+            .publish(vec![text("news", "y")])
+            .await
+            .unwrap_err();
+        assert!(error.0.contains("READONLY"), "{error}");
+        server.cli(&["REPLICAOF", "NO", "ONE"]);
+        // A fail-over there and back takes longer than the time for which a server believes to be what it was.
+        while newest.offset < JUMP {
+            let next = node.publish("news", "z").await;
+            assert!(next.offset > newest.offset && next.epoch == newest.epoch);
+            newest = next;
+        }
+    });
+}
+
+#[test]
+fn a_promoted_replica_goes_on() {
+    let mut servers = Sentinel::start();
+    run(async || {
+        let mut node = Node::connect(&servers.url()).await;
+        let before = node.publish("news", "before").await;
+        servers.master.wait_for_replica();
+        servers.master.kill();
+        node.broken().await;
+        let node = Node::connect_at_last(&servers.url()).await;
+        let after = node.publish("news", "after").await;
+        assert_eq!(after.epoch, before.epoch);
+        assert_eq!(after.offset, before.offset + JUMP + 1);
+        let standing = node.read("news", Some(before)).await;
+        assert_eq!(payloads(&standing), ["after"]);
+        assert_eq!(standing.messages[0].message.previous, before.offset);
+    });
+}
+
+#[test]
+fn a_cluster_goes_on_after_the_end_of_a_master() {
+    let mut cluster = Cluster::start();
+    run(async || {
+        let (mut a, mut b) = (
+            Node::connect(&cluster.url()).await,
+            Node::connect(&cluster.url()).await,
+        );
+        assert_eq!(a.broker.connections(), 3);
+        a.broker.canary(1).await.unwrap();
+        let mut heard = [false; 3];
+        while heard != [true; 3] {
+            match a.event().await {
+                Event::Canary {
+                    connection,
+                    number: 1,
+                } => heard[connection] = true,
+                event => panic!("{event:?}"),
+            }
+        }
+        a.broker.tell(b"note").await.unwrap();
+        for node in [&mut a, &mut b] {
+            assert!(matches!(node.event().await, Event::Note(note) if note == b"note"));
+        }
+
+        let names: Vec<_> = (0..30).map(|i| format!("c:{i}")).collect();
+        let channels: Vec<_> = names.iter().map(|name| channel(name)).collect();
+        b.broker.listen(&channels).await.unwrap();
+        let publishes = names.iter().map(|name| text(name, name)).collect();
+        let before = a.publish_all(publishes).await;
+        for _ in &names {
+            let arrival = b.arrival().await;
+            assert_eq!(payload(&arrival), arrival.message.channel.as_str());
+        }
+        for server in &cluster.servers {
+            if server.cli(&["INFO", "replication"]).contains("role:master") {
+                server.wait_for_replica();
+            }
+        }
+
+        cluster.master_of("test:{c:0}").kill();
+        a.broken().await;
+        let a = Node::connect_at_last(&cluster.url()).await;
+        for (name, before) in names.iter().zip(&before) {
+            let after = a.publish(name, "after").await;
+            assert_eq!(after.epoch, before.position.epoch);
+            let is_moved = after.offset == before.position.offset + JUMP + 1;
+            assert!(is_moved || after.offset == before.position.offset + 1);
+            assert!(is_moved || name != "c:0");
+            let standing = a.read(name, Some(before.position)).await;
+            assert_eq!(payloads(&standing), ["after"]);
+        }
+        assert!(a.broker.delete(&channels[0], KEEP).await.unwrap());
+    });
+}
