@@ -15,6 +15,7 @@ pub mod acknowledged;
 pub mod broker;
 pub mod driver;
 pub mod memory;
+pub mod nats;
 pub mod order;
 pub mod redis;
 pub mod stats;

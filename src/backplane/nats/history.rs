@@ -1,0 +1,125 @@
+//! From the entries of a channel's subject to where the channel stands. Claims that nothing is missing only where the
+//! entries prove it.
+//!
+//! The stream drops the oldest entries of a subject first, for their number or their age, and a deletion drops all that
+//! were there. So nothing is missing behind a cursor
+//! - whose own entry is still there, or
+//! - which a touch names, or lies between what a touch names and the touch, or
+//! - if nothing younger than the cursor has gone: neither for its age (the stream's oldest entry is not younger), nor
+//!   for the number of entries (there have never been so many), nor by a deletion.
+
+use crate::backplane::broker::Reading;
+use crate::backplane::order::Standing;
+use crate::hub::position::Position;
+
+use super::entry::{Content, Entry};
+use super::stream::Stream;
+
+/// The offset behind which a reading wants everything, if it is one of this epoch.
+pub fn cursor(reading: &Reading, stream: &Stream) -> Option<u64> {
+    reading
+        .after
+        .filter(|after| after.epoch == stream.epoch)
+        .map(|after| after.offset)
+}
+
+/// Where the channel stands if that is known without its history: nothing is behind the cursor, or nothing is there.
+pub fn standing_at_once(
+    reading: &Reading,
+    newest: Option<&Entry>,
+    stream: &Stream,
+) -> Option<Standing> {
+    let offset = match (newest, cursor(reading, stream)) {
+        (Some(entry), Some(cursor)) if entry.head() == cursor => cursor,
+        (Some(_), _) => return None,
+        (None, Some(cursor)) if stream.first <= cursor + 1 => cursor,
+        // Whatever there was is behind us.
+        (None, _) => stream.last,
+    };
+    let head = Position {
+        epoch: stream.epoch,
+        offset,
+    };
+    Some(Standing {
+        head,
+        is_used: newest.is_some_and(Entry::is_message),
+        messages: Vec::new(),
+    })
+}
+
+/// Whether a touch has to keep the channel's head known: it is in use and quiet, and its newest entry will be gone
+/// before it may be forgotten. A subject without entries has nothing that says where the channel stands.
+pub fn needs_touch(reading: &Reading, newest: Option<&Entry>, head: u64, stream: &Stream) -> bool {
+    cursor(reading, stream) == Some(head)
+        && newest.is_none_or(|newest| {
+            let age_ms = stream.now_ms.saturating_sub(newest.time_ms());
+            age_ms.saturating_add(reading.keep.idle_timeout_ms) > stream.limits.age_ms
+        })
+}
+
+/// Where the channel stands, by its `entries` from the cursor on (all of them, if there is none), of which there is at
+/// least one.
+pub fn standing(reading: &Reading, entries: &[Entry], stream: &Stream) -> Standing {
+    let mut previous = start(cursor(reading, stream), entries, stream);
+    let mut messages = Vec::new();
+    for entry in entries {
+        match &entry.content {
+            Content::Message(body) => {
+                let published_ms = entry.time_ms();
+                let age_ms = stream.now_ms.saturating_sub(published_ms);
+                let is_given = body.is_stored
+                    && age_ms < reading.keep.history_age_ms
+                    && stream.now_ms < body.expires_ms(published_ms)
+                    && cursor(reading, stream) != Some(entry.sequence);
+                if is_given {
+                    let position = Position {
+                        epoch: stream.epoch,
+                        offset: entry.sequence,
+                    };
+                    messages.push(body.arrival(
+                        &reading.channel,
+                        position,
+                        previous,
+                        entry.time_us,
+                    ));
+                }
+                previous = entry.sequence;
+            }
+            Content::Ended => previous = entry.sequence,
+            // There was nothing in between, or it was seen already.
+            Content::Touched { .. } => {}
+        }
+    }
+    let surplus = messages.len().saturating_sub(reading.keep.history_messages);
+    messages.drain(..surplus);
+    Standing {
+        head: Position {
+            epoch: stream.epoch,
+            offset: previous,
+        },
+        is_used: entries.iter().any(Entry::is_message),
+        messages,
+    }
+}
+
+/// An offset such that whoever has it, or more, misses nothing in front of the first of `entries`.
+fn start(cursor: Option<u64>, entries: &[Entry], stream: &Stream) -> u64 {
+    let Some(first) = entries.first() else {
+        return stream.last;
+    };
+    if let Content::Touched { head } = first.content {
+        return head;
+    }
+    let behind = entries
+        .iter()
+        .filter(|entry| Some(entry.sequence) > cursor)
+        .count() as u64;
+    // The entry in front of the first one can have been of this subject, and gone for another reason than its age.
+    if first.is_cut || behind >= stream.always_kept {
+        return first.sequence - 1;
+    }
+    stream.first.min(first.sequence) - 1
+}
+
+#[cfg(test)]
+mod tests;
