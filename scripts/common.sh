@@ -62,6 +62,11 @@ python_environment() {
     cp "$requirements" "$folder/requirements.txt"
 }
 
+# nats_server: the NATS server that the tests start, in $cache_dir/nats/bin, where they look for it.
+nats_server() {
+    python_environment nats tests/backplane/requirements.txt
+}
+
 # node_packages: what package-lock.json says, in $cache_dir/node_modules.
 node_packages() {
     if cmp --silent "$clients_dir/package-lock.json" "$cache_dir/node_modules/installed-package-lock.json"; then

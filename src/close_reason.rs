@@ -49,12 +49,14 @@ pub enum CloseReason {
     OutboxesFull,
     /// TLS was not agreed on, or what came over it could not be decrypted.
     TlsFailed,
+    /// Messages were lost before they came here, which this connection has no other way to be told (3010).
+    PositionLost,
     /// The operator wanted it so (3503; 403 for a long poll).
     Disconnected,
 }
 
 impl CloseReason {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Answered,
         Self::PeerClosed,
         Self::PeerReset,
@@ -77,6 +79,7 @@ impl CloseReason {
         Self::RateExceeded,
         Self::OutboxesFull,
         Self::TlsFailed,
+        Self::PositionLost,
         Self::Disconnected,
     ];
 
@@ -105,6 +108,7 @@ impl CloseReason {
             Self::RateExceeded => "rate_exceeded",
             Self::OutboxesFull => "outboxes_full",
             Self::TlsFailed => "tls_failed",
+            Self::PositionLost => "position_lost",
             Self::Disconnected => "disconnected",
         }
     }

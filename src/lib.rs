@@ -16,6 +16,8 @@
 //! | turn | one round of a shard: completions, mail, a slice of deliveries, timers |
 //! | pass, slice | one message (or several) on its way to all of a channel's listeners here; a part of that |
 //! | outbox | what waits for a client that reads too slowly |
+//! | broker, backplane | what joins several nodes: Redis or NATS; this node's side of it |
+//! | relay, reading | a home that takes its messages from the broker; its question where a channel stands |
 //! | callback, consultation, decision | asking the backend whether somebody may listen; one question; its answer |
 //! | log, fact, draft | what keeps a home's histories on disk; one thing in it; a message that waits for it |
 //!
@@ -35,12 +37,17 @@
 //! With `history_dir` step 5 is two: the hub makes a draft, and publishes it when a thread of [`disk`] has written its
 //! record ([`history::record`]). Until then nobody sees it; [`shard`]'s journal keeps the draft and whoever asked.
 //!
+//! With a broker step 5 is [`backplane::relay`]'s: the home orders the publish at the broker's thread, which answers
+//! with the position, and the message itself comes from there, to every node that listens.
+//!
 //! A listener that comes asks the home in the same way. The answer carries the replay, and mail between two shards
 //! stays in order: whatever is published later comes behind it. So there is no gap and no repeat, and no lock.
 //!
 //! # Direction
 //!
 //! `main → server → shard → transport → api → auth → hub → proto`, `shard → disk → history → hub`, and
+//! `shard → backplane → hub`; [`tls`] is for `server` and `shard`. Nothing points the other way; [`config`],
+//! [`close_reason`] and [`metrics`] are plain data that all may know.
 //! `shard → callback → api`; [`tls`] is for `server` and `shard`. Nothing points the other way; [`config`],
 //! [`close_reason`] and [`metrics`] are plain data that all may know. A backplane that joins several nodes would hang
 //! on `shard` and `hub`: it would be one more sender of mail, and positions would come from its broker.
@@ -49,7 +56,7 @@
 //!
 //! 2 and 5 hold by construction; `tests/layering.rs` holds the code to 1, `tests/server/full_tables.rs` to 3,
 //! `src/hub/batch/tests.rs` to 4, `tests/simulation` to 6 and 8, `src/shard/tests.rs` to 7,
-//! `src/shard/journal/tests.rs` and `tests/server/durable.rs` to 9.
+//! `src/shard/journal/tests.rs` and `tests/server/durable.rs` to 9, `src/backplane/relay/tests.rs` to 10.
 //!
 //! 1. Nothing in a pure folder (`proto`, `hub`, `history`, `auth`, `api`, `transport`) waits, reads a clock, or knows a
 //!    socket or a thread.
@@ -62,6 +69,8 @@
 //! 8. A publish that was answered 2xx is delivered to every subscriber then connected, or that subscriber is told.
 //! 9. With `history_dir`, what was answered 2xx or delivered is with the kernel: the end of the process loses none of
 //!    it, and no position is given to two messages.
+//! 10. With a broker, listeners get what it has numbered, each message once and in order, or are told of a gap,
+//!     whatever is lost, repeated or delayed between it and the node.
 //!
 //! # Panics
 //!
@@ -70,8 +79,8 @@
 
 pub mod api;
 pub mod auth;
-pub mod callback;
 pub mod backplane;
+pub mod callback;
 pub mod cli;
 pub mod close_reason;
 pub mod config;

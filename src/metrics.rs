@@ -2,11 +2,15 @@
 //!
 //! The counters are plain numbers of one shard. Whoever answers `/metrics` asks every shard for a copy.
 
+pub mod backplane;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::close_reason::CloseReason;
 use crate::config::SlowReader;
+
+use backplane::Backplane;
 
 /// Upper bounds of the time histograms, in microseconds.
 const TIME_BOUNDS_US: [u64; 12] = [
@@ -142,6 +146,8 @@ pub struct Metrics {
     pub history_torn_bytes: u64,
     pub history_damaged_bytes: u64,
     pub history_skips: u64,
+    /// Only where a broker numbers the messages.
+    pub backplane: Option<Box<Backplane>>,
     /// Of the whole process; the first shard reports them.
     pub reload_failures_total: u64,
     pub log_lines_dropped_total: u64,
@@ -368,6 +374,7 @@ pub fn write_exposition(out: &mut String, shards: &[Metrics]) {
         |m| m.fanout_backlog_bytes,
     );
     exposition.history_log();
+    exposition.backplane();
     exposition.sum(
         "log_lines_dropped_total",
         "counter",

@@ -5,6 +5,7 @@ mod error;
 mod histories;
 mod jwks;
 mod keys;
+mod nodes;
 mod supervisor;
 mod unix_socket;
 
@@ -31,12 +32,15 @@ use rustls::ServerConfig;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::mpsc::UnboundedSender;
 
 use crate::api::Audience;
 use crate::auth::key::KeySet;
+use crate::backplane::order::FromShard;
 use crate::callback::Callbacks;
 use crate::config::Config;
 use crate::config::address::ListenAddress;
+use crate::disk::HistoryClock;
 use crate::hub::ShardId;
 use crate::shard::keyed_counts::KeyedCounts;
 use crate::shard::mailbox::{Mailbox, Post};
@@ -46,6 +50,7 @@ use crate::tls::TlsConfigs;
 use backend::Backend;
 use histories::Histories;
 use jwks::Refresher;
+use nodes::Nodes;
 use supervisor::Supervisor;
 use unix_socket::UnixSocket;
 
@@ -111,7 +116,15 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
         .transpose()?;
     let (mut histories, logs) = loaded.unzip();
     let mut logs = logs.into_iter().flatten();
-    let history_clock = histories.as_ref().map(Histories::clock).unwrap_or_default();
+    let history_clock = match &histories {
+        Some(histories) => histories.clock(),
+        // A broker's messages have its time.
+        None if config.backplane.is_some() => HistoryClock::of_the_wall(),
+        None => HistoryClock::default(),
+    };
+    let (nodes, orders) = Nodes::prepare(&config, shards)
+        .map_err(ServeError::Start)?
+        .unzip();
     let issued = refresher.as_ref().map(Refresher::keys);
     let keys_wanted = match refresher {
         Some(refresher) => {
@@ -156,6 +169,7 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
         let start = Start {
             id: ShardId(shard as u16),
             log: logs.next(),
+            orders: orders.clone(),
             shared: shared.clone(),
             boxes: boxes.clone(),
             places: places.clone(),
@@ -169,7 +183,14 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
             .spawn(move || start.run())
             .map_err(ServeError::Start)?;
     }
+    // The broker's thread ends with the last shard that can send to it.
+    drop(orders);
     parted.wait();
+    let mailbox_max = config.limits.mailbox_max;
+    let nodes = nodes
+        .map(|nodes| nodes.start(boxes.clone(), mailbox_max))
+        .transpose()
+        .map_err(ServeError::Start)?;
     if let Some(histories) = &mut histories {
         histories.begin(&config, &boxes)?;
     }
@@ -198,6 +219,9 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
         inbox,
     };
     supervisor.run()?;
+    if let Some(nodes) = nodes {
+        let _ = nodes.join();
+    }
     if let Some(histories) = histories {
         histories.finish();
     }
@@ -415,6 +439,7 @@ fn listen(address: SocketAddr, config: &Config) -> io::Result<OwnedFd> {
 struct Start {
     id: ShardId,
     log: Option<Log>,
+    orders: Option<UnboundedSender<FromShard>>,
     shared: Arc<Shared>,
     boxes: Arc<[Mailbox]>,
     places: Vec<Place>,
@@ -466,6 +491,9 @@ impl Start {
             let mut shard = Shard::new(self.id, self.shared, Post::new(self.boxes), listeners)?;
             if let Some(log) = self.log {
                 shard.keep_log(log);
+            }
+            if let Some(orders) = self.orders {
+                shard.keep_relay(orders);
             }
             let _ = self.events.send(Event::Ready);
             shard.run().await

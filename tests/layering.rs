@@ -90,6 +90,38 @@ fn folders_name_only_what_lies_below_them() {
     source::assert_none(found, "a folder names a module that is not below it");
 }
 
+/// What decides about messages, and what only says what stands on a broker's wire.
+const PURE_OF_BROKERS: &[&str] = &[
+    "src/backplane/acknowledged.rs",
+    "src/backplane/note.rs",
+    "src/backplane/order.rs",
+    "src/backplane/registry.rs",
+    "src/backplane/relay.rs",
+    "src/backplane/relay/feed.rs",
+    "src/backplane/relay/incoming.rs",
+    "src/backplane/relay/sweep.rs",
+    "src/backplane/relay/waiting.rs",
+    "src/backplane/roster.rs",
+    "src/backplane/nats/subject.rs",
+    "src/backplane/redis/frame.rs",
+    "src/backplane/redis/keys.rs",
+    "src/backplane/redis/url.rs",
+];
+
+#[test]
+fn what_a_node_decides_needs_no_broker() {
+    let mut found = Vec::new();
+    let sources = source::rust_files("src/backplane");
+    for path in PURE_OF_BROKERS {
+        let source = sources.iter().find(|source| source.path == *path);
+        let source = source.unwrap_or_else(|| panic!("{path} is not there"));
+        found.extend(source.code_words(WORLD));
+        found.extend(source.code_words(&["tokio::", "use redis::", "async"]));
+        found.extend(names_outside(source, "std::net::", ADDRESSES));
+    }
+    source::assert_none(found, "a pure part of a broker names the world");
+}
+
 #[test]
 fn the_protocol_folder_is_there() {
     assert!(

@@ -6,7 +6,7 @@ use crate::api::listen::parse_channels;
 use crate::api::refusal::Refusal;
 use crate::config::Config;
 use crate::hub::message::ChannelName;
-use crate::hub::{Publish, Published};
+use crate::hub::{Publish, Published, Scope};
 use crate::proto::http_request::RequestHead;
 use crate::proto::payload::{MediaType, PayloadKind};
 use crate::proto::{decimal, json, query, sse_event};
@@ -23,6 +23,8 @@ pub struct PublishRequest {
     ttl_ms: Option<u64>,
     store: bool,
     idempotency_key: Option<Box<str>>,
+    /// The receivers of all nodes are wanted.
+    pub counts_cluster: bool,
 }
 
 impl PublishRequest {
@@ -35,6 +37,7 @@ impl PublishRequest {
             ttl_ms: None,
             store: true,
             idempotency_key: None,
+            counts_cluster: false,
         };
         if let Some(key) = head.idempotency_key {
             if !(1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len()) {
@@ -54,6 +57,9 @@ impl PublishRequest {
                 }
                 ("store", "true") => request.store = true,
                 ("store", "false") => request.store = false,
+                ("count", "node") => request.counts_cluster = false,
+                ("count", "cluster") => request.counts_cluster = true,
+                ("count", _) => return Err(Refusal::PARAMETER_INVALID),
                 ("store", _) => return Err(Refusal::PARAMETER_INVALID),
                 _ => {}
             }
@@ -83,7 +89,7 @@ pub fn event_name_is_free(name: &str) -> bool {
 }
 
 /// What one channel made of a publish.
-pub type PublishResult = (ChannelName, Result<Published, Refusal>);
+pub type PublishResult = (ChannelName, Result<(Published, Scope), Refusal>);
 
 /// The status and body that answer a publish: an object for one channel, an array in order for several. 2xx only if
 /// every channel took it; otherwise the first refusal's status, and the body tells which ones did.
@@ -98,7 +104,7 @@ pub fn answer(results: &[PublishResult], out: &mut Vec<u8>) -> u16 {
         out.extend_from_slice(br#"{"channel":"#);
         json::write_string(out, channel.as_str());
         match result {
-            Ok(published) => {
+            Ok((published, scope)) => {
                 let Published {
                     position,
                     receivers,
@@ -107,6 +113,7 @@ pub fn answer(results: &[PublishResult], out: &mut Vec<u8>) -> u16 {
                 out.extend_from_slice(position.text().as_str().as_bytes());
                 out.extend_from_slice(br#"","receivers":"#);
                 decimal::push(out, u64::from(*receivers));
+                write_scope(out, *scope);
                 out.push(b'}');
             }
             Err(refusal) => {
@@ -124,10 +131,26 @@ pub fn answer(results: &[PublishResult], out: &mut Vec<u8>) -> u16 {
     let refused = results.iter().find_map(|(_, result)| result.err());
     let received = results
         .iter()
-        .any(|(_, result)| result.is_ok_and(|published| published.receivers > 0));
+        .any(|(_, result)| result.is_ok_and(|(published, _)| published.receivers > 0));
     match refused {
         Some(refusal) => refusal.status,
         None if received => 201,
         None => 202,
+    }
+}
+
+/// Whose the receivers are, where there may be other nodes.
+fn write_scope(out: &mut Vec<u8>, scope: Scope) {
+    match scope {
+        Scope::Alone => {}
+        Scope::Node => out.extend_from_slice(br#","scope":"node""#),
+        Scope::Local => out.extend_from_slice(br#","scope":"node","degraded":"local""#),
+        Scope::Cluster { nodes, is_complete } => {
+            out.extend_from_slice(br#","scope":"cluster","nodes":"#);
+            decimal::push(out, u64::from(nodes));
+            if !is_complete {
+                out.extend_from_slice(br#","complete":false"#);
+            }
+        }
     }
 }

@@ -5,13 +5,15 @@ use crate::api::channels::ChannelList;
 use crate::api::connections::{Finding, Inquiry};
 use crate::hub::channel::Replay;
 use crate::hub::message::ChannelName;
-use crate::hub::{ChannelInfo, HubFull, Listen, Publish, Published, ShardId};
+use crate::hub::{ChannelInfo, HubFull, Listen, Publish, Published, Scope, ShardId};
 use crate::metrics::Metrics;
 
 /// Goes to the channel's home, or to a shard's connections, or to every shard, or to the backend.
 #[derive(Clone, Debug)]
 pub enum Question {
     Publish(Publish),
+    /// As `Publish`, with the listeners of all nodes in the answer.
+    PublishCounted(Publish),
     Listen(Listen),
     Info(ChannelName),
     Delete(ChannelName),
@@ -25,7 +27,7 @@ pub enum Question {
 /// The answer to the question of the same place in [`Question`].
 #[derive(Debug)]
 pub enum Answer {
-    Published(Result<Published, HubFull>),
+    Published(Result<(Published, Scope), HubFull>),
     /// `listening`: the home counts the connection as a listener until it is told otherwise.
     Replay {
         channel: ChannelName,
@@ -45,7 +47,7 @@ impl Question {
     /// The channel whose home answers.
     pub fn channel(&self) -> Option<&ChannelName> {
         match self {
-            Self::Publish(publish) => Some(&publish.channel),
+            Self::Publish(publish) | Self::PublishCounted(publish) => Some(&publish.channel),
             Self::Listen(listen) => Some(&listen.channel),
             Self::Info(channel) | Self::Delete(channel) => Some(channel),
             Self::List(_) | Self::Inquiry(_) | Self::Metrics | Self::Authorize(_) => None,

@@ -230,7 +230,7 @@ impl Refusal {
     );
     pub const NOT_READY: Self = Self::unavailable(
         "not_ready",
-        "This server is shutting down. Use another one.",
+        "This server is shutting down, or does not hear its broker (setting backplane). Use another one.",
     );
     pub const CONNECTIONS_FULL: Self = Self::unavailable(
         "connections_full",
@@ -356,6 +356,20 @@ impl From<HubFull> for Refusal {
             HubFull::WriteFailed => Self::unavailable(
                 "history_write_failed",
                 "The histories cannot be written to disk (setting history_dir). Come back later.",
+            ),
+            HubFull::BrokerAway => Self::unavailable(
+                "backplane_away",
+                "The broker behind the nodes cannot be reached (setting backplane). A message may have come through \
+                 nevertheless: send it again with the same Idempotency-Key.",
+            ),
+            HubFull::BrokerSlow => Self::unavailable(
+                "backplane_slow",
+                "Messages are published faster than the broker takes them (setting backplane_queue_bytes_max). Come \
+                 back later.",
+            ),
+            HubFull::BrokerRefused => Self::unavailable(
+                "backplane_refused",
+                "The broker behind the nodes does not take the message (setting backplane). Come back later.",
             ),
         }
     }

@@ -18,6 +18,7 @@ pub mod memory;
 pub mod nats;
 pub mod order;
 pub mod redis;
+pub mod relay;
 pub mod stats;
 
 mod backoff;

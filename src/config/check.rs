@@ -118,6 +118,16 @@ impl Config {
             show_bytes,
             "raise it, or lower outbox_bytes_max",
         );
+        if self.backplane.is_some() && self.history_dir.is_some() {
+            found.push(
+                "backplane and history_dir are both set: with a broker the histories are there. Set one of them".into(),
+            );
+        }
+        if self.backplane.is_some() && self.backplane_prefix.as_deref().unwrap_or("").is_empty() {
+            found.push(
+                "backplane is set and backplane_prefix is empty: give the nodes a prefix".into(),
+            );
+        }
         if !self.auth.verifies_tokens() {
             let needs_token = |n: &&super::Namespace| {
                 let asks = [Access::Authenticated, Access::Token];

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use address::ListenAddress;
-use auth::{Access, Auth};
+use auth::{Access, Auth, Secret};
 use callback::Callback;
 use network::Network;
 
@@ -55,6 +55,12 @@ pub struct Config {
     pub allowed_origins: Vec<String>,
     /// The directory that keeps the histories over a restart. `None`: they are in memory only.
     pub history_dir: Option<String>,
+    /// The URL of the broker through which nodes work together; may have a password in it. `None`: there is one node.
+    pub backplane: Option<Secret>,
+    /// What the broker's keys, channels and subjects begin with; `None` as much as an empty one is refused.
+    pub backplane_prefix: Option<String>,
+    /// Certificates in PEM to trust the broker by, instead of those that the public trusts.
+    pub backplane_ca_file: Option<String>,
     pub log_format: LogFormat,
     pub log_level: LogLevel,
     pub auth: Auth,
@@ -109,6 +115,12 @@ pub struct Timing {
     pub history_sync_interval_ms: u64,
     /// How long a write to a history log may take before publishes are refused.
     pub history_stall_timeout_ms: u64,
+    /// For connecting to the broker, for any answer of it, and for whoever waits for one.
+    pub backplane_timeout_ms: u64,
+    /// How long a channel is still listened to at the broker after the last listener of this node has left.
+    pub backplane_linger_ms: u64,
+    /// Between two looks at where a channel stands at the broker, while somebody listens.
+    pub backplane_check_interval_ms: u64,
     /// Between "not ready" and the first close at shutdown: the time a load balancer needs to notice.
     pub drain_delay_ms: u64,
     /// Over how long the closes at shutdown are spread.
@@ -163,6 +175,8 @@ pub struct Limits {
     pub history_queue_bytes_max: usize,
     /// A shorter file of a history log is not rewritten, however little of it is needed.
     pub history_log_bytes_min: usize,
+    /// Publishes on their way to the broker, of the whole process.
+    pub backplane_queue_bytes_max: usize,
     /// Remembered publishes of the process.
     pub idempotency_keys_max: usize,
     /// Encoded messages that wait to be sent to subscribers, per shard.
@@ -193,6 +207,17 @@ pub struct Namespace {
     pub authorize_url: Option<String>,
     /// What becomes of a client that reads more slowly than its channel speaks.
     pub slow_reader: SlowReader,
+    /// What becomes of a publish while the broker is away.
+    pub degraded: Degraded,
+}
+
+/// What becomes of a publish that the broker cannot take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Degraded {
+    /// It is refused.
+    Refuse,
+    /// Whoever listens on this node gets it; nobody else does, ever.
+    Local,
 }
 
 /// What gives way once more than `outbox_bytes_max` waits for one client.
@@ -282,6 +307,9 @@ impl Default for Config {
             insecure: false,
             allowed_origins: vec!["*".to_owned()],
             history_dir: None,
+            backplane: None,
+            backplane_prefix: Some("pushring".to_owned()),
+            backplane_ca_file: None,
             log_format: LogFormat::Text,
             log_level: LogLevel::Info,
             auth: Auth::default(),
@@ -314,6 +342,9 @@ impl Default for Timing {
             idempotency_window_ms: 5 * MINUTE_MS,
             history_sync_interval_ms: SECOND_MS,
             history_stall_timeout_ms: SECOND_MS,
+            backplane_timeout_ms: 5 * SECOND_MS,
+            backplane_linger_ms: 10 * SECOND_MS,
+            backplane_check_interval_ms: 10 * SECOND_MS,
             drain_delay_ms: 0,
             drain_period_ms: SECOND_MS,
             drain_timeout_ms: 10 * SECOND_MS,
@@ -345,6 +376,7 @@ impl Default for Limits {
             history_bytes_total_max: GIB,
             history_queue_bytes_max: 16 * MIB,
             history_log_bytes_min: 64 * MIB,
+            backplane_queue_bytes_max: 64 * MIB,
             idempotency_keys_max: 100_000,
             fanout_backlog_bytes_max: 64 * MIB,
             fanout_sends_per_turn: 64,
@@ -364,6 +396,7 @@ impl Default for Namespace {
             publish: Access::Internal,
             authorize_url: None,
             slow_reader: SlowReader::Close,
+            degraded: Degraded::Refuse,
         }
     }
 }

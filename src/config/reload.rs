@@ -31,6 +31,10 @@ pub const RESTART_SETTINGS: &[&str] = &[
     "history_stall_timeout",
     "history_queue_bytes_max",
     "history_log_bytes_min",
+    "backplane",
+    "backplane_prefix",
+    "backplane_ca_file",
+    "backplane_timeout",
 ];
 
 /// A value that is another one now.
@@ -80,8 +84,7 @@ impl Config {
             .iter()
             .filter(|it| RESTART_SETTINGS.contains(&it.name))
         {
-            let kept = setting.apply(&mut next, &setting.show(self));
-            debug_assert_eq!(kept, Ok(()), "what is shown reads back");
+            setting.copy(self, &mut next);
         }
         let names: BTreeSet<_> = self
             .namespaces
@@ -103,11 +106,10 @@ impl Config {
 
 fn changes<T>(settings: &[Setting<T>], from: &T, to: &T, prefix: &str) -> Vec<Change> {
     let change = |setting: &Setting<T>| {
-        let (from, to) = (setting.show(from), setting.show(to));
-        (from != to).then(|| Change {
+        (!setting.is_same(from, to)).then(|| Change {
             name: format!("{prefix}{}", setting.name),
-            from,
-            to,
+            from: setting.show(from),
+            to: setting.show(to),
         })
     };
     settings.iter().filter_map(change).collect()

@@ -31,6 +31,7 @@ pub enum Group {
     Delivery,
     Channels,
     HistoryLog,
+    Backplane,
     Shards,
     Shutdown,
     Logs,
@@ -117,6 +118,7 @@ impl<T> Setting<T> {
             Kind::OptionalText(field) => field.set(target, Some(value::parse_text(text)?)),
             Kind::OptionalUrl(field) if text == "none" => field.set(target, None),
             Kind::OptionalUrl(field) => field.set(target, Some(value::parse_url(text)?)),
+            Kind::Secret(field) if text == "none" => field.set(target, None),
             Kind::Secret(field) => {
                 field.set(target, Some(Secret(value::parse_text(text)?)));
             }
@@ -147,10 +149,30 @@ impl<T> Setting<T> {
             Kind::OptionalText(field) | Kind::OptionalUrl(field) => (field.get)(target)
                 .clone()
                 .unwrap_or_else(|| "none".to_owned()),
-            Kind::Secret(_) => HIDDEN.to_owned(),
+            Kind::Secret(field) => match (field.get)(target) {
+                Some(_) => HIDDEN.to_owned(),
+                None => "none".to_owned(),
+            },
             Kind::Networks(field) if (field.get)(target).is_empty() => "none".to_owned(),
             Kind::Networks(field) => show_list((field.get)(target)),
         }
+    }
+
+    /// Both have the same value.
+    pub fn is_same(&self, one: &T, other: &T) -> bool {
+        match &self.kind {
+            Kind::Secret(field) => (field.get)(one) == (field.get)(other),
+            _ => self.show(one) == self.show(other),
+        }
+    }
+
+    /// Gives `to` the value that `from` has.
+    pub fn copy(&self, from: &T, to: &mut T) {
+        if let Kind::Secret(field) = &self.kind {
+            return field.set(to, (field.get)(from).clone());
+        }
+        let copied = self.apply(to, &self.show(from));
+        debug_assert_eq!(copied, Ok(()), "what is shown reads back");
     }
 
     /// What to write instead of a value that was refused.
@@ -253,6 +275,7 @@ impl Group {
         Self::Delivery,
         Self::Channels,
         Self::HistoryLog,
+        Self::Backplane,
         Self::Shards,
         Self::Shutdown,
         Self::Logs,
@@ -270,6 +293,7 @@ impl Group {
             Self::Delivery => "Delivery",
             Self::Channels => "Channels",
             Self::HistoryLog => "Durable history",
+            Self::Backplane => "Several nodes",
             Self::Shards => "Shards",
             Self::Shutdown => "Shutdown",
             Self::Logs => "Logs",

@@ -4,7 +4,7 @@
 use super::auth::{Access, ApiKey, TokenAlgorithm, TokenKey};
 use super::callback::{CACHE_TTL_MAX_MS, WhenDown};
 use super::setting::{Field, Group, Kind, Setting};
-use super::{Config, LogFormat, LogLevel, Namespace, SlowReader, THREADS_MAX};
+use super::{Config, Degraded, LogFormat, LogLevel, Namespace, SlowReader, THREADS_MAX};
 use crate::proto::http_request::HEADERS_MAX;
 
 const KIB: usize = 1 << 10;
@@ -41,11 +41,12 @@ const fn setting<T>(
 #[rustfmt::skip]
 pub static SETTINGS: &[Setting<Config>] = {
     use Group::{
-        Authentication, Callback, Channels, Delivery, HistoryLog, Logs, Network, Requests, Shards, Shutdown,
+        Authentication, Backplane, Callback, Channels, Delivery, HistoryLog, Logs, Network, Requests, Shards,
+        Shutdown,
     };
     use Kind::{
         Addresses, Bool, Bytes, Count, Duration, Mode, Networks, OptionalAddress, OptionalText,
-        Origins,
+        Origins, Secret,
     };
     &[
         setting(Network, "listen", Addresses(field!(listen)),
@@ -238,6 +239,26 @@ pub static SETTINGS: &[Setting<Config>] = {
         setting(HistoryLog, "history_log_bytes_min", Bytes(field!(limits.history_log_bytes_min), 4 * KIB..=64 * GIB),
             "A shard's log is rewritten when it is longer than this, and twice as long as what it has to keep."),
 
+        setting(Backplane, "backplane", Secret(field!(backplane)),
+            "The broker through which several nodes work together: redis://, rediss://, redis+sentinel://, \
+             redis+cluster:// or nats://. With none, this node works alone."),
+        setting(Backplane, "backplane_prefix", OptionalText(field!(backplane_prefix)),
+            "What everything at the broker begins with: nodes with the same prefix work together."),
+        setting(Backplane, "backplane_ca_file", OptionalText(field!(backplane_ca_file)),
+            "Certificates in PEM that TLS to the broker is trusted by; none is those of the public authorities, as they \
+             were when this program was built."),
+        setting(Backplane, "backplane_timeout", Duration(field!(timing.backplane_timeout_ms), 100..=MINUTE),
+            "For connecting to the broker, and for any answer of it. Longer, it is taken for lost and connected anew; \
+             who waits for it is refused with 503."),
+        setting(Backplane, "backplane_linger", Duration(field!(timing.backplane_linger_ms), 0..=HOUR),
+            "How long a channel is still listened to at the broker after its last listener has left this node: who \
+             comes back sooner costs the broker nothing."),
+        setting(Backplane, "backplane_check_interval", Duration(field!(timing.backplane_check_interval_ms), 100..=HOUR),
+            "How often each channel with listeners is compared with the broker, which finds a last message that did not \
+             come by itself."),
+        setting(Backplane, "backplane_queue_bytes_max", Bytes(field!(limits.backplane_queue_bytes_max), 64 * KIB..=64 * GIB),
+            "Publishes of the process on their way to the broker. Beyond, a publish is refused with 503."),
+
         setting(Shards, "threads", Count(field!(threads), 0..=THREADS_MAX),
             "Shards, one thread each; 0 is one for each core."),
         setting(Shards, "pin_threads", Bool(field!(pin_threads)),
@@ -318,6 +339,14 @@ pub static NAMESPACE_SETTINGS: &[Setting<Namespace>] = {
             "Over outbox_bytes_max, what gives way: the connection (close), or the oldest messages that wait \
              (drop_oldest). With latest, a message that has to wait gives way to the next one of its channel. What is \
              dropped is told as a gap; a WebSocket with format=raw has no room for that and is closed."),
+        setting(Namespace, "degraded",
+            Kind::Choice {
+                words: Degraded::WORDS,
+                get: |n| n.degraded as usize,
+                set: |n, i| n.degraded = Degraded::ALL[i],
+            },
+            "What becomes of a publish while the broker is away: refused with 503 (refuse), or brought to those who \
+             listen on this node, and to nobody else, ever (local)."),
     ]
 };
 
@@ -374,6 +403,11 @@ impl LogFormat {
 }
 
 /// In the order of the enum, so that the discriminant is the index.
+impl Degraded {
+    const ALL: &[Self] = &[Self::Refuse, Self::Local];
+    const WORDS: &[&str] = &["refuse", "local"];
+}
+
 impl SlowReader {
     const ALL: &[Self] = &[Self::Close, Self::DropOldest, Self::Latest];
     pub(crate) const WORDS: &[&str] = &["close", "drop_oldest", "latest"];
@@ -470,12 +504,14 @@ mod tests {
             "777ms",
             "77s",
             "7KiB",
+            "77MiB",
             "77",
             "true",
             "false",
             "json",
             "debug",
             "latest",
+            "local",
             "127.0.0.1:7",
             "https://a",
             "token",

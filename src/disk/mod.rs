@@ -159,6 +159,14 @@ impl Default for HistoryClock {
 }
 
 impl HistoryClock {
+    /// That of a process whose histories are a broker's.
+    pub fn of_the_wall() -> Self {
+        Self {
+            started: Instant::now(),
+            origin_ms: wall_ms(),
+        }
+    }
+
     pub fn read(&self) -> Clock {
         Clock {
             history_ms: self.origin_ms + self.started.elapsed().as_millis() as u64,

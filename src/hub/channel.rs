@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::config::Namespace;
-use crate::hub::ShardId;
 use crate::hub::message::{ChannelName, Message};
 use crate::hub::position::{Epoch, Position, Since};
+use crate::hub::{ChannelInfo, ShardId};
 
 /// What a listener is given first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,15 +97,16 @@ impl Channel {
         }
     }
 
-    /// The position before the oldest message that can still be had.
-    pub fn before_oldest(&self) -> Position {
-        let offset = self
-            .history
-            .front()
-            .map_or(self.head, |message| message.previous);
-        Position {
-            epoch: self.epoch,
-            offset,
+    /// What is told of it to whoever asks.
+    pub fn info(&self) -> ChannelInfo {
+        let oldest = self.history.front();
+        ChannelInfo {
+            name: self.name.clone(),
+            position: self.head(),
+            oldest: oldest.map_or_else(|| self.head(), |message| message.position),
+            messages: self.history_messages(),
+            bytes: self.history_bytes,
+            subscribers: self.listeners(),
         }
     }
 
@@ -328,14 +329,19 @@ impl Channel {
     /// Drops the history and begins another one under `epoch`. The listeners stay counted until each is ended, so
     /// that a late goodbye is never taken for that of somebody who came after.
     pub fn delete(&mut self, epoch: Epoch) {
-        self.epoch = epoch;
-        self.head = 0;
-        self.taken = 0;
+        self.begin(Position { epoch, offset: 0 });
+        self.used_ms = DELETED;
+    }
+
+    /// Drops the history; what comes is behind `position`.
+    pub fn begin(&mut self, position: Position) {
+        self.epoch = position.epoch;
+        self.head = position.offset;
+        self.taken = position.offset;
         self.history = VecDeque::new();
         self.history_bytes = 0;
         self.early_expiry_ms = u64::MAX;
         self.kept_until_ms = 0;
-        self.used_ms = DELETED;
     }
 
     /// Takes up what a log says of this epoch. Positions up to `head` were given out.
@@ -592,16 +598,13 @@ mod tests {
             publish(&mut by_bytes, 1000, true);
         }
         assert_eq!(by_bytes.history_messages(), 3);
-        assert_eq!(by_bytes.before_oldest(), at(6));
+        assert_eq!(by_bytes.info().oldest, at(7));
         let mut by_few_bytes = channel(100, 1);
         publish(&mut by_few_bytes, 1000, true);
         publish(&mut by_few_bytes, 1000, true);
         assert_eq!(
-            (
-                by_few_bytes.history_messages(),
-                by_few_bytes.before_oldest()
-            ),
-            (1, at(1))
+            (by_few_bytes.history_messages(), by_few_bytes.info().oldest),
+            (1, at(2))
         );
         let mut none = channel(0, usize::MAX);
         publish(&mut none, 1000, true);

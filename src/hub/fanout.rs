@@ -12,6 +12,7 @@ use slab::Slab;
 
 use crate::hub::batch::Batch;
 use crate::hub::message::{ChannelName, Message};
+use crate::hub::position::Position;
 
 /// The connection of a free slot.
 const VACANT: u32 = u32::MAX;
@@ -48,6 +49,8 @@ pub struct Slice {
 #[derive(Clone, Debug)]
 pub enum Delivery {
     Messages(Rc<Batch>),
+    /// Messages up to this position are lost for everybody who listens.
+    Gap(ChannelName, Position),
     /// The channel was deleted: its listeners are to be ended.
     End,
 }
@@ -218,6 +221,14 @@ impl Fanout {
             },
             bytes,
         );
+    }
+
+    /// Tells everybody who listens now on `name` of a loss, behind what is already on its way.
+    pub fn enqueue_gap(&mut self, name: &ChannelName, position: Position) {
+        if let Some(&channel) = self.by_name.get(name) {
+            let gap = Delivery::Gap(name.clone(), position);
+            self.start_pass(channel, Load::Ready(gap), 0);
+        }
     }
 
     /// Ends everybody who listens now on `name`, after what is already on its way.

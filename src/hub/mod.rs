@@ -60,6 +60,19 @@ pub struct Published {
     pub receivers: u32,
 }
 
+/// Whose listeners the receivers of a publish are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// There is no other node.
+    Alone,
+    /// This node's; others may have more.
+    Node,
+    /// This node's, and nobody else has the message: the broker is away.
+    Local,
+    /// Those of so many nodes; of all that there are, if it is complete.
+    Cluster { nodes: u32, is_complete: bool },
+}
+
 /// Where a listener wants to start and how it listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
@@ -93,6 +106,12 @@ pub enum HubFull {
     DiskSlow,
     /// The last write to `history_dir` failed.
     WriteFailed,
+    /// The broker of `backplane` cannot be reached. What was on its way there may have come through.
+    BrokerAway,
+    /// `backplane_queue_bytes_max`: publishes come faster than the broker takes them.
+    BrokerSlow,
+    /// The broker takes no publish.
+    BrokerRefused,
 }
 
 /// What is told of a channel to whoever asks.
@@ -251,7 +270,7 @@ impl Hub {
     pub fn info(&mut self, name: &ChannelName, now_ms: u64) -> Option<ChannelInfo> {
         let index = *self.by_name.get(name)? as usize;
         self.expire_channel(index, now_ms);
-        (!self.channels[index].is_deleted()).then(|| self.channel_info(index))
+        (!self.channels[index].is_deleted()).then(|| self.channels[index].info())
     }
 
     /// Up to `limit` channels with `prefix` in the order of their names, after `after`.
@@ -274,7 +293,7 @@ impl Hub {
             .collect();
         let info = |index| {
             self.expire_channel(index, now_ms);
-            self.channel_info(index)
+            self.channels[index].info()
         };
         indices.into_iter().map(info).collect()
     }
@@ -381,22 +400,6 @@ impl Hub {
         self.history_bytes -= bytes_before - channel.history_bytes();
     }
 
-    fn channel_info(&self, index: usize) -> ChannelInfo {
-        let channel = &self.channels[index];
-        let oldest = channel.before_oldest();
-        ChannelInfo {
-            name: channel.name.clone(),
-            position: channel.head(),
-            oldest: Position {
-                offset: (oldest.offset + 1).min(channel.head().offset),
-                ..oldest
-            },
-            messages: channel.history_messages(),
-            bytes: channel.history_bytes(),
-            subscribers: channel.listeners(),
-        }
-    }
-
     fn forget_if_unneeded(&mut self, index: usize, now_ms: u64) {
         if self.channels[index].is_forgettable(now_ms, self.config.timing.channel_idle_timeout_ms) {
             self.remove(index);
@@ -427,7 +430,8 @@ fn note(
     }
 }
 
-fn shared_namespaces(config: &Config) -> HashMap<String, Arc<Namespace>> {
+/// The namespaces of `config`, by name, for many channels to share.
+pub fn shared_namespaces(config: &Config) -> HashMap<String, Arc<Namespace>> {
     let shared =
         |(name, namespace): (&String, &Namespace)| (name.clone(), Arc::new(namespace.clone()));
     config.namespaces.iter().map(shared).collect()

@@ -18,6 +18,9 @@ const POSITION_BYTES_MAX: usize = EPOCH_BYTES + 1 + 20;
 pub struct Epoch([u8; EPOCH_BYTES]);
 
 impl Epoch {
+    /// Stands where no epoch is known. That one is drawn like it is as unlikely as two that are the same.
+    pub const NONE: Self = Self([b'0'; EPOCH_BYTES]);
+
     /// The epoch drawn by `random`, of which about 48 bits count.
     pub fn from_random(mut random: u64) -> Self {
         let mut text = [0; EPOCH_BYTES];

@@ -21,6 +21,9 @@ pub(super) enum Complaint {
     DiskSlow,
     WriteFailed,
     TlsHandshake,
+    BrokerAway,
+    BrokerSlow,
+    BrokerRefused,
     Callbacks,
 }
 
@@ -86,6 +89,18 @@ impl Complaint {
                 "history_dir cannot be written, publishes get 503 until it can: make space there, or see to the disk; \
                  the line of its log says what the system answered"
             }
+            Self::BrokerAway => {
+                "the broker of backplane cannot be heard, publishes and new channels get 503 until it can: see to it; \
+                 the line of its connection says what is wrong"
+            }
+            Self::BrokerSlow => {
+                "messages are published faster than the broker takes them, publishes get 503: publish less, give the \
+                 broker more room, or raise backplane_queue_bytes_max"
+            }
+            Self::BrokerRefused => {
+                "the broker of backplane takes no message, publishes get 503: its own log says why; it may be out of \
+                 memory or disk, or read-only"
+            }
         }
     }
 }
@@ -98,6 +113,9 @@ impl From<HubFull> for Complaint {
             HubFull::Backlog => Self::Backlog,
             HubFull::DiskSlow => Self::DiskSlow,
             HubFull::WriteFailed => Self::WriteFailed,
+            HubFull::BrokerAway => Self::BrokerAway,
+            HubFull::BrokerSlow => Self::BrokerSlow,
+            HubFull::BrokerRefused => Self::BrokerRefused,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::api::question::{Answer, Question};
 use crate::hub::durable::Change;
 use crate::hub::message::{ChannelName, Message};
-use crate::hub::{HubFull, Publish, Published, ShardId};
+use crate::hub::{HubFull, Publish, Published, Scope, ShardId};
 use crate::shard::Shard;
 use crate::shard::journal::Pending;
 use crate::shard::mailbox::{Asker, ConnectionKey, Mail, Stage};
@@ -48,7 +48,11 @@ impl Shard {
                 answer,
             } => self.on_answer(connection, place, answer),
             Mail::Publication(message) => self.fanout.enqueue(message),
-            Mail::Unlisten { from, channel } => self.hub.unlisten(&channel, from, self.hub_ms),
+            Mail::Unlisten { from, channel } => match &mut self.relay {
+                Some(relay) => relay.unlisten(&channel, from, self.hub_ms),
+                None => self.hub.unlisten(&channel, from, self.hub_ms),
+            },
+            Mail::Gap(channel, position) => self.fanout.enqueue_gap(&channel, position),
             Mail::EndListeners(channel) => self.fanout.enqueue_end(&channel),
             Mail::Keys { issued, read } => self.on_keys(issued, read),
             Mail::Reload {
@@ -69,6 +73,7 @@ impl Shard {
             Mail::Stage(Stage::Cut) => self.cut(),
             Mail::Over => self.is_over = true,
             Mail::Log(news) => self.on_log_news(news),
+            Mail::Backplane(news) => self.on_backplane_news(news),
         }
     }
 
@@ -114,10 +119,13 @@ impl Shard {
 
     /// Answers as the home; `None` for an answer that comes when the log has been written.
     fn answer(&mut self, asker: Asker, question: Question) -> Option<Answer> {
+        if self.relay.is_some() && !matches!(question, Question::Inquiry(_) | Question::Metrics) {
+            return self.ask_relay(asker, question);
+        }
         let answer = match question {
-            Question::Publish(publish) => {
+            Question::Publish(publish) | Question::PublishCounted(publish) => {
                 return match self.publish(asker, publish) {
-                    Ok(published) => published.map(|published| Answer::Published(Ok(published))),
+                    Ok(published) => published.map(|it| Answer::Published(Ok((it, Scope::Alone)))),
                     Err(full) => {
                         self.complain(full.into());
                         Some(Answer::Published(Err(full)))
@@ -213,7 +221,7 @@ impl Shard {
 
     /// A shard that would have to deliver is behind. Checked over all of them, so that a channel's fate does not
     /// depend on which shard happens to be slow; a publish is refused rather than queued without a limit.
-    fn is_congested(&self) -> bool {
+    pub(super) fn is_congested(&self) -> bool {
         let limits = &self.config.limits;
         let is_behind = |shard: usize| {
             let mailbox = self.post.mailbox(ShardId(shard as u16));
@@ -272,7 +280,7 @@ impl Shard {
     }
 
     /// Mail that need not leave the shard is read on the spot.
-    fn tell(&mut self, shard: ShardId, mail: Mail) {
+    pub(super) fn tell(&mut self, shard: ShardId, mail: Mail) {
         if shard == self.id {
             self.on_mail(mail);
         } else {

@@ -3,7 +3,7 @@
 use crate::api::question::Answer;
 use crate::disk::writer::News;
 use crate::hub::publishing::Drafted;
-use crate::hub::{HubFull, Publish, Published};
+use crate::hub::{HubFull, Publish, Published, Scope};
 use crate::shard::Shard;
 use crate::shard::complaint::Complaint;
 use crate::shard::journal::Pending;
@@ -94,10 +94,11 @@ impl Shard {
                     self.tell_published(&message, &mut listening);
                 }
                 self.scratch.listening = listening;
-                (asker, Answer::Published(Ok(published)))
+                (asker, Answer::Published(Ok((published, Scope::Alone))))
             }
             Pending::Repeat(asker, name, key) => {
                 let first = self.hub.first_result(&name, &key, self.hub_ms);
+                let first = first.map(|first| (first, Scope::Alone));
                 (asker, Answer::Published(first.ok_or(HubFull::DiskSlow)))
             }
             Pending::Delete(asker, _) => (asker, Answer::Deleted(Ok(true))),

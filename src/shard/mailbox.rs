@@ -11,10 +11,12 @@ use rustix::io::Errno;
 use crate::api::question::{Answer, Question};
 use crate::auth::api_key::ApiKeys;
 use crate::auth::key::TokenKey;
+use crate::backplane::order;
 use crate::config::Config;
 use crate::disk::writer::News;
 use crate::hub::ShardId;
 use crate::hub::message::{ChannelName, Message};
+use crate::hub::position::Position;
 use crate::tls::TlsConfigs;
 
 /// Names one connection of one shard for as long as it lives, and never another one.
@@ -26,7 +28,7 @@ pub struct ConnectionKey {
 }
 
 /// Who asked, and for which question of the request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asker {
     pub shard: ShardId,
     pub connection: ConnectionKey,
@@ -66,6 +68,8 @@ pub enum Mail {
     Publication(Arc<Message>),
     /// To a channel's home: a listener on shard `from` is gone.
     Unlisten { from: ShardId, channel: ChannelName },
+    /// From a channel's home: its messages up to there are lost to those who listen.
+    Gap(ChannelName, Position),
     /// From a channel's home: it was deleted, its listeners are to be ended.
     EndListeners(ChannelName),
     /// From the thread that reads the issuer's keys: which there are now, and whether that was read just now.
@@ -89,6 +93,8 @@ pub enum Mail {
     Over,
     /// From the thread that writes the shard's history log.
     Log(News),
+    /// From the thread of the broker.
+    Backplane(order::News),
 }
 
 /// Who wants another look at the issuer's keys.

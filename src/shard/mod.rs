@@ -21,6 +21,7 @@ pub mod mailbox;
 mod outboxes;
 mod park;
 mod preface;
+mod relay;
 mod reload;
 pub mod ring;
 mod slow_reader;
@@ -64,6 +65,7 @@ use journal::Journal;
 use keyed_counts::KeyedCounts;
 use mailbox::{Asker, ConnectionKey, KeysWanted, Mail, Post};
 use outboxes::Outboxes;
+use relay::Relayed;
 use ring::{Completion, Ring};
 use timers::TimerWheel;
 use tls::Sessions;
@@ -132,6 +134,8 @@ pub struct Shard {
     hub: Hub,
     /// Only if histories are kept on disk.
     journal: Option<Journal>,
+    /// Only if a broker numbers the messages; then the hub has nothing to do.
+    relay: Option<Relayed>,
     fanout: Fanout,
     connections: Slab<Connection>,
     clients: Clients,
@@ -268,6 +272,7 @@ impl Shard {
             id,
             hub: Hub::new(config.clone(), post.n_shards(), rng.u64(..)),
             journal: None,
+            relay: None,
             fanout: Fanout::default(),
             connections: Slab::new(),
             clients: Clients::default(),
@@ -386,6 +391,7 @@ impl Shard {
         is_busy |= self.expire_timers();
         self.sweep();
         self.write_log();
+        self.send_orders();
         while let Some(index) = self.scratch.ended.pop() {
             self.free_if_joined(index);
         }
@@ -450,11 +456,13 @@ impl Shard {
         }
         self.next_sweep_ms = self.now_ms + SWEEP_INTERVAL_MS;
         self.hub.sweep(SWEEP_CHANNELS, self.hub_ms);
+        self.sweep_relay();
     }
 
     /// How long nothing is due; `None` for as long as it takes.
     fn until_next_deadline_ms(&self) -> Option<u64> {
-        let sweep_ms = (self.hub.channels() > 0).then_some(self.next_sweep_ms);
+        let has_channels = self.hub.channels() > 0 || self.relay.is_some();
+        let sweep_ms = has_channels.then_some(self.next_sweep_ms);
         let log_ms = self.journal.as_ref().and_then(Journal::retry_ms);
         let next_ms = [self.timers.next_ms(), sweep_ms, self.door.next_ms(), log_ms]
             .into_iter()
@@ -528,10 +536,13 @@ impl Shard {
 
     /// The shard's counts with its present state.
     fn measure(&self) -> Metrics {
+        let relayed = self.relay.as_ref();
         Metrics {
-            channels: self.hub.channels() as u64,
+            channels: (self.hub.channels() + relayed.map_or(0, |it| it.channels())) as u64,
             channels_listened: self.fanout.channels() as u64,
-            history_bytes: self.hub.history_bytes() as u64,
+            history_bytes: (self.hub.history_bytes() + relayed.map_or(0, |it| it.history_bytes()))
+                as u64,
+            backplane: relayed.map(Relayed::measure),
             outbox_bytes: self.outboxes.bytes() as u64,
             fanout_backlog_bytes: self.fanout.backlog_bytes() as u64,
             history_queue_bytes: (self.journal.as_ref()).map_or(0, Journal::queue_bytes) as u64,

@@ -35,6 +35,7 @@ impl Shard {
         index: u32,
         step: impl FnOnce(&mut Transport, &mut Context<'_>) -> Next,
     ) {
+        let is_ready = self.is_ready && !self.is_deaf();
         let connection = &mut self.connections[index as usize];
         let mut context = Context {
             config: &self.config,
@@ -43,7 +44,7 @@ impl Shard {
             now_ms: self.now_ms,
             unix_ms: self.unix_ms,
             date: &self.date,
-            is_ready: self.is_ready,
+            is_ready,
             is_draining: self.is_draining,
             has_backlog: connection.outbox.is_some(),
             n_shards: self.post.n_shards(),

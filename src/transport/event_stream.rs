@@ -92,6 +92,17 @@ impl EventStream {
     ) -> Next {
         let batch = match delivery {
             Delivery::Messages(batch) => batch,
+            Delivery::Gap(name, position) => {
+                let place = self.subscriptions.place(channel);
+                let gap = Waiting::gap(place, name, *position);
+                context.metrics.gaps_told_total += 1;
+                if context.has_backlog {
+                    context.effects.behind.push(gap);
+                } else {
+                    self.encode(&gap, &mut context.effects.out);
+                }
+                return Next::Stay;
+            }
             Delivery::End => return self.end(CloseReason::ChannelDeleted, context),
         };
         context.metrics.delivered_messages_total += batch.messages().len() as u64;

@@ -117,6 +117,10 @@ impl Asking {
             Request::Preflight { allow } => return Err(report::preflight(context, meta, allow)),
             Request::Page(page) => return Err(report::page(context, meta, page)),
             Request::Publish(request) => {
+                let question = match request.counts_cluster && context.config.backplane.is_some() {
+                    true => Question::PublishCounted,
+                    false => Question::Publish,
+                };
                 let publishes = match request.complete(body) {
                     Ok(publishes) => publishes,
                     Err(refusal) => return Err(refuse(context, meta, &refusal)),
@@ -125,7 +129,7 @@ impl Asking {
                     context
                         .effects
                         .questions
-                        .push((place as u16, Question::Publish(publish)));
+                        .push((place as u16, question(publish)));
                 }
                 Purpose::Publish(request.channels)
             }

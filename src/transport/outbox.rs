@@ -34,6 +34,17 @@ pub enum Waiting {
     },
 }
 
+impl Waiting {
+    /// The notice of a loss in the channel of this place.
+    pub fn gap(channel: u16, name: &ChannelName, position: Position) -> Self {
+        Self::Gap {
+            channel,
+            channel_name: name.clone(),
+            position,
+        }
+    }
+}
+
 /// A queue of references, bounded in bytes by its owner through [`is_over`](Self::is_over).
 #[derive(Debug, Default)]
 pub struct Outbox {

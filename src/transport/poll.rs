@@ -59,17 +59,14 @@ impl LongPoll {
     ) -> Next {
         let batch = match delivery {
             Delivery::Messages(batch) => batch,
+            Delivery::Gap(_, position) => return self.on_gap(channel, *position, context),
             Delivery::End => return self.end_early(CloseReason::ChannelDeleted, context),
         };
         let messages = &batch.messages()[..self.limit.min(batch.messages().len())];
         let Some(last) = messages.last() else {
             return Next::Stay;
         };
-        for (subscription, position) in &mut self.subscriptions {
-            if subscription.channel() == channel {
-                *position = last.position;
-            }
-        }
+        self.advance(channel, last.position);
         let cursor = self.cursor();
         context.metrics.delivered_messages_total += messages.len() as u64;
         let next = if self.subscriptions.len() == 1 && messages.len() == batch.messages().len() {
@@ -100,6 +97,21 @@ impl LongPoll {
             )
         };
         self.leave(next, context)
+    }
+
+    /// The answer is the notice of the loss, and the cursor behind it.
+    fn on_gap(&mut self, channel: u32, position: Position, context: &mut Context<'_>) -> Next {
+        self.advance(channel, position);
+        let next = answer(context, &self.meta, &self.cursor(), false, []);
+        self.leave(next, context)
+    }
+
+    fn advance(&mut self, channel: u32, to: Position) {
+        for (subscription, position) in &mut self.subscriptions {
+            if subscription.channel() == channel {
+                *position = to;
+            }
+        }
     }
 
     pub fn on_deadline(&mut self, context: &mut Context<'_>) -> Next {

@@ -40,15 +40,8 @@ pub(super) fn queue(parts: &[Part], since: &[Since], context: &mut Context<'_>) 
     for (place, ((replay, subscription), since)) in parts.iter().zip(since).enumerate() {
         let channel = place as u16;
         let gap = |position| {
-            let channel_name = context
-                .fanout
-                .name(subscription.expect("a stream listens"))
-                .clone();
-            Waiting::Gap {
-                channel,
-                channel_name,
-                position,
-            }
+            let name = context.fanout.name(subscription.expect("a stream listens"));
+            Waiting::gap(channel, name, position)
         };
         let mut gaps = replay.gaps(*since).into_iter().peekable();
         let slow_reader = replay.messages.first().map_or(SlowReader::Close, |first| {

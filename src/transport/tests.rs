@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::hub::position::{Epoch, Since};
-use crate::hub::{Hub, Listen, ListenMode, Publish, ShardId};
+use crate::hub::{Hub, Listen, ListenMode, Publish, Scope, ShardId};
 use crate::proto::payload::PayloadKind;
 
 mod callback;
@@ -165,13 +165,13 @@ impl Peer {
     fn answer(&mut self, place: u16, question: Question) {
         let mut subscription = None;
         let answer = match question {
-            Question::Publish(publish) => {
+            Question::Publish(publish) | Question::PublishCounted(publish) => {
                 let result = self.hub.publish(publish, self.now_ms, &mut Vec::new());
                 Answer::Published(result.map(|(published, message)| {
                     if let Some(message) = message {
                         self.fanout.enqueue(message);
                     }
-                    published
+                    (published, Scope::Alone)
                 }))
             }
             Question::Listen(listen) => match self.hub.listen(&listen, ShardId(0), self.now_ms) {

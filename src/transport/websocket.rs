@@ -1,5 +1,6 @@
 //! An open WebSocket (RFC 6455): messages out, publishes in, heartbeats, the closing handshake.
 
+mod delivery;
 mod operator;
 mod token;
 
@@ -14,8 +15,8 @@ use crate::auth::grant::Session;
 use crate::close_reason::CloseReason;
 use crate::config::{Config, SlowReader};
 use crate::hub::Publish;
-use crate::hub::batch::{Format, WireForm, write_websocket};
-use crate::hub::fanout::{Delivery, Subscription};
+use crate::hub::batch::Format;
+use crate::hub::fanout::Subscription;
 use crate::hub::message::ChannelName;
 use crate::hub::position::{Position, write_cursor};
 use crate::proto::payload::PayloadKind;
@@ -24,10 +25,9 @@ use crate::proto::{json, ws_frame, ws_handshake};
 use crate::transport::age::EndOfLife;
 use crate::transport::inbound_rate::InboundRate;
 use crate::transport::outbox::Waiting;
-use crate::transport::outgoing::Outgoing;
 use crate::transport::response::{Fields, Meta};
 use crate::transport::{
-    Context, Effects, Next, Subscriptions, first_beat, jittered_around, on_beat, slow_reader,
+    Context, Effects, Next, Subscriptions, first_beat, jittered_around, on_beat,
 };
 
 /// Empty fragments in a row: they cost work and bring nothing forward.
@@ -344,7 +344,7 @@ impl WebSocket {
         let own = &mut self.rare.get_or_insert_default().own;
         own.in_flight -= 1;
         match answer {
-            Answer::Published(Ok(published)) => {
+            Answer::Published(Ok((published, _))) => {
                 let is_on_its_way = published.position.offset > own.delivered;
                 if matches!(self.subscriptions, Subscriptions::One(_)) && is_on_its_way {
                     own.echo_due = published.position.offset;
@@ -360,48 +360,6 @@ impl WebSocket {
                     context,
                 );
                 Next::End(CloseReason::Unavailable)
-            }
-        }
-    }
-
-    pub fn on_delivery(
-        &mut self,
-        channel: u32,
-        delivery: &Delivery,
-        context: &mut Context<'_>,
-    ) -> Next {
-        match delivery {
-            _ if self.closing == Closing::Sent => Next::Stay,
-            Delivery::Messages(batch) => {
-                context.metrics.delivered_messages_total += batch.messages().len() as u64;
-                let policy = if context.has_backlog && self.can_tell_a_gap() {
-                    slow_reader::policy(&batch.messages()[0].channel, context.config)
-                } else {
-                    SlowReader::Close
-                };
-                if policy == SlowReader::Close {
-                    let bytes = batch.bytes(WireForm::WebSocket(self.format));
-                    context.effects.out.share(bytes);
-                } else {
-                    let place = self.subscriptions.place(channel);
-                    slow_reader::wait_behind(batch, place, policy, context.effects);
-                }
-                let last = batch
-                    .messages()
-                    .last()
-                    .map_or(0, |last| last.position.offset);
-                if let Some(rare) = &mut self.rare {
-                    let own = &mut rare.own;
-                    own.delivered = last;
-                    if last >= own.echo_due {
-                        own.echo_due = 0;
-                    }
-                }
-                self.leave_if_due(context)
-            }
-            Delivery::End => {
-                self.close(1000, "the channel was deleted", context);
-                Next::End(CloseReason::ChannelDeleted)
             }
         }
     }
@@ -536,28 +494,6 @@ impl WebSocket {
         self.rare
             .as_ref()
             .is_none_or(|rare| rare.own.goodbye.is_none() && rare.own.in_flight < in_flight_max)
-    }
-
-    pub fn encode(&mut self, waiting: &Waiting, out: &mut Outgoing) {
-        match waiting {
-            Waiting::Message { message, .. } => {
-                out.write(|own| write_websocket(own, message, self.format))
-            }
-            Waiting::Gap {
-                channel_name,
-                position,
-                ..
-            } => {
-                let mut object = br#"{"gap":"#.to_vec();
-                json::write_gap(&mut object, channel_name.as_str(), &position.to_string());
-                object.push(b'}');
-                out.write(|own| {
-                    ws_frame::server_header(own, ws_frame::Opcode::Text, object.len());
-                    own.extend_from_slice(&object);
-                });
-            }
-            Waiting::Bytes { .. } => unreachable!("encoded already"),
-        }
     }
 
     pub fn release(&mut self, effects: &mut Effects) {

@@ -9,8 +9,8 @@ use pushring::api::question::{Answer, Question};
 use pushring::api::{Audience, Request, parse};
 use pushring::auth::Authenticator;
 use pushring::config::Config;
-use pushring::hub::Hub;
 use pushring::hub::fanout::Fanout;
+use pushring::hub::{Hub, Scope};
 use pushring::metrics::Metrics;
 use pushring::transport::{Context, Effects, Next, Transport};
 
@@ -37,7 +37,7 @@ fn cases() -> Vec<Case> {
         .publish(publish.clone(), 0, &mut listening)
         .expect("there is room")
         .0;
-    let results = [(publish.channel.clone(), Ok(published))];
+    let results = [(publish.channel.clone(), Ok((published, Scope::Alone)))];
     let mut out = Vec::new();
     let mut connection = Connection::new();
     vec![
@@ -136,7 +136,7 @@ impl Connection {
                 unreachable!("a publish asks for nothing else")
             };
             let result = self.hub.publish(publish, 0, &mut Vec::new());
-            let answer = Answer::Published(result.map(|(published, _)| published));
+            let answer = Answer::Published(result.map(|(published, _)| (published, Scope::Alone)));
             self.step(|transport, context| transport.on_answer(place, answer, None, context));
         }
         for slice in self.effects.out.slices() {

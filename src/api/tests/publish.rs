@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::api::publish::answer;
-use crate::hub::Published;
+use crate::hub::{Published, Scope};
 
 fn publish_request(target: &str, fields: &str) -> PublishRequest {
     match parse_request(&format!("POST {target}"), fields, Audience::Internal) {
@@ -75,10 +75,11 @@ fn a_publish_is_refused_for_each_of_these() {
 fn an_answer_to_a_publish_tells_of_every_channel() {
     let name = |text| ChannelName::parse(text).unwrap();
     let taken = |offset, receivers| {
-        Ok(Published {
+        let published = Published {
             position: position(offset),
             receivers,
-        })
+        };
+        Ok((published, Scope::Alone))
     };
     let full = Err(Refusal::from(crate::hub::HubFull::Channels));
     let mut body = Vec::new();
@@ -97,12 +98,41 @@ fn an_answer_to_a_publish_tells_of_every_channel() {
         for (object, result) in all.iter().zip(&results) {
             assert_eq!(object["channel"], "a");
             match result {
-                Ok(published) => {
+                Ok((published, _)) => {
                     assert_eq!(object["id"], published.position.to_string());
                     assert_eq!(object["receivers"], published.receivers);
                 }
                 Err(refusal) => assert_eq!(object["error"]["code"], refusal.code),
             }
         }
+    }
+}
+
+#[test]
+fn an_answer_says_whose_listeners_it_counts() {
+    let published = Published {
+        position: position(1),
+        receivers: 2,
+    };
+    let cluster = |is_complete| Scope::Cluster {
+        nodes: 3,
+        is_complete,
+    };
+    for (scope, wanted) in [
+        (Scope::Alone, "}"),
+        (Scope::Node, r#","scope":"node"}"#),
+        (Scope::Local, r#","scope":"node","degraded":"local"}"#),
+        (cluster(true), r#","scope":"cluster","nodes":3}"#),
+        (
+            cluster(false),
+            r#","scope":"cluster","nodes":3,"complete":false}"#,
+        ),
+    ] {
+        let mut body = Vec::new();
+        let result = (ChannelName::parse("a").unwrap(), Ok((published, scope)));
+        assert_eq!(answer(&[result], &mut body), 201);
+        let body = String::from_utf8(body).unwrap();
+        let (_, behind) = body.split_once(r#""receivers":2"#).unwrap();
+        assert_eq!(behind, wanted);
     }
 }

@@ -50,7 +50,7 @@ fn offsets(slice: &Slice) -> Got {
             .iter()
             .map(|message| Some(message.position.offset))
             .collect(),
-        Delivery::End => vec![None],
+        Delivery::Gap(..) | Delivery::End => vec![None],
     }
 }
 

@@ -82,7 +82,7 @@ fn an_echo_may_come_before_the_answer() {
     let (published, message) = peer.hub.publish(publish, 0, &mut Vec::new()).unwrap();
     peer.fanout.enqueue(message.unwrap());
     assert_eq!(peer.deliver(), "\u{FFFD}\u{5}hello");
-    let answer = Answer::Published(Ok(published));
+    let answer = Answer::Published(Ok((published, Scope::Alone)));
     let next = peer.step(|transport, context| transport.on_answer(place, answer, None, context));
     peer.settle(next);
     assert_eq!(take_close_code(&mut peer), 1000);

@@ -3,10 +3,10 @@
 use pushring::api::Audience;
 use pushring::api::question::{Answer, Question};
 use pushring::close_reason::CloseReason;
-use pushring::hub::ShardId;
 use pushring::hub::batch::{Batch, Format, WireForm};
 use pushring::hub::fanout::{Delivery, Subscription};
 use pushring::hub::message::ChannelName;
+use pushring::hub::{Scope, ShardId};
 use pushring::transport::outbox::{Outbox, Waiting};
 use pushring::transport::{Context, Next, Transport, slow_reader};
 
@@ -317,7 +317,7 @@ impl World {
         let mut listening = Vec::new();
         let hub = &mut self.shards[home].hub;
         match question {
-            Question::Publish(publish) => {
+            Question::Publish(publish) | Question::PublishCounted(publish) => {
                 let store = publish.store;
                 match hub.publish(publish, now_ms, &mut listening) {
                     Err(full) => Answer::Published(Err(full)),
@@ -333,7 +333,7 @@ impl World {
                                 }
                             }
                         }
-                        Answer::Published(Ok(published))
+                        Answer::Published(Ok((published, Scope::Alone)))
                     }
                 }
             }

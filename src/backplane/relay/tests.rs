@@ -1,0 +1,349 @@
+//! The relay against a broker that may lose, repeat and delay what it says by itself, and whose readings are right.
+
+use super::*;
+use crate::backplane::order::{Arrival, Standing};
+use crate::hub::ListenMode;
+use crate::hub::position::{Epoch, Since};
+use crate::proto::payload::PayloadKind;
+
+const SHARD: ShardId = ShardId(3);
+
+fn name() -> ChannelName {
+    ChannelName::parse("a").unwrap()
+}
+
+/// The broker's side of one channel.
+struct Broker {
+    epoch: Epoch,
+    head: u64,
+    history: Vec<Arrival>,
+    keeps: usize,
+}
+
+impl Broker {
+    fn new(keeps: usize) -> Self {
+        Self {
+            epoch: Epoch::from_random(1),
+            head: 0,
+            history: Vec::new(),
+            keeps,
+        }
+    }
+
+    /// Offsets have holes now and then, as a broker's may.
+    fn publish(&mut self, skip: u64, is_stored: bool) -> Arrival {
+        let previous = self.head;
+        self.head += 1 + skip;
+        let message = Message {
+            channel: name(),
+            position: Position {
+                epoch: self.epoch,
+                offset: self.head,
+            },
+            previous,
+            kind: PayloadKind::Text,
+            event: None,
+            payload: (*b"x").into(),
+            published_ms: 0,
+            published_us: 0,
+            expires_ms: u64::MAX,
+        };
+        let arrival = Arrival {
+            message: Arc::new(message),
+            is_stored,
+        };
+        if is_stored {
+            self.history.push(arrival.clone());
+        }
+        let surplus = self.history.len().saturating_sub(self.keeps);
+        self.history.drain(..surplus);
+        arrival
+    }
+
+    fn lose_everything(&mut self, random: u64) {
+        self.epoch = Epoch::from_random(random);
+        self.head = 0;
+        self.history.clear();
+    }
+
+    fn standing(&self, after: Option<Position>) -> Standing {
+        let after = after.filter(|after| after.epoch == self.epoch);
+        let after = after.map_or(0, |after| after.offset);
+        let is_behind = |it: &&Arrival| it.message.position.offset > after;
+        Standing {
+            head: Position {
+                epoch: self.epoch,
+                offset: self.head,
+            },
+            is_used: self.head > 0,
+            messages: self.history.iter().filter(is_behind).cloned().collect(),
+        }
+    }
+}
+
+/// What one listener was told, in the order in which a shard would bring it.
+#[derive(Debug, Default)]
+struct Log {
+    /// Everything up to there is here, or was told to be lost.
+    has: Option<Position>,
+    got: Vec<Position>,
+    gaps: u32,
+}
+
+impl Log {
+    fn message(&mut self, message: &Message) {
+        let has = self.has.expect("a start");
+        assert_eq!(
+            message.position.epoch, has.epoch,
+            "another epoch is told as a gap"
+        );
+        assert!(
+            message.position.offset > has.offset,
+            "repeated: {message:?} behind {has}"
+        );
+        assert!(
+            message.previous <= has.offset,
+            "silent loss: {message:?} behind {has}"
+        );
+        self.has = Some(message.position);
+        self.got.push(message.position);
+    }
+
+    fn gap(&mut self, position: Position) {
+        self.gaps += 1;
+        self.has = Some(position);
+    }
+
+    fn replay(&mut self, replay: &Replay, since: Since) {
+        let gaps = replay.gaps(since);
+        let mut gaps = gaps.iter().peekable();
+        self.has = Some(match since {
+            Since::After(cursor) => cursor,
+            _ => replay.start,
+        });
+        for (index, message) in replay.messages.iter().enumerate() {
+            if let Some((_, position)) = gaps.next_if(|(before, _)| *before == index) {
+                self.gap(*position);
+            }
+            self.message(message);
+        }
+        for (_, position) in gaps {
+            self.gap(*position);
+        }
+        let has = self.has.expect("a start");
+        assert!(
+            has.epoch == replay.end.epoch && has.offset >= replay.end.offset,
+            "the replay ends at {}, and its listener at {has}",
+            replay.end
+        );
+        self.has = Some(replay.end);
+    }
+}
+
+struct World {
+    relay: Relay<usize>,
+    broker: Broker,
+    is_open: bool,
+    /// Announcements and standings on their way; in order.
+    on_the_way: VecDeque<News>,
+    opens: VecDeque<Option<Position>>,
+    /// By asker: how it asked, and what it has had since it was answered.
+    asked: Vec<Since>,
+    logs: Vec<Option<Log>>,
+    now_ms: u64,
+}
+
+impl World {
+    fn new(keeps: usize) -> Self {
+        let mut relay = Relay::new(Arc::new(Config::default()), 1);
+        relay.on_news(News::Health(Health::Hearing), false, 0);
+        Self {
+            relay,
+            broker: Broker::new(keeps),
+            is_open: false,
+            on_the_way: VecDeque::new(),
+            opens: VecDeque::new(),
+            asked: Vec::new(),
+            logs: Vec::new(),
+            now_ms: 0,
+        }
+    }
+
+    fn listen(&mut self, since: Since) -> usize {
+        let asker = self.asked.len();
+        self.asked.push(since);
+        self.logs.push(None);
+        let listen = Listen {
+            channel: name(),
+            since,
+            mode: ListenMode::Stream,
+            messages_max: usize::MAX,
+            bytes_max: usize::MAX,
+        };
+        self.relay.listen(asker, listen, SHARD, self.now_ms);
+        self.act();
+        asker
+    }
+
+    fn act(&mut self) {
+        while let Some(act) = self.relay.next_act() {
+            match act {
+                Act::Order(Order::Open { after, .. }) => self.opens.push_back(after),
+                Act::Order(Order::Close(_)) => {
+                    self.is_open = false;
+                    self.on_the_way.clear();
+                }
+                Act::Order(order) => panic!("{order:?}"),
+                Act::Replayed {
+                    asker,
+                    replay,
+                    listening,
+                    ..
+                } => {
+                    assert!(listening);
+                    let mut log = Log::default();
+                    log.replay(&replay, self.asked[asker]);
+                    self.logs[asker] = Some(log);
+                }
+                Act::Tell(shard, tell) => {
+                    assert_eq!(shard, SHARD);
+                    for log in self.logs.iter_mut().flatten() {
+                        match &tell {
+                            Tell::Message(message) => log.message(message),
+                            Tell::Gap(_, position) => log.gap(*position),
+                            Tell::End(_) => panic!("nobody deletes"),
+                        }
+                    }
+                }
+                act => panic!("{act:?}"),
+            }
+        }
+    }
+
+    /// The broker carries out the oldest opening.
+    fn read(&mut self) {
+        if let Some(after) = self.opens.pop_front() {
+            self.is_open = true;
+            let standing = self.broker.standing(after);
+            self.on_the_way.push_back(News::Standing {
+                channel: name(),
+                standing,
+            });
+        }
+    }
+
+    fn arrive(&mut self, is_congested: bool) {
+        if let Some(news) = self.on_the_way.pop_front() {
+            self.relay.on_news(news, is_congested, self.now_ms);
+            self.act();
+        }
+    }
+
+    /// Everything that is on its way arrives, the channel is checked, and whatever that brings about.
+    fn settle(&mut self) {
+        for check_interval_ms in [0, Config::default().timing.backplane_check_interval_ms] {
+            self.now_ms += check_interval_ms;
+            self.relay.sweep(false, self.now_ms);
+            self.act();
+            while !self.opens.is_empty() || !self.on_the_way.is_empty() {
+                self.read();
+                self.arrive(false);
+            }
+        }
+    }
+}
+
+#[test]
+fn whatever_is_lost_or_repeated_on_the_way_listeners_have_all_or_are_told() {
+    for seed in 0..3_000 {
+        check(seed, true);
+    }
+}
+
+#[test]
+fn what_the_broker_still_has_is_not_told_as_lost() {
+    for seed in 0..3_000 {
+        check(seed, false);
+    }
+}
+
+/// `forgets`: the broker keeps a short history, and loses all of it now and then.
+fn check(seed: u64, forgets: bool) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut world = World::new(if forgets {
+        rng.usize(0..20)
+    } else {
+        usize::MAX
+    });
+    for _ in 0..rng.usize(1..120) {
+        world.now_ms += rng.u64(0..20);
+        match rng.u32(0..20) {
+            0..8 => {
+                let skip = if rng.u32(0..20) == 0 { 1000 } else { 0 };
+                let arrival = world.broker.publish(skip, !forgets || rng.u32(0..10) > 0);
+                if world.is_open && rng.u32(0..10) > 0 {
+                    for _ in 0..1 + rng.u32(0..10) / 9 {
+                        world.on_the_way.push_back(News::Arrival(arrival.clone()));
+                    }
+                }
+            }
+            8..10 => {
+                let head = Position {
+                    epoch: world.broker.epoch,
+                    offset: world.broker.head,
+                };
+                let known = world
+                    .logs
+                    .iter()
+                    .flatten()
+                    .filter_map(|log| log.has)
+                    .next_back();
+                let since = match (rng.u32(0..5), known) {
+                    (0, _) => Since::Now,
+                    (1, _) => Since::Earliest,
+                    (2, _) => Since::After(head),
+                    (_, Some(has)) => Since::After(has),
+                    _ => Since::Last(3),
+                };
+                world.listen(since);
+            }
+            10..13 => world.read(),
+            13..18 => world.arrive(rng.u32(0..10) == 0),
+            18 if forgets && rng.u32(0..4) == 0 => world.broker.lose_everything(rng.u64(2..)),
+            _ if rng.u32(0..3) == 0 && world.is_open => {
+                // The connection is lost with all that was on its way; what was ordered stays ordered.
+                let lost = world.on_the_way.drain(..);
+                let standings = lost
+                    .filter(|news| matches!(news, News::Standing { .. }))
+                    .count();
+                for _ in 0..standings {
+                    world.opens.push_front(None);
+                }
+                world.is_open = false;
+                let interrupted = News::Interrupted(vec![name()]);
+                world.relay.on_news(interrupted, false, world.now_ms);
+                world.act();
+            }
+            _ => {}
+        }
+    }
+    world.settle();
+    let head = Position {
+        epoch: world.broker.epoch,
+        offset: world.broker.head,
+    };
+    for (asker, log) in world.logs.iter().enumerate() {
+        let log = log
+            .as_ref()
+            .unwrap_or_else(|| panic!("seed {seed}: {asker} waits for ever"));
+        assert_eq!(
+            log.has,
+            Some(head),
+            "seed {seed}: {asker} is left behind: {log:?}"
+        );
+        assert!(
+            forgets || log.gaps == 0,
+            "seed {seed}: {asker} was told of a loss: {log:?}"
+        );
+    }
+}

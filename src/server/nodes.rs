@@ -1,0 +1,120 @@
+//! The thread on which the broker's client lives, from the start of the process to its end.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::runtime::{self, Runtime};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+
+use crate::backplane::broker::Settings;
+use crate::backplane::driver::{self, DriverSettings, Sink};
+use crate::backplane::nats::Nats;
+use crate::backplane::order::{FromShard, News, NodeId};
+use crate::backplane::redis::Redis;
+use crate::config::Config;
+use crate::hub::ShardId;
+use crate::shard::mailbox::{Mail, Mailbox};
+
+/// A broker that is not connected yet.
+pub(super) struct Nodes {
+    runtime: Runtime,
+    kind: Kind,
+    settings: DriverSettings,
+    received: UnboundedReceiver<FromShard>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Redis,
+    Nats,
+}
+
+impl Nodes {
+    /// What the configuration says of a broker, and the way to it. The runtime has to be made before the descriptor
+    /// tables part: the shards wake it through a descriptor that has to mean the same in each.
+    pub(super) fn prepare(
+        config: &Config,
+        shards: usize,
+    ) -> io::Result<Option<(Self, UnboundedSender<FromShard>)>> {
+        let Some(url) = &config.backplane else {
+            return Ok(None);
+        };
+        let broker = Settings {
+            url: url.0.clone(),
+            prefix: config.backplane_prefix.clone().unwrap_or_default(),
+            ca_file: config.backplane_ca_file.clone(),
+            timeout: Duration::from_millis(config.timing.backplane_timeout_ms),
+            node: NodeId(fastrand::u64(..)),
+        };
+        let (orders, received) = mpsc::unbounded_channel();
+        let nodes = Self {
+            runtime: runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?,
+            kind: Kind::of(&url.0),
+            settings: DriverSettings::new(broker, shards as u16),
+            received,
+        };
+        Ok(Some((nodes, orders)))
+    }
+
+    /// Serves the shards until none of them is left.
+    pub(super) fn start(
+        self,
+        boxes: Arc<[Mailbox]>,
+        mailbox_max: usize,
+    ) -> io::Result<JoinHandle<()>> {
+        let serve = move || {
+            let Self {
+                runtime,
+                kind,
+                settings,
+                received,
+            } = self;
+            let sink = Boxes {
+                boxes,
+                mailbox_max,
+                mails: Vec::new(),
+            };
+            match kind {
+                Kind::Redis => runtime.block_on(driver::run::<Redis>(settings, received, sink)),
+                Kind::Nats => runtime.block_on(driver::run::<Nats>(settings, received, sink)),
+            }
+        };
+        thread::Builder::new()
+            .name("broker".to_owned())
+            .spawn(serve)
+    }
+}
+
+impl Kind {
+    /// By the scheme; whether the rest of the URL is good, the broker's client says when it connects.
+    fn of(url: &str) -> Self {
+        match url.split("://").next() {
+            Some("nats" | "tls") => Self::Nats,
+            _ => Self::Redis,
+        }
+    }
+}
+
+/// The shards' boxes.
+struct Boxes {
+    boxes: Arc<[Mailbox]>,
+    mailbox_max: usize,
+    /// Empty between two posts.
+    mails: Vec<Mail>,
+}
+
+impl Sink for Boxes {
+    fn post(&mut self, shard: ShardId, news: &mut Vec<News>) {
+        self.mails.extend(news.drain(..).map(Mail::Backplane));
+        self.boxes[usize::from(shard.0)].post(&mut self.mails);
+    }
+
+    fn is_congested(&self) -> bool {
+        let is_full = |mailbox: &Mailbox| mailbox.is_congested(self.mailbox_max, usize::MAX);
+        self.boxes.iter().any(is_full)
+    }
+}

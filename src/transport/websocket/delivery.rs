@@ -1,0 +1,92 @@
+//! What its channels bring to a WebSocket, and what becomes of it on the wire.
+
+use super::{Closing, WebSocket};
+use crate::close_reason::CloseReason;
+use crate::config::SlowReader;
+use crate::hub::batch::{WireForm, write_websocket};
+use crate::hub::fanout::Delivery;
+use crate::proto::{json, ws_frame};
+use crate::transport::outbox::Waiting;
+use crate::transport::outgoing::Outgoing;
+use crate::transport::{Context, Next, slow_reader};
+
+impl WebSocket {
+    pub fn on_delivery(
+        &mut self,
+        channel: u32,
+        delivery: &Delivery,
+        context: &mut Context<'_>,
+    ) -> Next {
+        match delivery {
+            _ if self.closing == Closing::Sent => Next::Stay,
+            Delivery::Messages(batch) => {
+                context.metrics.delivered_messages_total += batch.messages().len() as u64;
+                let policy = if context.has_backlog && self.can_tell_a_gap() {
+                    slow_reader::policy(&batch.messages()[0].channel, context.config)
+                } else {
+                    SlowReader::Close
+                };
+                if policy == SlowReader::Close {
+                    let bytes = batch.bytes(WireForm::WebSocket(self.format));
+                    context.effects.out.share(bytes);
+                } else {
+                    let place = self.subscriptions.place(channel);
+                    slow_reader::wait_behind(batch, place, policy, context.effects);
+                }
+                let last = batch
+                    .messages()
+                    .last()
+                    .map_or(0, |last| last.position.offset);
+                if let Some(rare) = &mut self.rare {
+                    let own = &mut rare.own;
+                    own.delivered = last;
+                    if last >= own.echo_due {
+                        own.echo_due = 0;
+                    }
+                }
+                self.leave_if_due(context)
+            }
+            Delivery::Gap(name, position) if self.can_tell_a_gap() => {
+                let gap = Waiting::gap(self.subscriptions.place(channel), name, *position);
+                context.metrics.gaps_told_total += 1;
+                if context.has_backlog {
+                    context.effects.behind.push(gap);
+                } else {
+                    self.encode(&gap, &mut context.effects.out);
+                }
+                Next::Stay
+            }
+            // A frame that is a payload has no room for a notice: the answer to the next handshake has.
+            Delivery::Gap(..) => {
+                self.close(3010, "position lost, reconnect with your cursor", context);
+                Next::End(CloseReason::PositionLost)
+            }
+            Delivery::End => {
+                self.close(1000, "the channel was deleted", context);
+                Next::End(CloseReason::ChannelDeleted)
+            }
+        }
+    }
+
+    pub fn encode(&mut self, waiting: &Waiting, out: &mut Outgoing) {
+        match waiting {
+            Waiting::Message { message, .. } => {
+                out.write(|own| write_websocket(own, message, self.format))
+            }
+            Waiting::Gap {
+                channel_name,
+                position,
+                ..
+            } => {
+                let mut object = br#"{"gap":"#.to_vec();
+                json::write_gap(&mut object, channel_name.as_str(), &position.to_string());
+                object.push(b'}');
+                out.write(|own| {
+                    ws_frame::server_header(own, ws_frame::Opcode::Text, object.len());
+                    own.extend_from_slice(&object);
+                });
+            }
+            Waiting::Bytes { .. } => unreachable!("encoded already"),
+        }
+    }
+}
