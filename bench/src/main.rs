@@ -4,7 +4,8 @@
 //! (`clients`); a publisher (`publisher`) is the backend. Every payload carries a stamp (`stamp`), so that deliveries
 //! are counted, ordered and timed; `server_probe` and `metrics_page` watch the server. `floor` is the other side:
 //! servers to compare with that do nothing but the system calls. The method behind the figures is in
-//! `bench/README.md`. `verify` is a program of its own beside them, which judges a server instead of measuring it.
+//! `bench/README.md`. Two are programs of their own beside them: `verify` judges a server instead of measuring it, and
+//! `storm_model` reckons what no machine can show.
 
 mod clients;
 mod fleet;
@@ -18,6 +19,7 @@ mod report;
 mod scenario;
 mod server_probe;
 mod stamp;
+mod storm_model;
 mod tally;
 mod verify;
 mod worker;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::storm_model::StormModel;
 use crate::verify::Verify;
 
 /// Load generator for push servers: many cheap clients, counted deliveries, memory and CPU of both sides.
@@ -244,6 +245,8 @@ pub(crate) enum Scenario {
     /// Run a server, trouble it and its clients, and check that every client gets each message once and in order, or
     /// is told of its loss.
     Verify(Verify),
+    /// Reckon how the clients of a lost node come back to the others. Needs no server.
+    StormModel(StormModel),
     /// Be a server that does nothing but the system calls, to compare with; runs until it is killed.
     Floor(Floor),
 }
@@ -361,6 +364,12 @@ pub(crate) struct Floor {
     pub(crate) kind: FloorKind,
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
     pub(crate) listen: SocketAddr,
+    /// Threads of `beat`, with a descriptor table each.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) threads: u32,
+    /// Between two pings of `beat` to the same connection.
+    #[arg(long, default_value_t = 25.0, value_name = "SECONDS")]
+    pub(crate) heartbeat: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -369,6 +378,8 @@ pub(crate) enum FloorKind {
     Hold,
     /// A constant answer to whatever one read brings, on an epoll set.
     Echo,
+    /// As `hold` on several threads, with pings and their pongs read from an epoll set.
+    Beat,
 }
 
 #[cfg(test)]

@@ -6,11 +6,7 @@ use std::net::{TcpListener, TcpStream};
 
 use memchr::memmem;
 
-/// The answer to the key that our clients send.
-const SWITCHING: &[u8] =
-    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-const ACCEPTED: &[u8] = b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n";
+use super::{ACCEPTED, SWITCHING};
 
 /// Takes one connection after the other: a subscriber is held until the process ends, a publisher is served until it
 /// goes. So a publish finds all that came before it.
@@ -52,9 +48,9 @@ fn publish_all(
 }
 
 #[derive(Debug, PartialEq)]
-struct Request {
-    is_publish: bool,
-    body: Vec<u8>,
+pub(super) struct Request {
+    pub(super) is_publish: bool,
+    pub(super) body: Vec<u8>,
 }
 
 /// `None` when the peer has no more requests. What follows the request stays in `input`.
@@ -73,7 +69,7 @@ fn next_request(stream: &mut impl Read, input: &mut Vec<u8>) -> io::Result<Optio
 }
 
 /// A whole request at the front of `input`, and its length.
-fn decode(input: &[u8]) -> Option<(Request, usize)> {
+pub(super) fn decode(input: &[u8]) -> Option<(Request, usize)> {
     let head_bytes = memmem::find(input, b"\r\n\r\n")? + 4;
     let body = input[head_bytes..].get(..body_bytes(&input[..head_bytes]))?;
     let request = Request {
@@ -94,7 +90,7 @@ fn body_bytes(head: &[u8]) -> usize {
 }
 
 /// An unmasked text frame (RFC 6455 §5.2) of at most 64 KiB.
-fn text_frame(payload: &[u8]) -> Vec<u8> {
+pub(super) fn text_frame(payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x81];
     match u8::try_from(payload.len()) {
         Ok(length) if length < 126 => frame.push(length),

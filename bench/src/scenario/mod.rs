@@ -60,6 +60,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, String> {
         Scenario::Slow(slow) => slow::run(Run::start("slow", options)?, slow),
         Scenario::Fairness(fairness) => fairness::run(Run::start("fairness", options)?, fairness),
         Scenario::Verify(verify) => crate::verify::run(options, verify),
+        Scenario::StormModel(model) => crate::storm_model::run(model),
         Scenario::Floor(_) => Err("a floor is a server: it has no report".into()),
     }
 }

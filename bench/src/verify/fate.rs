@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 
-use super::client::Transport;
+use super::transport::Transport;
 
 const MILLISECOND_NS: u64 = 1_000_000;
 

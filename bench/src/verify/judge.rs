@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use super::ledger::{Disagreement, Ledger};
+use super::ledger::{Disagreement, Ledger, Numbers};
 use super::payload::{Message, number_of};
 use super::position::Position;
 
@@ -194,15 +194,24 @@ impl View<'_> {
             return self.start(at);
         }
         if at.offset > has.offset + 1 {
-            let lost = at.offset - has.offset - 1;
-            self.find(Finding::Lost, lost, &|| format!("{at} came"));
-            self.has.hole = (has.offset + 1, at.offset - 1);
+            self.pass_over(has.offset + 1, at.offset - 1, &|| format!("{at} came"));
         } else if (from..=to).contains(&at.offset) {
             return self.find(Finding::OutOfOrder, 1, &|| format!("{at} came late"));
         } else if at.offset <= has.offset {
             return self.find(Finding::Repeated, 1, &|| format!("{at} came again"));
         }
         self.has.at = Some(at);
+    }
+
+    /// Offsets of the client's epoch of which it hears nothing, not even that they are lost.
+    fn pass_over(&mut self, from: u64, to: u64, text: &dyn Fn() -> String) {
+        let Some(has) = self.has.at else { return };
+        let Who { client, transport } = self.who;
+        let who = || format!("client {client} ({transport}) with {has}: {}", text());
+        if !self.ledger.leap(self.channel, has.epoch, (from, to), who) {
+            self.find(Finding::Lost, to - from + 1, text);
+        }
+        self.has.hole = (from, to);
     }
 
     fn compare(&mut self, at: Position, delivery: &Delivery<'_>) {
@@ -250,10 +259,14 @@ impl View<'_> {
         self.on_epoch(at);
         let channel = &self.ledger.channels[usize::from(self.channel)];
         if at.epoch != has.epoch {
-            let newest = channel.newest(has.epoch);
             self.counts.gaps_of_restart += 1;
-            self.counts.messages_told_lost += newest.saturating_sub(has.offset);
-            if at.offset > 0 && !channel.may_be_lost(at) {
+            self.counts.messages_told_lost += channel.told(has.epoch, has.offset + 1, u64::MAX);
+            let covers_any = match self.ledger.numbers() {
+                Numbers::Messages => at.offset > 0,
+                // The first of a channel may have any number.
+                Numbers::WithHoles => channel.told(at.epoch, 1, at.offset) > 0,
+            };
+            if covers_any && !channel.may_be_lost(at) {
                 self.find(Finding::NeedlessGap, 1, &|| {
                     format!("a notice up to {at}, which is still to be had")
                 });
@@ -264,7 +277,7 @@ impl View<'_> {
             });
         } else {
             self.counts.gaps_of_history += 1;
-            self.counts.messages_told_lost += at.offset - has.offset;
+            self.counts.messages_told_lost += channel.told(has.epoch, has.offset + 1, at.offset);
             if !channel.may_be_lost(at) {
                 self.find(Finding::NeedlessGap, 1, &|| {
                     format!("a notice up to {at}, which is still to be had")
@@ -272,6 +285,24 @@ impl View<'_> {
             }
         }
         self.has.at = Some(at);
+    }
+
+    /// Something is lost, of this channel or of another one; whether it is in front of `at`, the numbers say where they
+    /// have no holes. `true` if it is.
+    pub(super) fn on_loss_somewhere(&mut self, at: Position) -> bool {
+        let Some(has) = self.has.at.filter(|has| *has != at) else {
+            return false;
+        };
+        let channel = &self.ledger.channels[usize::from(self.channel)];
+        let is_hole = self.ledger.numbers() == Numbers::WithHoles
+            && has.epoch == at.epoch
+            && channel.told(has.epoch, has.offset + 1, at.offset) == 0;
+        if is_hole {
+            self.on_cursor(at);
+        } else {
+            self.on_gap(at);
+        }
+        !is_hole
     }
 
     /// Where the server says that the client is, without having told a loss.
@@ -283,9 +314,7 @@ impl View<'_> {
                 self.find(Finding::EpochUntold, 1, &|| format!("the cursor is {at}"))
             }
             Some(has) if at.offset > has.offset => {
-                let lost = at.offset - has.offset;
-                self.find(Finding::Lost, lost, &|| format!("the cursor is {at}"));
-                self.has.hole = (has.offset + 1, at.offset);
+                self.pass_over(has.offset + 1, at.offset, &|| format!("the cursor is {at}"));
             }
             Some(_) => self.find(Finding::WrongCursor, 1, &|| format!("the cursor is {at}")),
         }
@@ -330,11 +359,28 @@ mod tests {
     /// message is 9.
     #[track_caller]
     fn check(kept: u64, steps: &[&str], want: &[(Finding, u64)]) {
-        let ledger = Ledger::new([("c".to_owned(), kept)].into_iter(), false);
-        ledger
-            .processes
-            .store(2, std::sync::atomic::Ordering::Release);
-        for offset in 1..=9 {
+        let ledger = Ledger::new([("c".to_owned(), kept)].into_iter(), Numbers::Messages);
+        check_by(&ledger, 1..=9, steps, want);
+    }
+
+    /// The same where only every tenth offset names a message.
+    #[track_caller]
+    fn check_with_holes(kept: u64, steps: &[&str], want: &[(Finding, u64)]) -> u64 {
+        let ledger = Ledger::new([("c".to_owned(), kept)].into_iter(), Numbers::WithHoles);
+        check_by(&ledger, (10..=90).step_by(10), steps, want);
+        let leaps = ledger.leaps_over_messages();
+        leaps.iter().map(|(messages, _)| messages).sum()
+    }
+
+    #[track_caller]
+    fn check_by(
+        ledger: &Ledger,
+        offsets: impl Iterator<Item = u64>,
+        steps: &[&str],
+        want: &[(Finding, u64)],
+    ) {
+        (0..2).for_each(|_| ledger.expect_epoch());
+        for offset in offsets {
             let at = Position::parse(&format!("aaaaaaaa-{offset}")).unwrap();
             ledger.tell(0, at, offset as u32, true).unwrap();
         }
@@ -352,7 +398,7 @@ mod tests {
                 form: Form::Any,
             };
             let mut view = View {
-                ledger: &ledger,
+                ledger,
                 findings: &findings,
                 counts: &mut counts,
                 seed: SEED,
@@ -443,5 +489,26 @@ mod tests {
             &["cursor aaaaaaaa-1", "message aaaaaaaa-2=3"],
             &[(Finding::WrongMessage, 1)],
         );
+    }
+
+    #[test]
+    fn over_a_hole_nothing_is_lost_and_over_a_message_it_is_found_in_the_end() {
+        let start = "cursor aaaaaaaa-10";
+        let next = "message aaaaaaaa-20";
+        assert_eq!(check_with_holes(100, &[start, next], &[]), 0);
+        let over_two = [start, "message aaaaaaaa-40"];
+        assert_eq!(check_with_holes(100, &over_two, &[]), 2);
+        let moved = [start, "cursor aaaaaaaa-19"];
+        assert_eq!(check_with_holes(100, &moved, &[]), 0);
+    }
+
+    #[test]
+    fn a_notice_over_numbered_holes_has_to_cover_a_loss() {
+        let start = "cursor aaaaaaaa-10";
+        let lost = [start, "gap aaaaaaaa-40"];
+        assert_eq!(check_with_holes(5, &lost, &[]), 0);
+        check_with_holes(6, &lost, &[(Finding::NeedlessGap, 1)]);
+        // Of the new epoch nobody has told, so nothing of it is covered.
+        check_with_holes(100, &[start, "gap bbbbbbbb-2"], &[]);
     }
 }

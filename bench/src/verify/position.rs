@@ -9,7 +9,7 @@ pub(super) struct Position {
     pub(super) offset: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Epoch([u8; 8]);
 
 impl Position {

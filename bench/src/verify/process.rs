@@ -17,6 +17,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(40);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 pub(super) struct Program {
+    /// The command that runs it in a place of its own; empty: here.
+    pub(super) prefix: Vec<String>,
     pub(super) path: PathBuf,
     pub(super) config: PathBuf,
     pub(super) arguments: Vec<String>,
@@ -32,7 +34,14 @@ pub(super) struct Process {
 impl Program {
     /// Starts a process and waits until it listens.
     pub(super) fn start(&self, listen: SocketAddr) -> Result<Process, String> {
-        let mut command = Command::new(&self.path);
+        let mut command = match self.prefix.split_first() {
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(&self.path);
+                command
+            }
+            None => Command::new(&self.path),
+        };
         command
             .arg("serve")
             .args(["--listen", &listen.to_string(), "--config"])

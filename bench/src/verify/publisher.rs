@@ -35,14 +35,17 @@ pub(super) struct Shared {
     pub(super) ledger: Arc<Ledger>,
     pub(super) findings: Arc<Findings>,
     pub(super) seed: u64,
-    pub(super) address: SocketAddr,
+    /// Any of them will do.
+    pub(super) addresses: Vec<SocketAddr>,
+    /// Who is answered 503 knows that the message was not taken. With a broker nobody may know.
+    pub(super) refusals_are_final: bool,
     pub(super) is_over: AtomicBool,
     pub(super) acknowledged: AtomicU64,
     /// Publishes whose answer was lost and that were not repeated.
     pub(super) unknown: AtomicU64,
     pub(super) repeated: AtomicU64,
-    /// Numbers that were sent to more than one process: only a durable memory of keys could make them one.
-    pub(super) over_restarts: Mutex<HashSet<u32>>,
+    /// Numbers that were sent to more than one memory of keys, which could not make them one.
+    pub(super) over_memories: Mutex<HashSet<u32>>,
 }
 
 pub(super) struct Publisher {
@@ -124,7 +127,7 @@ impl Publisher {
         let may_be_keyless = !channels.iter().any(|channel| of(channel).is_short());
         let has_key = !(may_be_keyless && self.rng.u32(..KEYLESS) == 0);
         let request = self.request(channels, number, has_key);
-        let processes = ledger.processes.load(Ordering::Acquire);
+        let memories = ledger.memories();
         channels
             .iter()
             .for_each(|channel| of(channel).begin_publish());
@@ -132,8 +135,8 @@ impl Publisher {
         loop {
             match self.attempt(&request) {
                 Attempt::Taken(placed) => {
-                    if ledger.processes.load(Ordering::Acquire) != processes {
-                        let mut numbers = shared.over_restarts.lock().expect("no panic");
+                    if ledger.memories() != memories {
+                        let mut numbers = shared.over_memories.lock().expect("no panic");
                         numbers.insert(number);
                     }
                     shared.acknowledged.fetch_add(1, Ordering::Relaxed);
@@ -143,7 +146,11 @@ impl Publisher {
                         .for_each(|channel| of(channel).end_publish());
                     return Ok(positions);
                 }
-                Attempt::Refused(503) => {}
+                Attempt::Refused(503) if has_key || shared.refusals_are_final => {}
+                Attempt::Refused(503) => {
+                    shared.unknown.fetch_add(1, Ordering::Relaxed);
+                    return Ok(Vec::new());
+                }
                 Attempt::Refused(status) => {
                     return Err(format!("a publish was refused with {status}"));
                 }
@@ -224,7 +231,9 @@ impl Publisher {
 
     fn attempt(&mut self, request: &[u8]) -> Attempt {
         let connection = self.connection.take();
-        let connection = connection.map_or_else(|| connect(self.shared.address), Ok);
+        let addresses = &self.shared.addresses;
+        let address = addresses[self.rng.usize(..addresses.len())];
+        let connection = connection.map_or_else(|| connect(address), Ok);
         let Ok(mut connection) = connection else {
             // It was never sent, but an earlier attempt may have been.
             return Attempt::Lost;
@@ -237,7 +246,9 @@ impl Publisher {
         }
         match read_answer(&mut connection) {
             Ok((attempt, closes)) => {
-                self.connection = (!closes).then_some(connection);
+                // Whoever is refused tries another one, where there is one.
+                let stays = !closes && matches!(attempt, Attempt::Taken(_));
+                self.connection = stays.then_some(connection);
                 attempt
             }
             Err(_) => Attempt::Lost,

@@ -1,7 +1,7 @@
 //! A share of the clients on an epoll set: their sockets, and what is done to them.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,10 +13,12 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::client::{Client, Context, Outcome, Stream, Transport};
+use super::client::{Client, Context, Outcome, Stream};
 use super::fate::{Exit, Fate, absence_ns};
 use super::judge::{Counts, Findings};
 use super::ledger::Ledger;
+use super::network::SOURCES;
+use super::transport::Transport;
 use crate::clients::ws::{OPCODE_CLOSE, encode_frame};
 use crate::kernel::{bind_address_no_port, now_ns, own_descriptor_table};
 
@@ -33,15 +35,16 @@ const WAIT_S: u32 = 2;
 const WAIT_S_MAX: u32 = 60;
 /// For the rest of a cut frame, or for the answer to a goodbye.
 const EXIT_TIMEOUT_NS: u64 = 500 * MILLISECOND_NS;
-/// Source addresses on loopback, so that ports in TIME_WAIT don't run short.
-const SOURCES: u32 = 32;
 
 /// What all workers and the main thread share.
 pub(super) struct Shared {
     pub(super) ledger: Arc<Ledger>,
     pub(super) findings: Arc<Findings>,
     pub(super) seed: u64,
-    pub(super) target: SocketAddr,
+    /// Any of them will do.
+    pub(super) targets: Vec<SocketAddr>,
+    /// A raw frame's position is known from how many there were.
+    pub(super) frames_can_be_counted: bool,
     /// Mean life of a connection.
     pub(super) life: Duration,
     /// Factor on the intervals at which a client acts by itself.
@@ -363,7 +366,7 @@ impl Worker {
         let seat = &mut self.seats[slot];
         // A raw frame does not say which channel it is of.
         let choices = match seat.client.channels.len() {
-            1 => &Transport::ALL[..],
+            1 if self.shared.frames_can_be_counted => &Transport::ALL[..],
             _ => &[
                 Transport::ShortPoll,
                 Transport::LongPoll,
@@ -379,8 +382,10 @@ impl Worker {
         };
         seat.round += 1;
         self.tally.connects += 1;
-        let source = Ipv4Addr::from(0x7F00_0002 + (seat.client.number + seat.round) % SOURCES);
-        let opened = open(self.shared.target, source, fate.has_small_buffer);
+        let targets = &self.shared.targets;
+        let target = targets[seat.rng.usize(..targets.len())];
+        let source = source(target, seat.client.number + seat.round);
+        let opened = open(target, source, fate.has_small_buffer);
         let socket = opened.and_then(|socket| {
             let data = epoll::EventData::new_u64((u64::from(seat.round) << 32) | slot as u64);
             let flags = epoll::EventFlags::OUT | epoll::EventFlags::IN;
@@ -487,6 +492,18 @@ impl Worker {
         };
         self.tally.behind = self.behind().map(describe).collect();
         self.tally
+    }
+}
+
+/// One of several source addresses, so that ports in TIME_WAIT don't run short.
+fn source(target: SocketAddr, number: u32) -> Ipv4Addr {
+    let number = number % u32::from(SOURCES);
+    match target.ip() {
+        IpAddr::V4(ip) if !ip.is_loopback() => {
+            let [a, b, c, _] = ip.octets();
+            Ipv4Addr::new(a, b, c, 1 + number as u8)
+        }
+        _ => Ipv4Addr::from(0x7F00_0002 + number),
     }
 }
 
