@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Installed by `scripts/check` below the target folder; another one is named by this variable.
-const PROGRAM_VARIABLE: &str = "PUSHRING_NATS_SERVER";
+const PROGRAM_VARIABLE: &str = "NATS_SERVER_BIN";
 
 /// On a machine that has much else to do.
 const START_TIMEOUT: Duration = Duration::from_secs(30);

@@ -33,8 +33,9 @@ pub fn standing_at_once(
         (Some(entry), Some(cursor)) if entry.head() == cursor => cursor,
         (Some(_), _) => return None,
         (None, Some(cursor)) if stream.first <= cursor + 1 => cursor,
-        // Whatever there was is behind us.
-        (None, _) => stream.last,
+        // Whatever there was is behind us. The newest number of the stream would do as well, but be another one on
+        // each node that asks, and a cursor of one node would be ahead of the next.
+        (None, _) => stream.first.saturating_sub(1),
     };
     let head = Position {
         epoch: stream.epoch,

@@ -224,8 +224,8 @@ fn an_unchanged_channel_needs_no_history() {
     check(None, Some(message(6)), 1, None);
     check(Some(5), None, 6, Some(5));
     // Something behind the cursor may have gone for its age.
-    check(Some(5), None, 7, Some(20));
-    check(None, None, 1, Some(20));
+    check(Some(5), None, 7, Some(6));
+    check(None, None, 1, Some(0));
 }
 
 #[test]
