@@ -85,6 +85,8 @@ fn every_metric_is_in_the_readme_and_no_other() {
     let readme = readme();
     let listed = words(&readme)
         .filter(|word| word.starts_with("pushring_"))
+        // What a backend calls at Redis.
+        .filter(|word| *word != "pushring_publish")
         .collect();
     assert_same("metrics", listed, &known);
 }
