@@ -34,7 +34,8 @@ pub enum Answer {
         replay: Replay,
         listening: bool,
     },
-    NotListening(HubFull),
+    /// To whoever wanted to listen, or to be told of a channel.
+    Refused(HubFull),
     Info(Option<ChannelInfo>),
     Deleted(Result<bool, HubFull>),
     List(Vec<ChannelInfo>),

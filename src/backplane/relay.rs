@@ -43,7 +43,8 @@ pub enum Act<A> {
         replay: Replay,
         listening: bool,
     },
-    NotListening(A, HubFull),
+    /// Of whoever wanted to listen, or to be informed.
+    Refused(A, HubFull),
     Informed(A, Option<ChannelInfo>),
     Published(A, Result<(Published, Scope), HubFull>),
     Deleted(A, Result<bool, HubFull>),
@@ -223,13 +224,11 @@ impl<A: Copy> Relay<A> {
         (published, Scope::Local)
     }
 
-    /// The answer comes as [`Act::Replayed`] or [`Act::NotListening`]. Whoever stays is counted as listening on
+    /// The answer comes as [`Act::Replayed`] or [`Act::Refused`]. Whoever stays is counted as listening on
     /// `shard` until [`unlisten`](Self::unlisten).
     pub fn listen(&mut self, asker: A, listen: Listen, shard: ShardId, now_ms: u64) {
         let Some(index) = self.feed_or_new(&listen.channel, now_ms) else {
-            return self
-                .acts
-                .push_back(Act::NotListening(asker, HubFull::Channels));
+            return self.acts.push_back(Act::Refused(asker, HubFull::Channels));
         };
         let feed = &mut self.feeds[index];
         if feed.can_answer(listen.since) {
@@ -238,17 +237,24 @@ impl<A: Copy> Relay<A> {
         if !feed.is_known && self.health == Health::Deaf {
             return self
                 .acts
-                .push_back(Act::NotListening(asker, HubFull::BrokerAway));
+                .push_back(Act::Refused(asker, HubFull::BrokerAway));
         }
         self.wait(index, asker, Waiting::Listen(listen, shard), now_ms);
     }
 
-    /// The answer comes as [`Act::Informed`].
+    /// The answer comes as [`Act::Informed`], or as [`Act::Refused`].
     pub fn info(&mut self, asker: A, name: &ChannelName, now_ms: u64) {
         match self.feed_or_new(name, now_ms) {
             Some(index) if self.feeds[index].is_known => self.inform(index, asker, now_ms),
+            Some(_) if self.health == Health::Deaf => {
+                let away = Act::Refused(asker, HubFull::BrokerAway);
+                self.acts.push_back(away);
+            }
             Some(index) => self.wait(index, asker, Waiting::Info, now_ms),
-            None => self.acts.push_back(Act::Informed(asker, None)),
+            None => {
+                let full = Act::Refused(asker, HubFull::Channels);
+                self.acts.push_back(full);
+            }
         }
     }
 

@@ -123,6 +123,16 @@ impl Config {
                 "backplane and history_dir are both set: with a broker the histories are there. Set one of them".into(),
             );
         }
+        // A look at a channel is also what keeps it known to the broker.
+        if self.backplane.is_some()
+            && timing.channel_idle_timeout_ms < 2 * timing.backplane_check_interval_ms
+        {
+            found.push(
+                "channel_idle_timeout is below twice backplane_check_interval, so the broker would forget channels in \
+                 use: raise it, or lower backplane_check_interval"
+                    .into(),
+            );
+        }
         if self.backplane.is_some() && self.backplane_prefix.as_deref().unwrap_or("").is_empty() {
             found.push(
                 "backplane is set and backplane_prefix is empty: give the nodes a prefix".into(),

@@ -140,7 +140,7 @@ impl Shard {
                 },
                 Err(full) => {
                     self.complain(full.into());
-                    Answer::NotListening(full)
+                    Answer::Refused(full)
                 }
             },
             Question::Info(channel) => Answer::Info(self.hub.info(&channel, self.hub_ms)),

@@ -163,7 +163,7 @@ impl Shard {
                     };
                     (asker, answer)
                 }
-                Act::NotListening(asker, full) => (asker, Answer::NotListening(self.refused(full))),
+                Act::Refused(asker, full) => (asker, Answer::Refused(self.refused(full))),
                 Act::Informed(asker, info) => (asker, Answer::Info(info)),
                 Act::Published(asker, result) => {
                     let result = result.map_err(|full| self.refused(full));

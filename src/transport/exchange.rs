@@ -283,7 +283,7 @@ impl Asking {
             .iter()
             .flatten()
             .find_map(|(answer, _)| match answer {
-                Answer::NotListening(full) => Some(*full),
+                Answer::Refused(full) => Some(*full),
                 _ => None,
             });
         if let Some(full) = full {

@@ -183,7 +183,7 @@ impl Peer {
                         listening,
                     }
                 }
-                Err(full) => Answer::NotListening(full),
+                Err(full) => Answer::Refused(full),
             },
             Question::Info(name) => Answer::Info(self.hub.info(&name, self.now_ms)),
             Question::Delete(name) => {

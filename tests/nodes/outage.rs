@@ -29,6 +29,12 @@ fn check_pause(kind: Kind) {
         (503, "backplane_away"),
         "{kind:?}"
     );
+    let asked = one.ask("GET", "/channels/unknown", b"");
+    assert_eq!(
+        (asked.status, &*asked.code()),
+        (503, "backplane_away"),
+        "{kind:?}"
+    );
     broker.go_on();
     wait_ready(&one);
     wait_ready(&two);

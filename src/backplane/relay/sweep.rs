@@ -39,7 +39,8 @@ impl<A: Copy> Relay<A> {
         self.expire(index, now_ms);
         let feed = &self.feeds[index];
         let is_idle = feed.channel.listeners() == 0 && feed.waiters.is_empty();
-        if is_idle && now_ms >= feed.used_ms + linger_ms {
+        // What is being read would be taken for the answer to the next opening.
+        if is_idle && !feed.is_reading && now_ms >= feed.used_ms + linger_ms {
             self.close(index);
         } else if !is_idle
             && !feed.is_reading

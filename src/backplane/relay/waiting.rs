@@ -37,11 +37,8 @@ impl<A: Copy> Relay<A> {
     pub(super) fn refuse_waiters(&mut self, index: usize, is_over: impl Fn(&Waiter<A>) -> bool) {
         let waiters = &mut self.feeds[index].waiters;
         for waiter in waiters.extract_if(.., |waiter| is_over(waiter)) {
-            let away = HubFull::BrokerAway;
-            self.acts.push_back(match waiter.question {
-                Waiting::Listen(..) => Act::NotListening(waiter.asker, away),
-                Waiting::Info => Act::Informed(waiter.asker, None),
-            });
+            let away = Act::Refused(waiter.asker, HubFull::BrokerAway);
+            self.acts.push_back(away);
         }
     }
 

@@ -343,7 +343,7 @@ impl World {
                     replay,
                     listening,
                 },
-                Err(full) => Answer::NotListening(full),
+                Err(full) => Answer::Refused(full),
             },
             Question::Info(name) => Answer::Info(hub.info(&name, now_ms)),
             Question::Delete(name) => {
