@@ -5,11 +5,18 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{BACKLOG, ServeError};
+
+/// How long the socket of a process that was killed may seem to be alive: the kernel takes its rings apart, which hold
+/// the socket, after the process has ended.
+const AFTERLIFE: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Dropped, its file is gone; who still has the socket serves those who have come.
 #[derive(Debug)]
@@ -72,14 +79,24 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     if !file.file_type().is_socket() {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
+    let end = Instant::now() + AFTERLIFE;
+    while is_answered(path)? {
+        if Instant::now() >= end {
+            return Err(Errno::ADDRINUSE.into());
+        }
+        thread::sleep(LOOK_AGAIN);
+    }
+    std::fs::remove_file(path)
+}
+
+/// Somebody has the socket.
+fn is_answered(path: &Path) -> io::Result<bool> {
     let probe = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
     match probe.connect(&SockAddr::unix(path)?) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path)
-        }
+        Ok(()) => Ok(true),
         // A full backlog (`EAGAIN`) is somebody's, too.
-        Ok(()) => Err(Errno::ADDRINUSE.into()),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Errno::ADDRINUSE.into()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -1,6 +1,6 @@
 //! Redis, or Valkey, as the broker: one server, one with Sentinel, or a cluster. Redis 7.0, Valkey 7.2 or later.
 //!
-//! Functions at the server ([`library.lua`](link::LIBRARY)) do all that has to be one step: number a message, keep it,
+//! Functions at the server (`library.lua`) do all that has to be one step: number a message, keep it,
 //! announce it, remember its idempotency key. They know themselves when another server has numbered before them, so no
 //! offset is given out twice by whomever they are called; a backend can publish without a node in between:
 //!

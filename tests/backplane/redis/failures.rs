@@ -1,7 +1,7 @@
 //! Servers that restart, hang, fail over: no offset twice, and no loss in silence.
 
 use super::*;
-use crate::redis_server::{Cluster, Sentinel};
+use crate::redis_server::{Cluster, Sentinel, wait_until};
 
 /// Publishes five, of which the last two are lost with the server's end.
 async fn lose_two(server: &mut RedisServer, node: &mut Node) -> Vec<Position> {
@@ -173,6 +173,13 @@ fn a_cluster_goes_on_after_the_end_of_a_master() {
         cluster.master_of("test:{c:0}").kill();
         a.broken().await;
         let a = Node::connect_at_last(&cluster.url()).await;
+        wait_until("every server knows that the cluster is whole", || {
+            cluster.servers.iter().all(|server| {
+                let said = server.cli(&["CLUSTER", "INFO"]);
+                // One that was killed says nothing.
+                said.is_empty() || said.contains("cluster_state:ok")
+            })
+        });
         for (name, before) in names.iter().zip(&before) {
             let after = a.publish(name, "after").await;
             assert_eq!(after.epoch, before.position.epoch);
