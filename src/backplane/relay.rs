@@ -14,8 +14,7 @@ mod incoming;
 mod sweep;
 mod waiting;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::ops::Bound;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use slab::Slab;
@@ -24,10 +23,9 @@ use crate::backplane::order::{Health, Keep, News, NotPublished, Order, Ticket};
 use crate::config::{Config, Degraded, Namespace};
 use crate::hub::channel::{Channel, Replay};
 use crate::hub::message::{ChannelName, Message};
+use crate::hub::namespaces::{Namespaces, page};
 use crate::hub::position::Position;
-use crate::hub::{
-    ChannelInfo, HubFull, Listen, Publish, Published, Scope, ShardId, shared_namespaces,
-};
+use crate::hub::{ChannelInfo, HubFull, Listen, Publish, Published, Scope, ShardId};
 use feed::{Feed, UNKNOWN, Waiting};
 
 /// Bytes that a publish on its way to the broker counts for, beside its payload.
@@ -78,7 +76,7 @@ enum Ticketed<A> {
 #[derive(Debug)]
 pub struct Relay<A> {
     config: Arc<Config>,
-    namespaces: HashMap<String, Arc<Namespace>>,
+    namespaces: Namespaces,
     feeds: Slab<Feed<A>>,
     by_name: BTreeMap<ChannelName, u32>,
     tickets: Slab<Ticketed<A>>,
@@ -104,7 +102,7 @@ impl<A: Copy> Relay<A> {
     pub fn new(config: Arc<Config>, n_shards: usize) -> Self {
         let share = |total: usize| total.div_ceil(n_shards);
         Self {
-            namespaces: shared_namespaces(&config),
+            namespaces: Namespaces::new(&config),
             feeds: Slab::new(),
             by_name: BTreeMap::new(),
             tickets: Slab::new(),
@@ -130,7 +128,7 @@ impl<A: Copy> Relay<A> {
         self.history_bytes_max = share(config.limits.history_bytes_total_max);
         self.queue_bytes_max = share(config.limits.backplane_queue_bytes_max);
         if config.namespaces != self.config.namespaces {
-            self.namespaces = shared_namespaces(&config);
+            self.namespaces = Namespaces::new(&config);
         }
         self.config = config;
     }
@@ -164,7 +162,7 @@ impl<A: Copy> Relay<A> {
         let feed = self.by_name.get(&publish.channel).copied();
         let feed = feed.map(|index| &self.feeds[index as usize]);
         let receivers = feed.map_or(0, |feed| feed.channel.listeners());
-        let namespace = self.namespace(&publish.channel);
+        let namespace = self.namespaces.of(&publish.channel);
         if self.health == Health::Deaf {
             let known = feed.filter(|feed| feed.is_known && namespace.degraded == Degraded::Local);
             let result = match known.map(|feed| feed.channel.head()) {
@@ -265,7 +263,7 @@ impl<A: Copy> Relay<A> {
             return self.acts.push_back(Act::Deleted(asker, away));
         }
         let ticket = self.ticket(Ticketed::Delete(asker));
-        let keep = self.keep(&self.namespace(channel));
+        let keep = self.keep(&self.namespaces.of(channel));
         let channel = channel.clone();
         self.acts.push_back(Act::Order(Order::Delete {
             ticket,
@@ -291,14 +289,7 @@ impl<A: Copy> Relay<A> {
         limit: usize,
         now_ms: u64,
     ) -> Vec<ChannelInfo> {
-        let start = match after {
-            Some(after) if after >= prefix => Bound::Excluded(after),
-            _ => Bound::Included(prefix),
-        };
-        let named = self.by_name.range::<str, _>((start, Bound::Unbounded));
-        let indices: Vec<_> = named
-            .take_while(|(name, _)| name.as_str().starts_with(prefix))
-            .map(|(_, &index)| index as usize)
+        let indices: Vec<_> = page(&self.by_name, prefix, after)
             .filter(|&index| self.feeds[index].is_worth_telling())
             .take(limit)
             .collect();
@@ -425,7 +416,7 @@ impl<A: Copy> Relay<A> {
         if self.feeds.len() >= self.channels_max {
             return None;
         }
-        let namespace = self.namespace(name);
+        let namespace = self.namespaces.of(name);
         let index = self.feeds.insert(Feed {
             channel: Channel::new(name.clone(), namespace, UNKNOWN.epoch, now_ms),
             is_known: false,
@@ -473,14 +464,6 @@ impl<A: Copy> Relay<A> {
 
     fn redeem(&mut self, ticket: Ticket) -> Option<Ticketed<A>> {
         self.tickets.try_remove(ticket.0 as usize)
-    }
-
-    fn namespace(&self, name: &ChannelName) -> Arc<Namespace> {
-        let own = self.namespaces.get(name.namespace());
-        let namespace = own.or_else(|| self.namespaces.get(""));
-        namespace
-            .expect("a configuration has the namespace \"\"")
-            .clone()
     }
 
     fn keep(&self, namespace: &Namespace) -> Keep {

@@ -11,17 +11,17 @@ pub mod epochs;
 pub mod fanout;
 pub mod idempotency;
 pub mod message;
+pub mod namespaces;
 pub mod position;
 pub mod publishing;
 pub mod restored;
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use slab::Slab;
 
-use crate::config::{Config, Namespace};
+use crate::config::Config;
 use crate::proto::payload::PayloadKind;
 
 use channel::{Channel, Replay};
@@ -29,6 +29,7 @@ use durable::Change;
 use epochs::Epochs;
 use idempotency::Idempotency;
 use message::ChannelName;
+use namespaces::{Namespaces, page};
 use position::{Epoch, Position, Since};
 
 /// Channels that get other settings in one sweep: a million within seconds, and no turn longer than usual.
@@ -130,7 +131,7 @@ pub struct ChannelInfo {
 #[derive(Debug)]
 pub struct Hub {
     config: Arc<Config>,
-    namespaces: HashMap<String, Arc<Namespace>>,
+    namespaces: Namespaces,
     channels: Slab<Channel>,
     /// In the order of names, for paging; and nobody who chooses names can make a look-up slow.
     by_name: BTreeMap<ChannelName, u32>,
@@ -158,7 +159,7 @@ impl Hub {
     pub fn new(config: Arc<Config>, n_shards: usize, seed: u64) -> Self {
         let share = |total: usize| total.div_ceil(n_shards);
         Self {
-            namespaces: shared_namespaces(&config),
+            namespaces: Namespaces::new(&config),
             channels: Slab::new(),
             by_name: BTreeMap::new(),
             history_bytes: 0,
@@ -189,7 +190,7 @@ impl Hub {
             share(config.limits.idempotency_keys_max),
         );
         if config.namespaces != self.config.namespaces {
-            self.namespaces = shared_namespaces(&config);
+            self.namespaces = Namespaces::new(&config);
             self.sweep_next = 0;
             self.to_reload = self.channels.capacity();
         }
@@ -281,13 +282,7 @@ impl Hub {
         limit: usize,
         now_ms: u64,
     ) -> Vec<ChannelInfo> {
-        let start = match after {
-            Some(after) if after >= prefix => Bound::Excluded(after),
-            _ => Bound::Included(prefix),
-        };
-        let indices: Vec<_> = (self.by_name.range::<str, _>((start, Bound::Unbounded)))
-            .take_while(|(name, _)| name.as_str().starts_with(prefix))
-            .map(|(_, &index)| index as usize)
+        let indices: Vec<_> = page(&self.by_name, prefix, after)
             .filter(|&index| !self.channels[index].is_deleted())
             .take(limit)
             .collect();
@@ -367,7 +362,7 @@ impl Hub {
         if self.channels.len() >= self.channels_max {
             return Err(HubFull::Channels);
         }
-        let namespace = self.namespace(name);
+        let namespace = self.namespaces.of(name);
         let epoch = self.epochs.begin(name);
         let index = self
             .channels
@@ -377,16 +372,8 @@ impl Hub {
         Ok(index)
     }
 
-    fn namespace(&self, name: &ChannelName) -> Arc<Namespace> {
-        let own = self.namespaces.get(name.namespace());
-        let namespace = own.or_else(|| self.namespaces.get(""));
-        namespace
-            .expect("a configuration has the namespace \"\"")
-            .clone()
-    }
-
     fn reload_channel(&mut self, index: usize, now_ms: u64) {
-        let namespace = self.namespace(&self.channels[index].name);
+        let namespace = self.namespaces.of(&self.channels[index].name);
         let channel = &mut self.channels[index];
         let bytes_before = channel.history_bytes();
         channel.set_namespace(namespace, now_ms);
@@ -428,13 +415,6 @@ fn note(
     if let Some(changes) = changes {
         changes.push(change(channel.name.clone(), channel.head().epoch));
     }
-}
-
-/// The namespaces of `config`, by name, for many channels to share.
-pub fn shared_namespaces(config: &Config) -> HashMap<String, Arc<Namespace>> {
-    let shared =
-        |(name, namespace): (&String, &Namespace)| (name.clone(), Arc::new(namespace.clone()));
-    config.namespaces.iter().map(shared).collect()
 }
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::{Config, Namespace};
+use crate::config::Config;
 use crate::hub::channel::Channel;
 use crate::hub::durable::{Fact, MessageFact};
 use crate::hub::message::{ChannelName, Message};
+use crate::hub::namespaces::Namespaces;
 use crate::hub::position::Position;
 use crate::hub::{Hub, Published};
 
@@ -18,7 +19,7 @@ const LOST_POSITIONS_MAX: u64 = 1_000_000_000;
 #[derive(Debug)]
 pub struct Restored {
     config: Arc<Config>,
-    namespaces: HashMap<String, Arc<Namespace>>,
+    namespaces: Namespaces,
     channels: HashMap<ChannelName, Channel>,
     /// By channel and key.
     results: HashMap<(ChannelName, Box<str>), (u64, Published)>,
@@ -43,13 +44,8 @@ impl Share {
 
 impl Restored {
     pub fn new(config: Arc<Config>) -> Self {
-        let namespaces = config
-            .namespaces
-            .iter()
-            .map(|(name, namespace)| (name.clone(), Arc::new(namespace.clone())))
-            .collect();
         Self {
-            namespaces,
+            namespaces: Namespaces::new(&config),
             config,
             channels: HashMap::new(),
             results: HashMap::new(),
@@ -129,10 +125,8 @@ impl Restored {
             (self.channels.get(name)).is_some_and(|channel| channel.head().epoch == position.epoch);
         if !is_known {
             let name = ChannelName::parse(name)?;
-            let namespaces = &self.namespaces;
-            let namespace = (namespaces.get(name.namespace())).or_else(|| namespaces.get(""));
-            let namespace = namespace.expect("a configuration has the namespace \"\"");
-            let channel = Channel::new(name.clone(), namespace.clone(), position.epoch, 0);
+            let namespace = self.namespaces.of(&name);
+            let channel = Channel::new(name.clone(), namespace, position.epoch, 0);
             self.channels.insert(name, channel);
         }
         self.channels.get_mut(name)
@@ -206,7 +200,7 @@ impl Hub {
     pub fn adopt(&mut self, share: Share, now_ms: u64) {
         self.newest_us = self.newest_us.max(share.newest_us);
         for mut channel in share.channels {
-            let namespace = self.namespace(&channel.name);
+            let namespace = self.namespaces.of(&channel.name);
             channel.adopt(namespace, now_ms);
             self.history_bytes += channel.history_bytes();
             let name = channel.name.clone();

@@ -1,6 +1,7 @@
 //! The hub as a home: positions, histories, listeners, limits.
 
 use super::*;
+use crate::config::Namespace;
 use crate::hub::position::Epoch;
 
 const ONE: ShardId = ShardId(1);

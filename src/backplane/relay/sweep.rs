@@ -22,7 +22,7 @@ impl<A: Copy> Relay<A> {
     }
 
     fn sweep_feed(&mut self, index: usize, is_congested: bool, now_ms: u64) {
-        let namespace = self.namespace(&self.feeds[index].channel.name);
+        let namespace = self.namespaces.of(&self.feeds[index].channel.name);
         let timing = &self.config.timing;
         let (linger_ms, check_ms) = (
             timing.backplane_linger_ms,

@@ -89,7 +89,7 @@ impl<A: Copy> Relay<A> {
         feed.reading += 1;
         let after = feed.is_known.then(|| feed.channel.head());
         let channel = feed.channel.name.clone();
-        let keep = self.keep(&self.namespace(&channel));
+        let keep = self.keep(&self.namespaces.of(&channel));
         self.acts.push_back(Act::Order(Order::Open {
             channel,
             after,
