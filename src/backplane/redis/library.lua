@@ -1,5 +1,5 @@
 #!lua name=pushring
--- version 1
+-- version 2
 --
 -- Numbers, keeps and announces the messages of channels. Every node loads this, if the server has none or an older
 -- one; so arguments are only ever added behind those that there are, and what is stored keeps its form.
@@ -12,7 +12,8 @@
 --
 -- A frame: '1 EPOCH OFFSET PREVIOUS MICROSECONDS KIND TTL_MS STORED EVENT', a line feed, the payload.
 
--- How far offsets jump where another server numbered last: beyond all that it can have given out and not replicated.
+-- How far offsets jump, at the least, where another server numbered last: beyond all that it can have given out and not
+-- replicated.
 local LOST_POSITIONS_MAX = 1000000000
 
 -- How long a server takes itself for the one it was. Less than any fail-over there and back takes.
@@ -148,7 +149,9 @@ local function publish(keys, args)
   end
   local head = tonumber(previous) + 1
   if numbered_by ~= server then
-    head = head + LOST_POSITIONS_MAX
+    -- Two servers that leap from one place, neither of which knows of the other, must not land in one: each leaps to
+    -- its time, which numbers do not catch up with below a million messages a second.
+    head = us > head and us or head + LOST_POSITIONS_MAX + us % LOST_POSITIONS_MAX
   end
   if head > OFFSET_MAX then
     epoch, previous, ms = begin(base, us)

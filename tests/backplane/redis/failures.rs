@@ -27,7 +27,8 @@ fn after_a_restart_without_loss_numbers_go_on_without_a_gap() {
         // For who has what is there, nothing is lost.
         let node = Node::connect(&server.url()).await;
         let next = node.publish("news", "next").await;
-        assert_eq!((next.epoch, next.offset), (lost[0].epoch, 3 + JUMP + 1));
+        assert_eq!(next.epoch, lost[0].epoch);
+        assert!(next.offset > 3 + JUMP, "{next}");
         let standing = node.read("news", Some(lost[2])).await;
         assert_eq!(payloads(&standing), ["next"]);
         assert_eq!(standing.messages[0].message.previous, 3);
@@ -123,7 +124,7 @@ fn a_promoted_replica_goes_on() {
         let node = Node::connect_at_last(&servers.url()).await;
         let after = node.publish("news", "after").await;
         assert_eq!(after.epoch, before.epoch);
-        assert_eq!(after.offset, before.offset + JUMP + 1);
+        assert!(after.offset > before.offset + JUMP, "{after}");
         let standing = node.read("news", Some(before)).await;
         assert_eq!(payloads(&standing), ["after"]);
         assert_eq!(standing.messages[0].message.previous, before.offset);
@@ -183,7 +184,7 @@ fn a_cluster_goes_on_after_the_end_of_a_master() {
         for (name, before) in names.iter().zip(&before) {
             let after = a.publish(name, "after").await;
             assert_eq!(after.epoch, before.position.epoch);
-            let is_moved = after.offset == before.position.offset + JUMP + 1;
+            let is_moved = after.offset > before.position.offset + JUMP;
             assert!(is_moved || after.offset == before.position.offset + 1);
             assert!(is_moved || name != "c:0");
             let standing = a.read(name, Some(before.position)).await;
