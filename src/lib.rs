@@ -45,12 +45,9 @@
 //!
 //! # Direction
 //!
-//! `main → server → shard → transport → api → auth → hub → proto`, `shard → disk → history → hub`, and
-//! `shard → backplane → hub`; [`tls`] is for `server` and `shard`. Nothing points the other way; [`config`],
-//! [`close_reason`] and [`metrics`] are plain data that all may know.
-//! `shard → callback → api`; [`tls`] is for `server` and `shard`. Nothing points the other way; [`config`],
-//! [`close_reason`] and [`metrics`] are plain data that all may know. A backplane that joins several nodes would hang
-//! on `shard` and `hub`: it would be one more sender of mail, and positions would come from its broker.
+//! `main → server → shard → transport → api → auth → hub → proto`, `shard → disk → history → hub`,
+//! `shard → backplane → hub` and `shard → callback → api`; [`tls`] is for `server` and `shard`. Nothing points the
+//! other way; [`config`], [`close_reason`] and [`metrics`] are plain data that all may know.
 //!
 //! # Invariants
 //!
