@@ -1,5 +1,5 @@
 #!lua name=pushring
--- version 2
+-- version 3
 --
 -- Numbers, keeps and announces the messages of channels. Every node loads this, if the server has none or an older
 -- one; so arguments are only ever added behind those that there are, and what is stored keeps its form.
@@ -38,6 +38,10 @@ local KINDS = { json = true, text = true, binary = true }
 -- This server as a master without a break, and how it announces. The replication id changes when it becomes one.
 local server, announce_command, checked_us
 
+-- It became the master in place of another one, of whose last messages nobody can say whether it has them. The id of
+-- the other one is then its second.
+local is_heir
+
 -- By text, what each KEEP says: there are as many as namespaces.
 local keeps, n_keeps = {}, 0
 
@@ -53,6 +57,7 @@ local function now_us()
     local run = string.match(info, 'run_id:(%w+)')
     local replication = string.match(info, 'master_replid:(%w+)')
     server = string.sub(redis.sha1hex(run .. replication), 1, 16)
+    is_heir = string.find(info, 'master_replid2:0*[1-9a-f]') ~= nil
     announce_command = string.find(info, 'redis_mode:cluster', 1, true) and 'SPUBLISH' or 'PUBLISH'
     checked_us = us
   end
@@ -108,6 +113,18 @@ local function begin(base, us)
   return new_epoch(base, us), '0', '0', server
 end
 
+-- What is numbered up to here by whom it is may have a tail that is not here. Messages that come behind it must not
+-- pass for the next ones, so the channel begins again. After a restart, which mostly loses nothing, only those begin
+-- again of whose tail somebody knows.
+local function may_lack_a_tail(numbered_by)
+  return is_heir and numbered_by ~= server
+end
+
+local function begin_again(base, us)
+  redis.call(announce_command, base, 'moved')
+  return begin(base, us)
+end
+
 local function write(base, epoch, head, ms, keep)
   local text = epoch .. ' ' .. head .. ' ' .. ms .. ' ' .. server .. ' ' .. keep.text
   redis.call('SET', base .. ':meta', text, 'PX', keep.lifetime)
@@ -146,6 +163,8 @@ local function publish(keys, args)
   local epoch, previous, ms, numbered_by, kept = open(base)
   if not epoch then
     epoch, previous, ms, numbered_by = begin(base, us)
+  elseif may_lack_a_tail(numbered_by) then
+    epoch, previous, ms, numbered_by = begin_again(base, us)
   end
   local head = tonumber(previous) + 1
   if numbered_by ~= server then
@@ -154,8 +173,7 @@ local function publish(keys, args)
     head = us > head and us or head + LOST_POSITIONS_MAX + us % LOST_POSITIONS_MAX
   end
   if head > OFFSET_MAX then
-    epoch, previous, ms = begin(base, us)
-    redis.call(announce_command, base, 'moved')
+    epoch, previous, ms = begin_again(base, us)
     head = 1
   end
   local keep = parse_keep(args[9] or kept or KEEP)
@@ -225,7 +243,7 @@ local function read(keys, args)
   offset = wanted_epoch == epoch and tonumber(offset) or nil
 
   local frames, newest = {}, tonumber(head)
-  local is_lost = false
+  local is_lost = may_lack_a_tail(numbered_by)
   if offset and offset > newest then
     -- What this server has numbered, it has: a position beyond was never given out. Another's may be lost.
     is_lost = numbered_by ~= server
@@ -236,8 +254,7 @@ local function read(keys, args)
     is_lost = not frames
   end
   if is_lost then
-    frames, epoch, head, ms = {}, begin(base, us)
-    redis.call(announce_command, base, 'moved')
+    frames, epoch, head, ms = {}, begin_again(base, us)
   end
   if is_dirty or is_lost then
     write(base, epoch, head, ms, keep)
@@ -245,6 +262,13 @@ local function read(keys, args)
     redis.call('PEXPIRE', base .. ':meta', keep.lifetime)
   end
   return { epoch .. '-' .. head, frames }
+end
+
+-- FCALL pushring_heir 0. Answers who this server is, if it took over from another one: a channel that another one has
+-- numbered is then to be read by the function.
+local function heir()
+  now_us()
+  return is_heir and server or ''
 end
 
 -- FCALL pushring_delete 1 BASE. Answers 1, or 0 if there was no such channel.
@@ -260,4 +284,5 @@ end
 
 redis.register_function('pushring_publish', publish)
 redis.register_function({ function_name = 'pushring_read', callback = read, flags = { 'allow-oom' } })
+redis.register_function({ function_name = 'pushring_heir', callback = heir, flags = { 'no-writes' } })
 redis.register_function({ function_name = 'pushring_delete', callback = delete, flags = { 'allow-oom' } })

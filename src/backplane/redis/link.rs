@@ -9,15 +9,19 @@ use crate::backplane::redis::events::{Ear, Leaving};
 use crate::backplane::redis::servers::Master;
 use crate::backplane::redis::url::Address;
 
-/// Defines `pushring_publish`, `pushring_read` and `pushring_delete` at the server.
+/// Defines `pushring_publish`, `pushring_read`, `pushring_delete` and `pushring_heir` at the server.
 pub(super) const LIBRARY: &str = include_str!("library.lua");
 
 const LIBRARY_NAME: &str = "pushring";
+
+pub(super) const UNREADABLE: &str = "a reply of a function of pushring cannot be read";
 
 pub(super) struct Link {
     pub(super) master: Master,
     connection: MultiplexedConnection,
     leaving: Leaving,
+    /// As the server calls itself in what it writes, if it took over from another one.
+    pub(super) heir: Option<String>,
 }
 
 impl Link {
@@ -27,12 +31,14 @@ impl Link {
         (ear, leaving): (Ear, Leaving),
     ) -> Result<Self, BrokerError> {
         let connection = dialer.connect(&master.address, master.db, ear).await?;
-        let link = Self {
+        let mut link = Self {
             master,
             connection,
             leaving,
+            heir: None,
         };
         link.install_library().await?;
+        link.heir = link.ask_for_heir().await?;
         Ok(link)
     }
 
@@ -97,6 +103,16 @@ impl Link {
         let mut load = cmd("FUNCTION");
         load.arg("LOAD").arg("REPLACE").arg(LIBRARY);
         self.reply(load).await.map(drop)
+    }
+
+    async fn ask_for_heir(&self) -> Result<Option<String>, BrokerError> {
+        let mut ask = cmd("FCALL");
+        ask.arg("pushring_heir").arg(0);
+        match self.reply(ask).await? {
+            Value::BulkString(heir) if heir.is_empty() => Ok(None),
+            Value::BulkString(heir) => Ok(Some(String::from_utf8_lossy(&heir).into_owned())),
+            _ => Err(at(self.address(), UNREADABLE)),
+        }
     }
 }
 

@@ -14,8 +14,9 @@
 //! The answer is the position and the receivers, of which the server knows none. The functions are there as soon as one
 //! node was connected; a channel is kept as the last node said that used it, or like 100 messages for 10 minutes.
 //!
-//! What is acknowledged can be lost if a replica is promoted that does not have it yet. Then the positions jump, and
-//! whoever has one of the lost ones is told of a gap. An operator who wants none sets `min-replicas-to-write`.
+//! What is acknowledged can be lost if a replica is promoted that does not have it yet, and nobody can say whether it is.
+//! So every channel begins a new epoch with whoever takes over from another server, and clients are told of a gap. After
+//! a restart positions jump, and only where somebody knows of a message that is lost the epoch changes.
 //!
 //! A user of its own needs `~PREFIX:* &PREFIX:* +fcall +function|list +function|load +info +time +get +getex +set +del
 //! +pexpire +xadd +xtrim +xrevrange +publish +subscribe +unsubscribe`; in a cluster `+cluster|slots +spublish
@@ -41,7 +42,7 @@ use crate::backplane::order::{Keep, NotPublished, Standing};
 use crate::backplane::redis::dialer::Dialer;
 use crate::backplane::redis::events::{ANNOUNCED_BYTES_MAX, Names};
 use crate::backplane::redis::keys::{Keys, SLOTS, slot};
-use crate::backplane::redis::link::Link;
+use crate::backplane::redis::link::{Link, UNREADABLE};
 use crate::backplane::redis::servers::masters;
 use crate::backplane::redis::url::{RedisUrl, Servers};
 use crate::hub::Published;
@@ -261,9 +262,10 @@ impl Redis {
         let command = |at: usize| head_command(&named_bases[at], &readings[named[at]].keep);
         let replies = self.call(&named_bases, command, CHANNELS_AT_ONCE).await?;
         for (reply, &index) in replies.into_iter().zip(&named) {
+            let heir = self.link(&bases[index]).heir.as_deref();
             let head = readings[index].after;
             standings[index] = head
-                .filter(|head| is_head(&reply, *head))
+                .filter(|head| is_head(&reply, *head, heir))
                 .map(|head| Standing {
                     head,
                     is_used: head.offset > 0,
@@ -340,8 +342,7 @@ impl Redis {
     }
 
     fn unreadable(&self, name: &str) -> BrokerError {
-        let address = &self.link(name).master.address;
-        dialer::at(address, "a reply of a function of pushring cannot be read")
+        dialer::at(&self.link(name).master.address, UNREADABLE)
     }
 }
 
@@ -390,14 +391,17 @@ fn head_command(base: &str, keep: &Keep) -> Cmd {
     command
 }
 
-/// Whether the channel stands there; `library.lua` says what it writes.
-fn is_head(meta: &Value, head: Position) -> bool {
-    match meta {
-        Value::BulkString(text) => {
-            text.starts_with(format!("{} {} ", head.epoch, head.offset).as_bytes())
-        }
-        _ => false,
-    }
+/// Whether the channel stands there, and nothing behind it can be lost; `library.lua` says what it writes.
+fn is_head(meta: &Value, head: Position, heir: Option<&str>) -> bool {
+    let Value::BulkString(text) = meta else {
+        return false;
+    };
+    let Ok(text) = str::from_utf8(text) else {
+        return false;
+    };
+    let stands_there = text.starts_with(&format!("{} {} ", head.epoch, head.offset));
+    let numbered_by = text.split(' ').nth(3);
+    stands_there && heir.is_none_or(|heir| numbered_by == Some(heir))
 }
 
 /// As `library.lua` keeps it with the channel.
