@@ -350,16 +350,16 @@ pub fn may_subscribe(config: &Config, channel: &ChannelName, grant: Option<&Gran
     verdict(access, grant, |grant| grant.lists_for_subscribe(channel))
 }
 
-/// Whether a frame of a WebSocket may be a publish on `channel`.
+/// Whether a frame of a WebSocket may be a publish on `channel`. `client_publish` opens a channel to those who listen
+/// on it, unless `publish` asks for a token; `internal` there speaks of `POST /pub`.
 pub fn may_publish_frame(config: &Config, channel: &ChannelName, grant: Option<&Grant>) -> bool {
     let namespace = config.namespace(channel.namespace());
     if grant.is_some_and(|grant| grant.lists_for_publish(channel)) {
         return true;
     }
-    let is_closed = [Access::Authenticated, Access::Token].contains(&namespace.publish);
-    let is_open = !config.auth.has_keys() && !is_closed;
+    let asks_for_token = [Access::Authenticated, Access::Token].contains(&namespace.publish);
     namespace.client_publish
-        && (is_open || verdict(namespace.publish, grant, |_| false) == Verdict::Allowed)
+        && (!asks_for_token || verdict(namespace.publish, grant, |_| false) == Verdict::Allowed)
 }
 
 /// Whether somebody may publish on the public listener beside an internal one.

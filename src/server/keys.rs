@@ -136,14 +136,6 @@ pub(super) fn advice(config: &Config) -> Vec<String> {
             "nobody may publish by POST /pub: set [api_key.NAME], or internal, or publish of a namespace".to_owned(),
         );
     }
-    for (name, namespace) in &config.namespaces {
-        if auth.has_keys() && namespace.client_publish && is_internal(namespace.publish) {
-            advice.push(format!(
-                "namespace \"{name}\": client_publish lets nobody publish but by tokens that list the channel, since \
-                 publish is internal: set publish to public, authenticated or token"
-            ));
-        }
-    }
     advice
 }
 

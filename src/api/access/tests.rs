@@ -538,8 +538,8 @@ fn a_frame_is_a_publish_where_the_namespace_or_the_token_says_so() {
         ("users:1", false, true, false),
         ("chat:1", false, false, false),
         ("chat:2", false, true, true),
-        ("ours:1", false, false, false),
-        ("ours:2", false, true, true),
+        ("ours:1", true, true, false),
+        ("ours:2", true, true, true),
         ("news", false, false, false),
     ] {
         let name = ChannelName::parse(channel).unwrap();
