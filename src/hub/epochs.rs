@@ -1,11 +1,12 @@
 //! Which epoch a channel's history gets, so that a channel without messages needs no memory.
 //!
-//! A home has one *first epoch* for all channels that it does not know: whoever asks where such a channel stands is
-//! told "before its first message", and that stays true when the channel comes into being, without a trace of the
-//! question. A name whose first epoch has had messages and is over is *spent*: its next history has another epoch.
+//! A channel's *first epoch* follows from its name and a number that the home has drawn: whoever asks where a channel
+//! stands that the home does not know is told "before its first message", and that stays true when the channel comes
+//! into being, without a trace of the question. A name whose first epoch has had messages and is over is *spent*: its
+//! next history has another epoch.
 
 use std::collections::HashSet;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::hub::message::ChannelName;
 use crate::hub::position::{Epoch, Position};
@@ -13,32 +14,38 @@ use crate::hub::position::{Epoch, Position};
 #[derive(Debug)]
 pub struct Epochs {
     random: fastrand::Rng,
-    first: Epoch,
-    /// Hashes of the spent names. Two names with one hash cost the second an entry in the hub, and nothing else.
+    /// All first epochs follow from it. Nobody outside can know it.
+    first: u64,
+    /// First epochs, as numbers, of the spent names. Two names with one cost the second an entry in the hub, and
+    /// nothing else.
     spent: HashSet<u64>,
-    hasher: RandomState,
     spent_max: usize,
 }
 
 impl Epochs {
-    /// `seed` must differ from start to start and from home to home. Over `spent_max` names the first epoch changes,
-    /// and whoever holds a cursor of it is told of a loss that may be none.
+    /// `seed` must differ from start to start and from home to home. Over `spent_max` names all first epochs change,
+    /// and whoever holds a cursor of one is told of a loss that may be none.
     pub fn new(seed: u64, spent_max: usize) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         Self {
-            first: Epoch::from_random(random.u64(..)),
+            first: random.u64(..),
             random,
             spent: HashSet::new(),
-            hasher: RandomState::new(),
             spent_max,
         }
     }
 
+    fn first_of(&self, name: &ChannelName) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.first, name).hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// Where a channel stands that the home does not know; `None` if its name is spent.
     pub fn before_first(&self, name: &ChannelName) -> Option<Position> {
-        let is_spent = self.spent.contains(&self.hasher.hash_one(name));
-        (!is_spent).then_some(Position {
-            epoch: self.first,
+        let first = self.first_of(name);
+        (!self.spent.contains(&first)).then(|| Position {
+            epoch: Epoch::from_random(first),
             offset: 0,
         })
     }
@@ -58,20 +65,21 @@ impl Epochs {
 
     /// `epoch` of this channel is over, after messages or by an operator's word.
     pub fn end(&mut self, name: &ChannelName, epoch: Epoch) {
-        if epoch != self.first {
+        let first = self.first_of(name);
+        if epoch != Epoch::from_random(first) {
             return;
         }
         if self.spent.len() >= self.spent_max {
-            self.first = self.draw();
+            self.first = self.random.u64(..);
             self.spent = HashSet::new();
             return;
         }
-        self.spent.insert(self.hasher.hash_one(name));
+        self.spent.insert(first);
     }
 
-    /// Forgotten, a channel at `head` would be found at the same position again.
-    pub fn is_blank(&self, head: Position) -> bool {
-        head.offset == 0 && head.epoch == self.first
+    /// Forgotten, the channel at `head` would be found at the same position again.
+    pub fn is_blank(&self, name: &ChannelName, head: Position) -> bool {
+        head.offset == 0 && head.epoch == Epoch::from_random(self.first_of(name))
     }
 }
 
@@ -108,10 +116,11 @@ mod tests {
     fn a_history_without_messages_leaves_nothing_behind() {
         let mut epochs = Epochs::new(1, 5);
         let epoch = epochs.begin(&name("a"));
-        assert!(epochs.is_blank(Position { epoch, offset: 0 }));
-        assert!(!epochs.is_blank(Position { epoch, offset: 1 }));
+        assert!(epochs.is_blank(&name("a"), Position { epoch, offset: 0 }));
+        assert!(!epochs.is_blank(&name("a"), Position { epoch, offset: 1 }));
         assert_eq!(epochs.begin(&name("a")), epoch);
-        assert_eq!(epochs.begin(&name("b")), epoch);
+        let other = epochs.begin(&name("b"));
+        assert_ne!(other, epoch, "a cursor of one channel is none of another");
         epochs.end(&name("a"), epoch);
         let second = epochs.begin(&name("a"));
         assert_ne!(second, epoch);
@@ -119,7 +128,10 @@ mod tests {
             epoch: second,
             offset: 0,
         };
-        assert!(!epochs.is_blank(head), "it would not be found again");
-        assert_eq!(epochs.begin(&name("b")), epoch);
+        assert!(
+            !epochs.is_blank(&name("a"), head),
+            "it would not be found again"
+        );
+        assert_eq!(epochs.begin(&name("b")), other);
     }
 }
