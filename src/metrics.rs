@@ -128,6 +128,7 @@ pub struct Metrics {
     pub channels: u64,
     pub channels_listened: u64,
     pub history_bytes: u64,
+    pub idempotency_keys_forgotten_total: u64,
     pub outbox_bytes: u64,
     pub fanout_backlog_bytes: u64,
     pub reloads_total: u64,
@@ -372,6 +373,12 @@ pub fn write_exposition(out: &mut String, shards: &[Metrics]) {
         "gauge",
         "Bytes of messages on their way to listeners.",
         |m| m.fanout_backlog_bytes,
+    );
+    exposition.sum(
+        "idempotency_keys_forgotten_total",
+        "counter",
+        "Idempotency keys forgotten before their time, for want of room.",
+        |m| m.idempotency_keys_forgotten_total,
     );
     exposition.history_log();
     exposition.backplane();

@@ -18,6 +18,8 @@ pub struct Idempotency {
     ends: VecDeque<(u64, Key)>,
     /// How many have left `ends` at its front: what names a place in it while it moves.
     forgotten: u64,
+    /// Keys that made room for others before their time.
+    pub forgotten_early_total: u64,
     /// Of messages that are not published yet. Bounded by what waits for the log.
     drafts: HashSet<Key>,
 }
@@ -30,6 +32,7 @@ impl Idempotency {
             results: HashMap::new(),
             ends: VecDeque::new(),
             forgotten: 0,
+            forgotten_early_total: 0,
             drafts: HashSet::new(),
         }
     }
@@ -63,6 +66,7 @@ impl Idempotency {
     /// Takes up a result that is remembered until `end_ms`, which must not be before that of any other.
     pub fn restore(&mut self, channel: &ChannelName, key: &str, published: Published, end_ms: u64) {
         if self.ends.len() >= self.keys_max {
+            self.forgotten_early_total += u64::from(!self.ends.is_empty());
             self.forget_oldest();
         }
         let key: Key = (channel.clone(), key.into());
@@ -161,5 +165,8 @@ mod tests {
         assert_eq!(idempotency.result(&a, "x", 1), None);
         assert_eq!(idempotency.result(&a, "y", 1), Some(published(1)));
         assert_eq!(idempotency.result(&a, "z", 1), Some(published(2)));
+        assert_eq!(idempotency.forgotten_early_total, 1);
+        idempotency.expire(100);
+        assert_eq!(idempotency.forgotten_early_total, 1);
     }
 }

@@ -258,7 +258,7 @@ impl Hub {
         if let Some(&index) = self.by_name.get(name) {
             let channel = &mut self.channels[index as usize];
             channel.unlisten(shard, now_ms);
-            let is_blank = self.epochs.is_blank(channel.head()) && channel.is_settled();
+            let is_blank = self.epochs.is_blank(name, channel.head()) && channel.is_settled();
             if is_blank && channel.listeners() == 0 {
                 self.remove(index as usize);
             } else if channel.is_deleted() {
@@ -350,6 +350,11 @@ impl Hub {
         self.channels.len()
     }
 
+    /// Keys that were forgotten before their time, for want of room.
+    pub fn idempotency_keys_forgotten_total(&self) -> u64 {
+        self.idempotency.forgotten_early_total
+    }
+
     /// Bytes of all histories.
     pub fn history_bytes(&self) -> usize {
         self.history_bytes
@@ -397,7 +402,7 @@ impl Hub {
         let channel = self.channels.remove(index);
         self.by_name.remove(&channel.name);
         let head = channel.head();
-        if !self.epochs.is_blank(head) {
+        if !self.epochs.is_blank(&channel.name, head) {
             self.epochs.end(&channel.name, head.epoch);
         }
         if !channel.is_deleted() {

@@ -542,6 +542,7 @@ impl Shard {
             channels_listened: self.fanout.channels() as u64,
             history_bytes: (self.hub.history_bytes() + relayed.map_or(0, |it| it.history_bytes()))
                 as u64,
+            idempotency_keys_forgotten_total: self.hub.idempotency_keys_forgotten_total(),
             backplane: relayed.map(Relayed::measure),
             outbox_bytes: self.outboxes.bytes() as u64,
             fanout_backlog_bytes: self.fanout.backlog_bytes() as u64,
