@@ -85,7 +85,8 @@ impl Client {
             ("Origin", &credentials.origin),
         ] {
             if let Some(value) = value {
-                request = request.header(name, &**value);
+                // Cookies may be more than ASCII.
+                request = request.header(name, value.as_bytes());
             }
         }
         let mut response = request.send(call.body.as_bytes())?;

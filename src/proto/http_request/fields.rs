@@ -84,7 +84,7 @@ impl<'a> Fields<'a> {
             b"transfer-encoding" => once(&mut self.transfer_encoding, value),
             b"authorization" => once(&mut self.authorization, value),
             b"x-api-key" => once(&mut self.api_key, value),
-            b"cookie" => once(&mut self.cookie, value),
+            b"cookie" => self.take_cookie(value),
             b"last-event-id" => once(&mut self.last_event_id, value),
             b"idempotency-key" => once(&mut self.idempotency_key, value),
             b"access-control-request-method" => {
@@ -102,6 +102,16 @@ impl<'a> Fields<'a> {
             b"expect" => self.take_expect(ascii(value)?),
             _ => Ok(()),
         }
+    }
+
+    /// Cookies are the page's affair, and browsers send them as UTF-8 whatever RFC 6265 §4.1.1 says. Of older clients'
+    /// bytes none is for this server.
+    fn take_cookie(&mut self, value: &'a [u8]) -> Result<(), HeadError> {
+        if self.cookie.is_some() {
+            return Err(HeadError::HeaderRepeated);
+        }
+        self.cookie = Some(str::from_utf8(value).map_or("", trim));
+        Ok(())
     }
 
     /// RFC 9110 §7.6.1.

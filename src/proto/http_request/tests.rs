@@ -401,7 +401,7 @@ fn every_byte_value_in_every_place() {
     let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     let is_value = |byte: u8| !byte.is_ascii_control() || byte == b'\t';
     type Place<'a> = (&'a str, &'a str, &'a dyn Fn(u8) -> bool);
-    let places: [Place<'_>; 13] = [
+    let places: [Place<'_>; 14] = [
         ("", "GET / HTTP/1.1", &is_tchar),
         ("G", "T / HTTP/1.1", &is_tchar),
         ("GET", "/ HTTP/1.1", &|byte| byte == b' '),
@@ -414,7 +414,8 @@ fn every_byte_value_in_every_place() {
             is_tchar(byte) || byte == b':'
         }),
         ("GET / HTTP/1.1\r\nX: a", "b", &is_value),
-        ("GET / HTTP/1.1\r\nCookie: a", "b", &|byte| {
+        ("GET / HTTP/1.1\r\nCookie: a", "b", &is_value),
+        ("GET / HTTP/1.1\r\nOrigin: a", "b", &|byte| {
             is_value(byte) && byte.is_ascii()
         }),
         ("GET / HTTP/1.1\r\nContent-Length: 1", "2", &|byte| {
