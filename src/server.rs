@@ -11,6 +11,7 @@ mod unix_socket;
 
 pub use error::ServeError;
 pub use keys::{Keys, KeysError};
+pub use nodes::check_backplane_url;
 
 use std::hash::RandomState;
 use std::io;

@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::config::auth::Secret;
 use crate::config::load::{API_KEY, ConfigFile, NAMESPACE, TOKEN_KEY};
 use crate::config::table::SETTINGS;
-use crate::server::Keys;
+use crate::server::{Keys, check_backplane_url};
 use crate::tls::TlsConfigs;
 use cursor::Start;
 use publish::{Kind, Payload, PublishOptions};
@@ -96,10 +96,7 @@ fn serve(matches: &ArgMatches, variables: Vec<(String, String)>) -> Result<Actio
         .map(|(path, text)| ConfigFile { path, text });
     let config = Config::load(file, variables, flags(matches))
         .map_err(|e| UsageError::Config(e.to_string()))?;
-    config
-        .check_open_mode()
-        .map_err(|e| UsageError::Config(e.to_string()))?;
-    check_keys(&config)?;
+    check_config(&config)?;
     Ok(Action::Serve(Box::new(config)))
 }
 
@@ -126,18 +123,17 @@ fn check(matches: &ArgMatches) -> Result<Action, UsageError> {
         text: &text,
     };
     let config = Config::load(Some(file), [], []).map_err(|e| UsageError::Config(e.to_string()))?;
-    config
-        .check_open_mode()
-        .map_err(|e| UsageError::Config(e.to_string()))?;
-    check_keys(&config)?;
+    check_config(&config)?;
     TlsConfigs::load(&config).map_err(|e| UsageError::Config(e.to_string()))?;
     Ok(Action::Print(config.to_toml()))
 }
 
-/// The keys with their files; what is behind a URL is read at the start only.
-fn check_keys(config: &Config) -> Result<(), UsageError> {
-    let checked = Keys::load(config).map(drop);
-    checked.map_err(|e| UsageError::Config(e.to_string()))
+/// What no single setting shows, the keys' files among it; what is behind a URL is seen at the start only.
+fn check_config(config: &Config) -> Result<(), UsageError> {
+    let wrong = |text: String| UsageError::Config(text);
+    config.check_open_mode().map_err(|e| wrong(e.to_string()))?;
+    Keys::load(config).map_err(|e| wrong(e.to_string()))?;
+    check_backplane_url(config).map_err(wrong)
 }
 
 fn read_file(path: &str) -> Result<String, UsageError> {

@@ -10,9 +10,9 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use crate::backplane::broker::Settings;
 use crate::backplane::driver::{self, DriverSettings, Sink};
-use crate::backplane::nats::Nats;
+use crate::backplane::nats::{self, Nats};
 use crate::backplane::order::{FromShard, News, NodeId};
-use crate::backplane::redis::Redis;
+use crate::backplane::redis::{self, Redis};
 use crate::config::Config;
 use crate::hub::ShardId;
 use crate::shard::mailbox::{Mail, Mailbox};
@@ -53,7 +53,7 @@ impl Nodes {
             runtime: runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?,
-            kind: Kind::of(&url.0),
+            kind: Kind::of(&url.0).expect("the URL was checked"),
             settings: DriverSettings::new(broker, shards as u16),
             received,
         };
@@ -90,12 +90,29 @@ impl Nodes {
 }
 
 impl Kind {
-    /// By the scheme; whether the rest of the URL is good, the broker's client says when it connects.
-    fn of(url: &str) -> Self {
-        match url.split("://").next() {
-            Some("nats" | "tls") => Self::Nats,
-            _ => Self::Redis,
+    /// By the scheme.
+    fn of(url: &str) -> Option<Self> {
+        match url.split_once("://")?.0 {
+            "nats" | "tls" => Some(Self::Nats),
+            scheme if scheme.starts_with("redis") => Some(Self::Redis),
+            _ => None,
         }
+    }
+}
+
+/// Whether the setting `backplane` can be meant; whether anybody is there, only connecting tells. What it says repeats
+/// nothing of the URL, in which a password may be.
+pub fn check_backplane_url(config: &Config) -> Result<(), String> {
+    let Some(url) = &config.backplane else {
+        return Ok(());
+    };
+    match Kind::of(&url.0) {
+        Some(Kind::Redis) => redis::check_url(&url.0),
+        Some(Kind::Nats) => nats::check_url(&url.0),
+        None => Err(
+            "backplane: begin with redis:// or nats://, or one of their kin (rediss, redis+sentinel, redis+cluster, tls)"
+                .into(),
+        ),
     }
 }
 

@@ -23,6 +23,14 @@ fn wrong_usage_and_configuration_are_told_by_name() {
         ("--threads 9999", &["--threads", "256"]),
         ("--drain-period 30s", &["drain_timeout", "drain_period"]),
         ("--config /nonexistent/file", &["/nonexistent/file"]),
+        (
+            "--backplane-prefix p --backplane kafka://127.0.0.1:9092",
+            &["backplane", "redis://", "nats://"],
+        ),
+        (
+            "--backplane-prefix p --backplane redis://a,b",
+            &["backplane"],
+        ),
     ] {
         check(Start::new(flags), 2, needles);
     }

@@ -83,6 +83,11 @@ enum Listener {
     Moved,
 }
 
+/// Whether the URL is one of NATS; what to write instead, if not.
+pub fn check_url(url: &str) -> Result<(), String> {
+    Address::parse(url).map(drop)
+}
+
 impl Broker for Nats {
     async fn connect(settings: &Settings) -> Result<(Self, mpsc::Receiver<Event>), BrokerError> {
         let (link, events) = Link::connect(settings).await?;

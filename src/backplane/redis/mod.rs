@@ -14,9 +14,9 @@
 //! The answer is the position and the receivers, of which the server knows none. The functions are there as soon as one
 //! node was connected; a channel is kept as the last node said that used it, or like 100 messages for 10 minutes.
 //!
-//! What is acknowledged can be lost if a replica is promoted that does not have it yet, and nobody can say whether it is.
-//! So every channel begins a new epoch with whoever takes over from another server, and clients are told of a gap. After
-//! a restart positions jump, and only where somebody knows of a message that is lost the epoch changes.
+//! What is acknowledged can be lost if a replica is promoted that does not have it yet, and nobody can say whether it
+//! is. So every channel begins a new epoch with whoever takes over from another server, and clients are told of a gap.
+//! After a restart positions jump, and only where somebody knows of a message that is lost the epoch changes.
 //!
 //! A user of its own needs `~PREFIX:* &PREFIX:* +fcall +function|list +function|load +info +time +get +getex +set +del
 //! +pexpire +xadd +xtrim +xrevrange +publish +subscribe +unsubscribe`; in a cluster `+cluster|slots +spublish
@@ -83,6 +83,13 @@ const SHARDED: Verbs = Verbs {
     listen: "SSUBSCRIBE",
     unlisten: "SUNSUBSCRIBE",
 };
+
+/// Whether the URL is one of Redis; what to write instead, if not.
+pub fn check_url(url: &str) -> Result<(), String> {
+    RedisUrl::parse(url)
+        .map(drop)
+        .map_err(|error| error.message().to_owned())
+}
 
 impl Broker for Redis {
     async fn connect(settings: &Settings) -> Result<(Self, mpsc::Receiver<Event>), BrokerError> {
