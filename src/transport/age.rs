@@ -16,6 +16,8 @@ pub struct EndOfLife(u32);
 impl EndOfLife {
     pub const REASON: CloseReason = CloseReason::AgeMax;
     const NEVER: Self = Self(u32::MAX);
+    /// For a stream that nobody could take up yet: its age begins with [`begin`](Self::begin).
+    pub const NOT_BEGUN: Self = Self(u32::MAX - 1);
 
     /// For a stream that begins now. `age_max_ms` is jittered by up to a tenth; 0 is without a limit.
     pub fn new(age_max_ms: u64, now_ms: u64, rng: &mut fastrand::Rng) -> Self {
@@ -26,6 +28,13 @@ impl EndOfLife {
         Self(((now_ms + age_ms).div_ceil(TICK_MS)) as u32)
     }
 
+    /// The stream has given its client something to take it up by, if it had not before.
+    pub fn begin(&mut self, age_max_ms: u64, now_ms: u64, rng: &mut fastrand::Rng) {
+        if *self == Self::NOT_BEGUN {
+            *self = Self::new(age_max_ms, now_ms, rng);
+        }
+    }
+
     pub fn is_here(self, now_ms: u64) -> bool {
         now_ms >= self.at_ms()
     }
@@ -33,7 +42,7 @@ impl EndOfLife {
     /// The time of the end, or one that does not come.
     pub fn at_ms(self) -> u64 {
         match self {
-            Self::NEVER => u64::MAX,
+            Self::NEVER | Self::NOT_BEGUN => u64::MAX,
             Self(ticks) => u64::from(ticks) * TICK_MS,
         }
     }
@@ -67,5 +76,12 @@ mod tests {
         }
         let never = EndOfLife::new(0, 5, &mut rng);
         assert_eq!(never.at_ms(), u64::MAX);
+        let mut end = EndOfLife::NOT_BEGUN;
+        assert_eq!(end.at_ms(), u64::MAX);
+        end.begin(640, 5, &mut rng);
+        let begun = end;
+        assert!(begun.at_ms() < 1000);
+        end.begin(640, 500, &mut rng);
+        assert_eq!(end, begun);
     }
 }

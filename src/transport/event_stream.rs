@@ -5,7 +5,7 @@ use crate::close_reason::CloseReason;
 use crate::config::SlowReader;
 use crate::hub::batch::{Format, SharedBytes, WireForm, write_event_body};
 use crate::hub::fanout::{Delivery, Subscription};
-use crate::hub::position::{Position, write_cursor};
+use crate::hub::position::{Position, Since, write_cursor};
 use crate::proto::http_request::Version;
 use crate::proto::http_response::{self, ResponseBody, ResponseHead};
 use crate::proto::{json, sse_event};
@@ -34,11 +34,12 @@ pub struct EventStream {
 
 impl EventStream {
     /// Answers with the head and what makes the browser's `open` fire, and listens. `positions`: where each
-    /// subscription, in the request's order, starts.
+    /// subscription, in the request's order, starts, and what the request says of that.
     pub fn begin(
         meta: &Meta,
         format: Format,
         positions: Vec<(Subscription, Position)>,
+        since: &[Since],
         session: Option<Session>,
         context: &mut Context<'_>,
     ) -> Self {
@@ -46,24 +47,32 @@ impl EventStream {
         write_cursor(&mut cursor, positions.iter().map(|&(_, position)| position));
         write_head(meta, Some(&cursor), context);
         let heartbeat_ms = context.config.timing.heartbeat_ms;
-        let stream = Self {
+        let mut stream = Self {
             subscriptions: Subscriptions::new(positions),
             session: session.map(Box::new),
             keep_alive_due_ms: first_beat(context.now_ms, heartbeat_ms, context.rng),
-            end_of_life: EndOfLife::new(
-                context.config.timing.event_stream_age_max_ms,
-                context.now_ms,
-                context.rng,
-            ),
+            end_of_life: EndOfLife::NOT_BEGUN,
             format,
             is_chunked: meta.version == Version::Http11,
             has_left: false,
         };
+        let is_resumable = |since: &Since| matches!(since, Since::After(_) | Since::Earliest);
+        if since.iter().all(is_resumable) || !context.effects.behind.is_empty() {
+            stream.begin_age(context);
+        }
         let retry_ms = jittered_around(context.config.timing.sse_retry_ms, context.rng);
         stream.write(&mut context.effects.out, |own| {
             sse_event::write_opening(own, retry_ms)
         });
         stream
+    }
+
+    /// A browser that has no id yet asks for the same URL again. Where that says "from now on", the end of a stream
+    /// would be a loss that nobody is told of.
+    fn begin_age(&mut self, context: &mut Context<'_>) {
+        let age_max_ms = context.config.timing.event_stream_age_max_ms;
+        self.end_of_life
+            .begin(age_max_ms, context.now_ms, context.rng);
     }
 
     /// The answer to HEAD: what a stream would begin with, and no stream.
@@ -90,6 +99,7 @@ impl EventStream {
         delivery: &Delivery,
         context: &mut Context<'_>,
     ) -> Next {
+        self.begin_age(context);
         let batch = match delivery {
             Delivery::Messages(batch) => batch,
             Delivery::Gap(name, position) => {

@@ -328,7 +328,7 @@ impl Asking {
                 }
                 replay::queue(&parts, &since, context);
                 Next::Become(Transport::EventStream(EventStream::begin(
-                    &meta, format, positions, session, context,
+                    &meta, format, positions, &since, session, context,
                 )))
             }
             Purpose::WebSocket {

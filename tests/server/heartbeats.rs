@@ -75,7 +75,7 @@ fn the_heartbeats_of_those_who_came_together_are_spread() {
 fn streams_that_are_old_enough_are_sent_back() {
     let server = Server::start("--websocket-age-max 300ms --event-stream-age-max 300ms");
     let mut ws = server.ws("/ws/c");
-    let mut sse = server.sse("/sse/c");
+    let mut sse = server.sse("/sse/c?since=earliest");
     let (code, reason) = ws.close();
     assert_eq!(code, 3001);
     assert!(

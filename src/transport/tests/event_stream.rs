@@ -262,11 +262,32 @@ fn a_message_waits_for_itself_where_it_may_give_way() {
 }
 
 #[test]
+fn a_stream_that_nobody_could_take_up_without_a_loss_has_no_age() {
+    for target in ["/sse/a", "/sse/a?since=now", "/sse/a?last=3"] {
+        let mut config = Config::default();
+        config.timing.event_stream_age_max_ms = 100_000;
+        let mut peer = Peer::with_config(config);
+        peer.get(target, "");
+        for _ in 0..20 {
+            peer.deadline();
+        }
+        assert_eq!(peer.ended, None, "{target}");
+        let begun_ms = peer.now_ms;
+        peer.publish("a", "an id");
+        while peer.ended.is_none() {
+            peer.deadline();
+        }
+        let age_ms = peer.now_ms - begun_ms;
+        assert!((90_000..=110_064).contains(&age_ms), "{target}: {age_ms}");
+    }
+}
+
+#[test]
 fn a_stream_that_is_old_enough_ends_with_a_short_retry() {
     let mut config = Config::default();
     config.timing.event_stream_age_max_ms = 100_000;
     let mut peer = Peer::with_config(config);
-    peer.get("/sse/a", "");
+    peer.get("/sse/a?since=earliest", "");
     let mut sent = peer.deadline();
     while peer.ended.is_none() {
         assert_eq!(dechunk(&sent), ":\n");
