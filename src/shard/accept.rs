@@ -14,7 +14,7 @@ use crate::api::refusal::Refusal;
 use crate::proto::http_response;
 use crate::shard::complaint::Complaint;
 use crate::shard::{Shard, Token};
-use crate::transport::response::Meta;
+use crate::transport::response::{Meta, RETRY_AFTER_SECONDS};
 
 /// Newcomers taken in one turn, before the others get theirs.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -86,7 +86,7 @@ impl Door {
     }
 
     /// Accepts with the descriptor kept for this, refuses, closes.
-    fn turn_away(&mut self, listener: usize) -> u64 {
+    fn turn_away(&mut self, listener: usize, rng: &mut fastrand::Rng) -> u64 {
         let Listener { socket, tls, .. } = &self.listeners[listener];
         let is_plain = tls.is_none();
         let mut refusal = Vec::new();
@@ -102,7 +102,8 @@ impl Door {
             head_only,
             ..
         } = Meta::UNKNOWN;
-        let fields = [("Retry-After", "5")];
+        let seconds = rng.u32(RETRY_AFTER_SECONDS).to_string();
+        let fields = [("Retry-After", &*seconds)];
         http_response::write_error(
             &mut refusal,
             version,
@@ -190,7 +191,7 @@ impl Shard {
     /// The listener rests, so that a lasting lack does not become a busy loop; those who are connected go on.
     fn rest_listener(&mut self, listener: usize, error: Errno) {
         self.metrics.accept_errors_total += 1;
-        let turned_away = self.door.turn_away(listener);
+        let turned_away = self.door.turn_away(listener, &mut self.rng);
         self.metrics.rejected_total += turned_away;
         let Refusal { code, status, .. } = Refusal::CONNECTIONS_FULL;
         self.metrics.on_refusals(code, status, turned_away);

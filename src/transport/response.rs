@@ -9,7 +9,7 @@ use crate::proto::http_response::{self, ResponseBody, ResponseHead};
 use crate::transport::{Context, Next};
 
 /// Seconds of `Retry-After`: drawn from here, so that those who were turned away together come back spread out.
-const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u32> = 1..=5;
+pub const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u32> = 1..=5;
 
 /// Header fields of one answer beside the framing.
 const FIELDS_MAX: usize = 8;
