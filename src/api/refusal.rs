@@ -122,7 +122,8 @@ impl Refusal {
     pub const PARAMETER_INVALID: Self = Self::new(
         400,
         "parameter_invalid",
-        "A query parameter has a value that it cannot have.",
+        "A query parameter has a value that it cannot have: wait and ttl are seconds; limit and last are numbers, limit \
+         from 1; format is raw or json; store is true or false; count is cluster.",
     );
     pub const EVENT_NAME_INVALID: Self = Self::new(
         400,
