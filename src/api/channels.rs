@@ -44,7 +44,7 @@ impl ChannelList {
     }
 }
 
-/// `{"channel":…,"position":…,"oldest":…,"messages":…,"bytes":…,"subscribers":…}`
+/// `{"channel":…,"position":…,"oldest":…,"messages":…,"subscribers":…,"bytes":…}`
 pub fn write_info(out: &mut Vec<u8>, info: &ChannelInfo) {
     out.extend_from_slice(br#"{"channel":"#);
     json::write_string(out, info.name.as_str());
@@ -58,7 +58,7 @@ pub fn write_info(out: &mut Vec<u8>, info: &ChannelInfo) {
     } = info;
     write!(
         out,
-        r#","position":"{position}","oldest":"{oldest}","messages":{messages},"bytes":{bytes},"subscribers":{subscribers}}}"#
+        r#","position":"{position}","oldest":"{oldest}","messages":{messages},"subscribers":{subscribers},"bytes":{bytes}}}"#
     )
     .expect("writing to a Vec");
 }
