@@ -43,8 +43,12 @@ fn written_files() -> Vec<Source> {
     let is_text = |path: &str| {
         let name = path.rsplit('/').next().unwrap_or(path);
         let is_program = path.starts_with("scripts/") && !name.contains('.');
+        // What a measurement has printed is as long as it is.
+        let is_result = path.starts_with("bench/results/");
         let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
-        is_program || ["rs", "py", "mjs", "js", "sh", "md", "toml", "lua", "html"].contains(&ending)
+        let is_source =
+            ["rs", "py", "mjs", "js", "sh", "md", "toml", "lua", "html"].contains(&ending);
+        !is_result && (is_program || is_source)
     };
     ["src", "bench", "tests", "scripts"]
         .iter()
