@@ -30,6 +30,8 @@ const TURN_NS: u64 = 4 * MILLISECOND_NS;
 const SMALL_BUFFER_BYTES: usize = 4 * 1024;
 const SLOW_BYTES: usize = 600;
 const SLOW_INTERVAL_NS: u64 = 15 * MILLISECOND_NS;
+/// Between two short polls, at most; times the ease.
+pub(super) const POLL_PAUSE_MS_MAX: u64 = 400;
 /// Of a long poll; and what the server grants by default.
 const WAIT_S: u32 = 2;
 const WAIT_S_MAX: u32 = 60;
@@ -293,7 +295,8 @@ impl Worker {
             Outcome::Answered { closes: false } => {
                 let pause_ns = match transport {
                     Transport::ShortPoll => {
-                        seat.rng.u64(50..400) * MILLISECOND_NS * u64::from(self.shared.ease)
+                        let pause_ms = seat.rng.u64(50..POLL_PAUSE_MS_MAX);
+                        pause_ms * MILLISECOND_NS * u64::from(self.shared.ease)
                     }
                     _ => 0,
                 };
