@@ -24,8 +24,9 @@ const TTL_MS: &str = "Pushring-TTL-Ms";
 const STORE: &str = "Pushring-Store";
 /// What a repeat under the same key is told.
 const RECEIVERS: &str = "Pushring-Receivers";
-/// The entry is no message: [`ENDED`] or [`TOUCHED`].
+/// The entry is no message: [`BEGUN`], [`ENDED`] or [`TOUCHED`].
 const MARK: &str = "Pushring-Mark";
+const BEGUN: &str = "begun";
 const ENDED: &str = "ended";
 const TOUCHED: &str = "touched";
 /// With [`TOUCHED`]: the channel's head, which is not this entry.
@@ -35,7 +36,7 @@ const HEAD: &str = "Pushring-Head";
 const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// NATS: whatever was on the subject before goes as this is stored.
 const ROLLUP: &str = "Nats-Rollup";
-/// NATS: refused unless the subject's newest entry is this one.
+/// NATS: refused unless the subject's newest entry is this one; 0 if there is to be none.
 const EXPECTED_LAST: &str = "Nats-Expected-Last-Subject-Sequence";
 
 /// An entry on a channel's subject.
@@ -53,6 +54,8 @@ pub struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     Message(Body),
+    /// Somebody has asked where the channel stands, and there was no entry: it stands here.
+    Begun,
     /// The channel was deleted.
     Ended,
     /// The channel is in use and quiet: there was nothing between `head` and this entry.
@@ -86,6 +89,7 @@ impl Entry {
     pub fn new(headers: &HeaderMap, payload: &[u8], sequence: u64, time_us: u64) -> Self {
         let head = || value(headers, HEAD)?.parse().ok();
         let content = match (value(headers, MARK), head()) {
+            (Some(BEGUN), _) => Content::Begun,
             (Some(ENDED), _) => Content::Ended,
             (Some(TOUCHED), Some(head)) if head < sequence => Content::Touched { head },
             _ => Content::Message(Body::decode(headers, payload)),
@@ -187,6 +191,7 @@ impl Live {
         let entry = Entry::decode(headers, payload)?;
         let before = server_number(headers, "Nats-Last-Sequence")?;
         Some(match entry.content {
+            Content::Begun => Heard::Nothing,
             Content::Ended => Heard::Ended,
             Content::Touched { head } => {
                 self.touch = Some((entry.sequence, head));
@@ -241,6 +246,14 @@ pub fn message_headers(publishing: &Publishing) -> HeaderMap {
         headers.insert(MESSAGE_ID, format!("{channel}/{}", token(key)));
         headers.insert(RECEIVERS, receivers.to_string());
     }
+    headers
+}
+
+/// Says where a channel without entries stands: refused if it has one.
+pub fn begun_headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(MARK, BEGUN);
+    headers.insert(EXPECTED_LAST, "0");
     headers
 }
 

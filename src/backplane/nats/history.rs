@@ -1,6 +1,9 @@
 //! From the entries of a channel's subject to where the channel stands. Claims that nothing is missing only where the
 //! entries prove it.
 //!
+//! A channel always stands at an entry, or where an entry says: who reads a subject without any puts one there first
+//! ([`beginning`]). So all nodes that ask are told the same, however often, while the stream's oldest entry moves on.
+//!
 //! The stream drops the oldest entries of a subject first, for their number or their age, and a deletion drops all that
 //! were there. So nothing is missing behind a cursor
 //! - whose own entry is still there, or
@@ -23,39 +26,35 @@ pub fn cursor(reading: &Reading, stream: &Stream) -> Option<u64> {
         .map(|after| after.offset)
 }
 
-/// Where the channel stands if that is known without its history: nothing is behind the cursor, or nothing is there.
-pub fn standing_at_once(
-    reading: &Reading,
-    newest: Option<&Entry>,
-    stream: &Stream,
-) -> Option<Standing> {
-    let offset = match (newest, cursor(reading, stream)) {
-        (Some(entry), Some(cursor)) if entry.head() == cursor => cursor,
-        (Some(_), _) => return None,
-        (None, Some(cursor)) if stream.first <= cursor + 1 => cursor,
-        // Whatever there was is behind us. The newest number of the stream would do as well, but be another one on
-        // each node that asks, and a cursor of one node would be ahead of the next.
-        (None, _) => stream.first.saturating_sub(1),
+/// The entry that a subject without entries gets, to say where its channel stands: at the cursor, if nothing behind it
+/// can have gone; otherwise at the new entry itself, so that whatever there was is before it.
+pub fn beginning(reading: &Reading, stream: &Stream) -> Content {
+    match cursor(reading, stream) {
+        Some(head) if stream.first <= head + 1 => Content::Touched { head },
+        _ => Content::Begun,
+    }
+}
+
+/// Where the channel stands if its newest entry tells it all: nothing is behind the cursor, or nothing is there.
+pub fn standing_at_once(reading: &Reading, newest: &Entry, stream: &Stream) -> Option<Standing> {
+    let is_all = match cursor(reading, stream) {
+        Some(cursor) => cursor == newest.head(),
+        None => newest.content == Content::Begun,
     };
-    let head = Position {
-        epoch: stream.epoch,
-        offset,
-    };
-    Some(Standing {
-        head,
-        is_used: newest.is_some_and(Entry::is_message),
+    is_all.then(|| Standing {
+        head: Position {
+            epoch: stream.epoch,
+            offset: newest.head(),
+        },
+        is_used: newest.is_message(),
         messages: Vec::new(),
     })
 }
 
-/// Whether a touch has to keep the channel's head known: it is in use and quiet, and its newest entry will be gone
-/// before it may be forgotten. A subject without entries has nothing that says where the channel stands.
-pub fn needs_touch(reading: &Reading, newest: Option<&Entry>, head: u64, stream: &Stream) -> bool {
-    cursor(reading, stream) == Some(head)
-        && newest.is_none_or(|newest| {
-            let age_ms = stream.now_ms.saturating_sub(newest.time_ms());
-            age_ms.saturating_add(reading.keep.idle_timeout_ms) > stream.limits.age_ms
-        })
+/// Whether a touch has to keep the channel's head known: its newest entry will be gone before it may be forgotten.
+pub fn needs_touch(reading: &Reading, newest: &Entry, stream: &Stream) -> bool {
+    let age_ms = stream.now_ms.saturating_sub(newest.time_ms());
+    age_ms.saturating_add(reading.keep.idle_timeout_ms) > stream.limits.age_ms
 }
 
 /// Where the channel stands, by its `entries` from the cursor on (all of them, if there is none), of which there is at
@@ -86,7 +85,7 @@ pub fn standing(reading: &Reading, entries: &[Entry], stream: &Stream) -> Standi
                 }
                 previous = entry.sequence;
             }
-            Content::Ended => previous = entry.sequence,
+            Content::Begun | Content::Ended => previous = entry.sequence,
             // There was nothing in between, or it was seen already.
             Content::Touched { .. } => {}
         }
@@ -106,6 +105,7 @@ pub fn standing(reading: &Reading, entries: &[Entry], stream: &Stream) -> Standi
 /// An offset such that whoever has it, or more, misses nothing in front of the first of `entries`.
 fn start(cursor: Option<u64>, entries: &[Entry], stream: &Stream) -> u64 {
     let Some(first) = entries.first() else {
+        debug_assert!(false, "a channel stands at an entry");
         return stream.last;
     };
     if let Content::Touched { head } = first.content {

@@ -1,5 +1,6 @@
 //! Reads where channels stand, with as few round trips as it takes: what the stream's leader knows, the newest entry of
-//! each subject many at a time, and the histories of those channels only that have something behind their cursor.
+//! each subject many at a time, a first entry for those that have none, and the histories of those channels only that
+//! have something behind their cursor.
 //!
 //! Direct gets are answered by any replica of the stream, which may be behind. Whatever it says counts only if it has
 //! all that the leader had.
@@ -18,7 +19,7 @@ use crate::backplane::broker::{BrokerError, Reading};
 use crate::backplane::order::Standing;
 use crate::hub::message::ChannelName;
 
-use super::entry::{self, Entry};
+use super::entry::{self, Content, Entry};
 use super::stream::Stream;
 use super::{Nats, REQUESTS_MAX, history};
 
@@ -73,7 +74,7 @@ impl Nats {
             .iter()
             .map(|reading| self.subjects.message(&reading.channel))
             .collect();
-        let newest: HashMap<String, Entry> = stream::iter(subjects.chunks(SUBJECTS_PER_GET))
+        let mut newest: HashMap<String, Entry> = stream::iter(subjects.chunks(SUBJECTS_PER_GET))
             .map(|subjects| self.newest(subjects, stream))
             .buffered(GETS_MAX)
             .try_fold(HashMap::new(), |mut all, some| async move {
@@ -81,7 +82,6 @@ impl Nats {
                 Ok(all)
             })
             .await?;
-        let newest = &newest;
         let is_ahead = |(reading, subject): (&Reading, &String)| {
             let newest = newest.get(subject).map(|newest| newest.sequence);
             newest.is_some() && history::cursor(reading, stream) > newest
@@ -89,38 +89,99 @@ impl Nats {
         if readings.iter().zip(&subjects).any(is_ahead) {
             return Err(self.renew_epoch(stream).await?);
         }
+        let unknown = readings
+            .iter()
+            .zip(&subjects)
+            .filter(|(_, subject)| !newest.contains_key(*subject))
+            .map(|(reading, subject)| (&**subject, history::beginning(reading, stream)));
+        let begun = self.begin(unknown.collect(), stream).await?;
+        newest.extend(begun);
+        let newest = &newest;
         stream::iter(readings.iter().zip(&subjects))
-            .map(|(reading, subject)| self.standing(reading, subject, newest.get(subject), stream))
+            .map(|(reading, subject)| self.standing(reading, subject, &newest[subject], stream))
             .buffered(GETS_MAX)
             .try_collect()
             .await
+    }
+
+    /// Gives each of these subjects, which have no entry, the one that says where its channel stands.
+    async fn begin(
+        &self,
+        unknown: Vec<(&str, Content)>,
+        stream: &Stream,
+    ) -> Result<Vec<(String, Entry)>, BrokerError> {
+        let mut call = self.link.call();
+        for (index, (subject, content)) in unknown.iter().enumerate() {
+            let headers = match content {
+                Content::Touched { head } => entry::touch_headers(*head, 0),
+                _ => entry::begun_headers(),
+            };
+            let reply = Some(call.reply(index));
+            self.link
+                .send((*subject).to_owned(), reply, headers, b"")
+                .await?;
+        }
+        let mut begun = Vec::new();
+        let mut refused = Vec::new();
+        for _ in &unknown {
+            let (index, message) = call.answer().await?;
+            let (subject, content) = &unknown[index];
+            match self.acknowledged(&message)? {
+                Ok(ack) => {
+                    let entry = Entry {
+                        sequence: ack.seq,
+                        time_us: stream.now_ms * 1000,
+                        is_cut: false,
+                        content: content.clone(),
+                    };
+                    begun.push(((*subject).to_owned(), entry));
+                }
+                Err(refusal) => refused.push((*subject, refusal)),
+            }
+        }
+        // Somebody was faster: another node, or a message.
+        let found: Vec<_> = stream::iter(refused)
+            .map(|(subject, refusal)| async move {
+                let newest = self.newest_at_leader(subject).await?;
+                let newest = newest.ok_or_else(|| refusal.into_error())?;
+                Ok::<_, BrokerError>((subject.to_owned(), newest))
+            })
+            .buffered(REQUESTS_MAX)
+            .try_collect()
+            .await?;
+        begun.extend(found);
+        Ok(begun)
     }
 
     async fn standing(
         &self,
         reading: &Reading,
         subject: &str,
-        newest: Option<&Entry>,
+        newest: &Entry,
         stream: &Stream,
     ) -> Result<Standing, BrokerError> {
+        if history::needs_touch(reading, newest, stream) {
+            let headers = entry::touch_headers(newest.head(), newest.sequence);
+            // Refused if another node was faster, or a message; the next reading sees to it.
+            self.link
+                .send(subject.to_owned(), None, headers, b"")
+                .await?;
+        }
         if let Some(standing) = history::standing_at_once(reading, newest, stream) {
-            let head = standing.head.offset;
-            if history::needs_touch(reading, newest, head, stream) {
-                let newest = newest.map_or(0, |newest| newest.sequence);
-                let headers = entry::touch_headers(head, newest);
-                // Refused if another node was faster, or a message; the next reading sees to it.
-                self.link
-                    .send(subject.to_owned(), None, headers, b"")
-                    .await?;
-            }
             return Ok(standing);
         }
         let from = history::cursor(reading, stream).unwrap_or(1).max(1);
         // A stream without replicas has nobody who could be behind.
-        let needed = newest
-            .filter(|_| stream.replicas > 1)
-            .map_or(0, |newest| newest.sequence);
-        let entries = self.entries(subject, from, needed).await?;
+        let needed = match stream.replicas {
+            0 | 1 => 0,
+            _ => newest.sequence,
+        };
+        let mut entries = self.entries(subject, from, needed).await?;
+        if entries.is_empty() {
+            // Its newest entry has just gone for its age.
+            let begun = self.begin(vec![(subject, Content::Begun)], stream).await?;
+            entries.extend(begun.into_iter().map(|(_, entry)| entry));
+        }
         Ok(history::standing(reading, &entries, stream))
     }
 
@@ -340,7 +401,6 @@ fn stored_headers(answer: &Value) -> Option<HeaderMap> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backplane::nats::entry::Content;
 
     #[test]
     fn a_stored_message_is_read_with_and_without_headers() {

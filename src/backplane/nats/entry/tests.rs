@@ -130,6 +130,8 @@ fn what_a_backend_writes_is_taken_if_it_makes_sense() {
 #[test]
 fn marks_are_no_messages() {
     let content = |headers: &HeaderMap| Entry::new(headers, b"", 9, 0).content;
+    assert_eq!(content(&begun_headers()), Content::Begun);
+    assert!(!Entry::new(&begun_headers(), b"", 9, 0).is_cut);
     assert_eq!(content(&ended_headers()), Content::Ended);
     assert!(Entry::new(&ended_headers(), b"", 9, 0).is_cut);
     assert_eq!(content(&touch_headers(5, 5)), Content::Touched { head: 5 });
@@ -174,6 +176,8 @@ fn a_touch_is_not_a_hole() {
     assert_eq!(hear(touch_headers(5, 5), "9", "5"), None);
     assert_eq!(hear(HeaderMap::new(), "12", "9"), Some(5));
     assert_eq!(hear(HeaderMap::new(), "13", "12"), Some(12));
+    assert_eq!(hear(begun_headers(), "20", "0"), None);
+    assert_eq!(hear(HeaderMap::new(), "21", "20"), Some(20));
 }
 
 #[test]

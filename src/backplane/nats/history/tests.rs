@@ -207,44 +207,73 @@ fn no_more_than_the_history_is_given_out() {
 }
 
 #[test]
+fn a_channel_stands_where_its_first_entry_is() {
+    let begun = entry(8, Content::Begun);
+    check(None, 1, std::slice::from_ref(&begun), 8, &[]);
+    check(None, 1, &[begun.clone(), message(9)], 9, &[(8, 9)]);
+    check(Some(8), 1, &[begun.clone(), message(9)], 9, &[(8, 9)]);
+    // Whatever was before it may be lost.
+    check(Some(7), 1, &[begun.clone(), message(9)], 9, &[(8, 9)]);
+    // However many come then.
+    let mut many = vec![begun];
+    many.extend((9..20).map(message));
+    let standing = standing(
+        &Reading {
+            keep: Keep {
+                history_messages: 99,
+                ..reading(None).keep
+            },
+            ..reading(Some(8))
+        },
+        &many,
+        &stream(1, 100),
+    );
+    assert_eq!(standing.messages[0].message.previous, 8);
+}
+
+#[test]
+fn a_subject_without_entries_gets_one_that_claims_what_is_proven() {
+    #[track_caller]
+    fn check(after: Option<u64>, first: u64, expected: Content) {
+        assert_eq!(beginning(&reading(after), &stream(first, 20)), expected);
+    }
+    check(Some(5), 6, Content::Touched { head: 5 });
+    // Something behind the cursor may have gone for its age.
+    check(Some(5), 7, Content::Begun);
+    check(None, 1, Content::Begun);
+}
+
+#[test]
 fn an_unchanged_channel_needs_no_history() {
     #[track_caller]
-    fn check(after: Option<u64>, newest: Option<Entry>, first: u64, head: Option<u64>) {
-        let standing = standing_at_once(&reading(after), newest.as_ref(), &stream(first, 20));
+    fn check(after: Option<u64>, newest: Entry, head: Option<u64>) {
+        let standing = standing_at_once(&reading(after), &newest, &stream(1, 20));
         assert_eq!(standing.map(|standing| standing.head.offset), head);
     }
-    check(Some(5), Some(message(5)), 1, Some(5));
-    check(
-        Some(5),
-        Some(entry(8, Content::Touched { head: 5 })),
-        8,
-        Some(5),
-    );
-    check(Some(5), Some(message(6)), 1, None);
-    check(None, Some(message(6)), 1, None);
-    check(Some(5), None, 6, Some(5));
-    // Something behind the cursor may have gone for its age.
-    check(Some(5), None, 7, Some(6));
-    check(None, None, 1, Some(0));
+    check(Some(5), message(5), Some(5));
+    check(Some(5), entry(8, Content::Touched { head: 5 }), Some(5));
+    check(Some(5), message(6), None);
+    check(None, message(6), None);
+    check(None, entry(8, Content::Touched { head: 5 }), None);
+    check(None, entry(8, Content::Begun), Some(8));
+    check(Some(8), entry(8, Content::Begun), Some(8));
+    check(Some(5), entry(8, Content::Begun), None);
 }
 
 #[test]
 fn a_quiet_channel_in_use_is_touched_in_time() {
     #[track_caller]
-    fn check(after: Option<u64>, newest: Option<Entry>, expected: bool) {
-        assert_eq!(
-            needs_touch(&reading(after), newest.as_ref(), 5, &stream(1, 20)),
-            expected
-        );
+    fn check(age_ms: u64, expected: bool) {
+        let newest = Entry {
+            time_us: (NOW_MS - age_ms) * 1000,
+            ..message(5)
+        };
+        for after in [None, Some(5)] {
+            let is_touched = needs_touch(&reading(after), &newest, &stream(1, 20));
+            assert_eq!(is_touched, expected);
+        }
     }
-    let aged = |age_ms: u64| Entry {
-        time_us: (NOW_MS - age_ms) * 1000,
-        ..message(5)
-    };
-    check(Some(5), None, true);
-    check(Some(5), Some(message(5)), false);
-    check(Some(5), Some(aged(Limits::INITIAL.age_ms - 1000)), false);
-    check(Some(5), Some(aged(Limits::INITIAL.age_ms - 999)), true);
-    check(Some(4), None, false);
-    check(None, None, false);
+    check(0, false);
+    check(Limits::INITIAL.age_ms - 1000, false);
+    check(Limits::INITIAL.age_ms - 999, true);
 }
