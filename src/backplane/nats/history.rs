@@ -10,6 +10,9 @@
 //! - which a touch names, or lies between what a touch names and the touch, or
 //! - if nothing younger than the cursor has gone: neither for its age (the stream's oldest entry is not younger), nor
 //!   for the number of entries (there have never been so many), nor by a deletion.
+//!
+//! The other way round, a cursor of which nothing is there although none of these can be why, names what is lost
+//! ([`is_lost`]): the server has an older state, and gives numbers out again.
 
 use crate::backplane::broker::Reading;
 use crate::backplane::order::Standing;
@@ -24,6 +27,20 @@ pub fn cursor(reading: &Reading, stream: &Stream) -> Option<u64> {
         .after
         .filter(|after| after.epoch == stream.epoch)
         .map(|after| after.offset)
+}
+
+/// Whether what the cursor names is lost, by all of the subject's `entries` from the cursor on, which were read before
+/// `stream`: nothing of it is there, and it can have gone neither for its age, nor for the number of entries, nor by a
+/// deletion.
+pub fn is_lost(reading: &Reading, entries: &[Entry], stream: &Stream) -> bool {
+    let Some(cursor) = cursor(reading, stream) else {
+        return false;
+    };
+    let is_explained = entries.first().is_some_and(|first| match first.content {
+        Content::Touched { head } => head <= cursor,
+        _ => first.sequence == cursor || first.is_cut,
+    });
+    !is_explained && stream.first <= cursor && (entries.len() as u64) < stream.always_kept
 }
 
 /// The entry that a subject without entries gets, to say where its channel stands: at the cursor, if nothing behind it

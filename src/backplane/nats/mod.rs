@@ -8,6 +8,10 @@
 //! The epoch is the stream's, and is told by the subject under which the server sends messages again. So whatever
 //! comes live comes under the epoch in which it was numbered, and a connection has one epoch for as long as it lives:
 //! when the stream gets another, since it was made anew or has lost messages, every node connects anew.
+//!
+//! That messages are lost shows by a position that some node names and of which the stream has no trace. It does not
+//! show where an older state has given the very same number to the very same channel before that node has asked: a
+//! position does not say which message had it.
 
 pub mod address;
 pub mod entry;

@@ -69,13 +69,12 @@ impl Nats {
             }
         }
         self.raise(&stream).await?;
-        let stream = &stream;
         let subjects: Vec<_> = readings
             .iter()
             .map(|reading| self.subjects.message(&reading.channel))
             .collect();
         let mut newest: HashMap<String, Entry> = stream::iter(subjects.chunks(SUBJECTS_PER_GET))
-            .map(|subjects| self.newest(subjects, stream))
+            .map(|subjects| self.newest(subjects, &stream))
             .buffered(GETS_MAX)
             .try_fold(HashMap::new(), |mut all, some| async move {
                 all.extend(some);
@@ -84,19 +83,30 @@ impl Nats {
             .await?;
         let is_ahead = |(reading, subject): (&Reading, &String)| {
             let newest = newest.get(subject).map(|newest| newest.sequence);
-            newest.is_some() && history::cursor(reading, stream) > newest
+            newest.is_some() && history::cursor(reading, &stream) > newest
         };
         if readings.iter().zip(&subjects).any(is_ahead) {
-            return Err(self.renew_epoch(stream).await?);
+            return Err(self.renew_epoch(&stream).await?);
         }
-        let unknown = readings
+        let unknown: Vec<_> = readings
             .iter()
             .zip(&subjects)
             .filter(|(_, subject)| !newest.contains_key(*subject))
-            .map(|(reading, subject)| (&**subject, history::beginning(reading, stream)));
-        let begun = self.begin(unknown.collect(), stream).await?;
+            .collect();
+        if unknown.iter().any(|(reading, _)| reading.after.is_some()) {
+            // What has gone since it was asked shows in what it says now.
+            stream = self.stream().await?;
+            let is_lost = |(reading, _): &(&Reading, _)| history::is_lost(reading, &[], &stream);
+            if unknown.iter().any(is_lost) {
+                return Err(self.renew_epoch(&stream).await?);
+            }
+        }
+        let unknown = unknown
+            .into_iter()
+            .map(|(reading, subject)| (&**subject, history::beginning(reading, &stream)));
+        let begun = self.begin(unknown.collect(), &stream).await?;
         newest.extend(begun);
-        let newest = &newest;
+        let (newest, stream) = (&newest, &stream);
         stream::iter(readings.iter().zip(&subjects))
             .map(|(reading, subject)| self.standing(reading, subject, &newest[subject], stream))
             .buffered(GETS_MAX)
@@ -177,6 +187,13 @@ impl Nats {
             _ => newest.sequence,
         };
         let mut entries = self.entries(subject, from, needed).await?;
+        if history::is_lost(reading, &entries, stream) {
+            // What has gone since it was asked shows in what it says now.
+            let stream = self.stream().await?;
+            if history::is_lost(reading, &entries, &stream) {
+                return Err(self.renew_epoch(&stream).await?);
+            }
+        }
         if entries.is_empty() {
             // Its newest entry has just gone for its age.
             let begun = self.begin(vec![(subject, Content::Begun)], stream).await?;

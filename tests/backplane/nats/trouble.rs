@@ -1,10 +1,13 @@
 //! The server is restarted, with its data, without, or with an older state; it is killed, paused, or loses its stream.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use pushring::backplane::broker::{Broker, Event, Reading, Settings};
 use pushring::backplane::nats::Nats;
 use pushring::backplane::order::{Keep, NodeId, Standing};
+use pushring::hub::position::Position;
 use tokio::time::timeout;
 
 use super::{KEEP, Node, channel, payloads, run, settings, text};
@@ -82,45 +85,59 @@ fn lost_data_is_another_epoch() {
     });
 }
 
+/// What the server had stored when [`stop_and_copy`] was called, again.
+fn bring_back(server: &mut NatsServer, copy: &Path) {
+    server.wipe();
+    std::fs::rename(copy, server.store()).expect("renamed");
+    server.launch();
+}
+
+/// Starts it again, with all that it has.
+fn stop_and_copy(server: &mut NatsServer) -> PathBuf {
+    server.stop();
+    let copy = server.store().with_extension("copy");
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(server.store())
+        .arg(&copy)
+        .status();
+    assert!(copied.expect("cp runs").success());
+    server.launch();
+    copy
+}
+
+/// The loss of what was at `lost` is noticed by `finder`, and told to `other`.
+async fn check_loss(mut finder: Node, mut other: Node, name: &str, lost: Position) {
+    let reading = Reading {
+        channel: channel(name),
+        after: Some(lost),
+        keep: KEEP,
+    };
+    let found = finder.nats.read(&[reading]).await;
+    found.expect_err("messages are lost");
+    finder.broken().await;
+    other.broken().await;
+}
+
 #[test]
 fn an_older_state_is_another_epoch_for_every_node() {
     let mut server = NatsServer::start();
     run(async {
         let mut a = Node::connect(&server, 1).await;
         let old = a.publish("c", "1").await;
-        server.stop();
+        let copy = stop_and_copy(&mut server);
         a.broken().await;
-        let copy = server.store().with_extension("copy");
-        let copied = std::process::Command::new("cp")
-            .arg("-a")
-            .arg(server.store())
-            .arg(&copy)
-            .status();
-        assert!(copied.expect("cp runs").success());
-        server.launch();
         let mut a = Node::connect(&server, 1).await;
         let lost = a.publish("c", "2").await;
         server.stop();
         a.broken().await;
-        server.wipe();
-        std::fs::rename(copy, server.store()).expect("renamed");
-        server.launch();
+        bring_back(&mut server, &copy);
 
-        let (mut a, mut b) = (
+        let (a, b) = (
             Node::connect(&server, 1).await,
             Node::connect(&server, 2).await,
         );
-        let reading = Reading {
-            channel: channel("c"),
-            after: Some(lost),
-            keep: KEEP,
-        };
-        a.nats
-            .read(&[reading])
-            .await
-            .expect_err("messages are lost");
-        a.broken().await;
-        b.broken().await;
+        check_loss(a, b, "c", lost).await;
         let (a, b) = (
             Node::connect(&server, 1).await,
             Node::connect(&server, 2).await,
@@ -132,6 +149,67 @@ fn an_older_state_is_another_epoch_for_every_node() {
             (old.offset, vec!["1"])
         );
         assert_eq!(a.publish("c", "3").await.epoch, standing.head.epoch);
+    });
+}
+
+/// An older state comes back, and gets `publishes` beyond what was lost before anybody asks.
+async fn check_numbers_given_out_again(publishes: &[&str]) {
+    let mut server = NatsServer::start();
+    let mut a = Node::connect(&server, 1).await;
+    a.publish("c", "old").await;
+    let copy = stop_and_copy(&mut server);
+    a.broken().await;
+    let mut a = Node::connect(&server, 1).await;
+    a.publish("other", "lost").await;
+    let lost = a.publish("c", "lost").await;
+    a.publish("other", "lost").await;
+    server.stop();
+    a.broken().await;
+    bring_back(&mut server, &copy);
+
+    let b = Node::connect(&server, 2).await;
+    for name in publishes {
+        b.publish(name, "new").await;
+    }
+    check_loss(Node::connect(&server, 1).await, b, "c", lost).await;
+    let a = Node::connect(&server, 1).await;
+    let standing = a.read("c", Some(lost)).await;
+    assert_ne!(standing.head.epoch, lost.epoch);
+    assert!(payloads(&standing).starts_with(&["old"]));
+}
+
+#[test]
+fn numbers_that_are_given_out_again_are_noticed() {
+    run(async {
+        check_numbers_given_out_again(&["c", "other", "other", "c"]).await;
+        check_numbers_given_out_again(&["c", "other", "other", "other"]).await;
+        check_numbers_given_out_again(&["other", "other", "c"]).await;
+    });
+}
+
+/// An older state comes back without anything of `name`, whose head `stand_there` has told.
+async fn check_channel_is_gone(name: &str, stand_there: impl AsyncFn(&Node) -> Position) {
+    let mut server = NatsServer::start();
+    let mut a = Node::connect(&server, 1).await;
+    a.publish("other", "old").await;
+    let copy = stop_and_copy(&mut server);
+    a.broken().await;
+    let mut a = Node::connect(&server, 1).await;
+    let lost = stand_there(&a).await;
+    server.stop();
+    a.broken().await;
+    bring_back(&mut server, &copy);
+    let b = Node::connect(&server, 2).await;
+    b.publish("other", "new").await;
+    b.publish("other", "new").await;
+    check_loss(Node::connect(&server, 1).await, b, name, lost).await;
+}
+
+#[test]
+fn a_channel_that_an_older_state_does_not_know_is_noticed() {
+    run(async {
+        check_channel_is_gone("c", async |a| a.publish("c", "1").await).await;
+        check_channel_is_gone("quiet", async |a| a.read("quiet", None).await.head).await;
     });
 }
 

@@ -232,6 +232,42 @@ fn a_channel_stands_where_its_first_entry_is() {
 }
 
 #[test]
+fn what_is_not_there_without_a_reason_is_lost() {
+    #[track_caller]
+    fn check(after: Option<u64>, first: u64, entries: &[Entry], expected: bool) {
+        assert_eq!(
+            is_lost(&reading(after), entries, &stream(first, 100)),
+            expected
+        );
+    }
+    let cut = Entry {
+        is_cut: true,
+        ..message(9)
+    };
+    let touch = |head| entry(9, Content::Touched { head });
+    check(Some(5), 1, &[message(5), message(9)], false);
+    check(Some(5), 1, &[message(9)], true);
+    check(Some(5), 5, &[message(9)], true);
+    check(Some(5), 1, &[], true);
+    check(Some(5), 1, &[entry(9, Content::Begun)], true);
+    check(None, 1, &[message(9)], false);
+    // For its age.
+    check(Some(5), 6, &[message(9)], false);
+    check(Some(5), 6, &[], false);
+    // By a deletion.
+    check(Some(5), 1, &[entry(9, Content::Ended)], false);
+    check(Some(5), 1, &[cut], false);
+    // For the number of entries.
+    let many: Vec<_> = (9..13).map(message).collect();
+    check(Some(5), 1, &many[..3], true);
+    check(Some(5), 1, &many, false);
+    // A touch has taken its place.
+    check(Some(5), 1, &[touch(5)], false);
+    check(Some(7), 1, &[touch(5)], false);
+    check(Some(5), 1, &[touch(7)], true);
+}
+
+#[test]
 fn a_subject_without_entries_gets_one_that_claims_what_is_proven() {
     #[track_caller]
     fn check(after: Option<u64>, first: u64, expected: Content) {
