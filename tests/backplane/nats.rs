@@ -376,6 +376,28 @@ fn a_deletion_ends_listeners_and_is_a_loss_for_cursors() {
 }
 
 #[test]
+fn a_deletion_keeps_its_place_among_publishes() {
+    let server = NatsServer::start();
+    run(async {
+        let node = Node::connect(&server, 1).await;
+        let c = channel("c");
+        node.publish("c", "1").await;
+        let (deleted, published) = tokio::join!(
+            node.nats.delete(&c, KEEP),
+            node.nats.publish(vec![text("c", "2")])
+        );
+        assert!(deleted.expect("an answer") && published.is_ok());
+        assert_eq!(payloads(&node.read("c", None).await), ["2"]);
+        let (published, deleted) = tokio::join!(
+            node.nats.publish(vec![text("c", "3")]),
+            node.nats.delete(&c, KEEP)
+        );
+        assert!(deleted.expect("an answer") && published.is_ok());
+        assert!(node.read("c", None).await.messages.is_empty());
+    });
+}
+
+#[test]
 fn a_channel_without_messages_stands_somewhere_and_stays_there() {
     let server = NatsServer::start();
     run(async {

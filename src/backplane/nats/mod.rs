@@ -239,13 +239,19 @@ impl Broker for Nats {
     }
 
     async fn delete(&self, channel: &ChannelName, keep: Keep) -> Result<bool, BrokerError> {
-        self.want([keep].into_iter()).await?;
         let subject = self.subjects.message(channel);
-        let newest = self.newest_at_leader(&subject).await?;
-        let message = self
-            .link
-            .request(subject, entry::ended_headers(), b"")
-            .await?;
+        let mut call = self.link.call();
+        let newest = {
+            let _turn = self.turn.lock().await;
+            self.want([keep].into_iter()).await?;
+            let newest = self.newest_at_leader(&subject).await?;
+            let reply = Some(call.reply(0));
+            self.link
+                .send(subject, reply, entry::ended_headers(), b"")
+                .await?;
+            newest
+        };
+        let (_, message) = call.answer().await?;
         self.acknowledged(&message)?.map_err(Refusal::into_error)?;
         Ok(newest.is_some_and(|newest| newest.content != Content::Ended))
     }
