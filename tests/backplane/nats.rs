@@ -398,6 +398,28 @@ fn a_deletion_keeps_its_place_among_publishes() {
 }
 
 #[test]
+fn a_publish_that_has_to_wait_is_not_overtaken() {
+    let server = NatsServer::start();
+    run(async {
+        let node = Node::connect(&server, 1).await;
+        // The stream has to keep more first.
+        let patient = Publishing {
+            keep: Keep {
+                history_messages: 1000,
+                ..KEEP
+            },
+            ..text("c", "1")
+        };
+        let (first, second) = tokio::join!(
+            node.nats.publish(vec![patient]),
+            node.nats.publish(vec![text("c", "2")])
+        );
+        assert!(first.is_ok() && second.is_ok());
+        assert_eq!(payloads(&node.read("c", None).await), ["1", "2"]);
+    });
+}
+
+#[test]
 fn a_channel_without_messages_stands_somewhere_and_stays_there() {
     let server = NatsServer::start();
     run(async {

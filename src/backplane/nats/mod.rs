@@ -132,8 +132,6 @@ impl Broker for Nats {
         &self,
         publishes: Vec<Publishing>,
     ) -> Result<Vec<Result<Published, NotPublished>>, BrokerError> {
-        self.want(publishes.iter().map(|publishing| publishing.keep))
-            .await?;
         let mut call = self.link.call();
         let mut results = vec![Err(NotPublished::Refused); publishes.len()];
         let mut awaited = 0;
