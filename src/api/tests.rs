@@ -83,6 +83,22 @@ fn every_route_knows_its_methods() {
             GET,
         ),
         (
+            "/channels/a/subscribers",
+            "",
+            &[("GET", "Inquiry"), ("HEAD", "Inquiry")],
+            GET,
+        ),
+        (
+            "/users/u%2F/connections",
+            "",
+            &[
+                ("GET", "Inquiry"),
+                ("HEAD", "Inquiry"),
+                ("DELETE", "Inquiry"),
+            ],
+            GET_DELETE,
+        ),
+        (
             "/metrics",
             "",
             &[("GET", "Metrics"), ("HEAD", "Metrics")],
@@ -138,6 +154,10 @@ fn other_paths_are_unknown() {
         "/sse",
         "/ws",
         "/pub",
+        "/users",
+        "/users/a",
+        "/users/a/b/connections",
+        "/connections",
         "/metrics/",
         "/metrics/x",
         "/healthz/",
