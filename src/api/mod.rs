@@ -201,7 +201,7 @@ pub fn parse(
     let is_delete = head.method == Method::Delete;
     Ok(match route {
         Route::Poll(channels) => {
-            let listen = ListenRequest::parse(channels, head, config)?;
+            let listen = ListenRequest::parse(channels, head.query, None, config)?;
             let parameters = listen::PollParameters::parse(head.query, config)?;
             // HEAD asks for the head of the answer, not for waiting.
             let wait_ms = if head.method == Method::Head {
@@ -216,7 +216,9 @@ pub fn parse(
             }
         }
         Route::EventStream(channels) => {
-            Request::EventStream(ListenRequest::parse(channels, head, config)?)
+            let last_event_id = head.last_event_id;
+            let listen = ListenRequest::parse(channels, head.query, last_event_id, config)?;
+            Request::EventStream(listen)
         }
         Route::WebSocket(channels) => {
             let upgrade = head
@@ -225,7 +227,7 @@ pub fn parse(
                 .ok_or(Refusal::UPGRADE_REQUIRED)?;
             let accept = ws_handshake::check(upgrade.version, upgrade.key)?;
             Request::WebSocket {
-                listen: ListenRequest::parse(channels, head, config)?,
+                listen: ListenRequest::parse(channels, head.query, None, config)?,
                 accept: Some(accept),
             }
         }
