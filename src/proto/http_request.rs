@@ -99,6 +99,7 @@ pub struct UpgradeFields<'a> {
 /// Where the search for the head's end stands, so that a head that comes byte by byte costs linear time in all.
 ///
 /// Belongs to one head: as long as that is incomplete the caller hands in the same bytes again, with more behind them.
+/// The limits may be others from one time to the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeadProgress {
     /// Everything before is checked; never past the CR of an unfinished line end.
@@ -160,6 +161,13 @@ impl HeadProgress {
                 return Err(HeadError::HeaderFolded);
             }
             let scanned = self.scanned_bytes as usize;
+            // The limits are lower than they were at the read before.
+            if scanned > end {
+                return Err(match in_request_line && end == line_limit {
+                    true => HeadError::TargetTooLong,
+                    false => HeadError::HeadTooLarge,
+                });
+            }
             let stop = scanned + count_front(&window[scanned..end], class);
             self.scanned_bytes = stop as u32;
             let line = &window[line_start..stop];

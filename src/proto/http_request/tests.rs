@@ -371,6 +371,41 @@ fn limits_hold_to_the_byte() {
 }
 
 #[test]
+fn limits_may_be_lowered_in_the_middle_of_a_head() {
+    use HeadError::{HeadTooLarge, TargetTooLong};
+    let long = "x".repeat(99);
+    let request = format!("\r\nGET /{long} HTTP/1.1\r\nHost: a\r\nX: {long}\r\n\r\n");
+    let request = request.as_bytes();
+    let headers_start = 2 + "GET / HTTP/1.1\r\n".len() + long.len();
+    for (head_bytes_max, target_bytes_max, in_request_line, in_headers) in [
+        (1024, 8, TargetTooLong, TargetTooLong),
+        (100, 8, TargetTooLong, HeadTooLarge),
+        (20, 8, HeadTooLarge, HeadTooLarge),
+        (1, 1, HeadTooLarge, HeadTooLarge),
+    ] {
+        let lower = HeadLimits {
+            head_bytes_max,
+            target_bytes_max,
+            ..LIMITS
+        };
+        for n_bytes in 0..request.len() {
+            let mut progress = HeadProgress::default();
+            let begun = decode_head(&request[..n_bytes], &mut progress, &LIMITS);
+            assert_eq!(begun, Ok(None));
+            let want = match n_bytes < headers_start {
+                true => in_request_line,
+                false => in_headers,
+            };
+            assert_eq!(
+                decode_head(request, &mut progress, &lower),
+                Err(want),
+                "{lower:?} behind {n_bytes} bytes"
+            );
+        }
+    }
+}
+
+#[test]
 fn garbage_is_refused_at_its_first_byte() {
     for (request, n_bytes) in [
         (&b"\x16\x03\x01"[..], 1),
