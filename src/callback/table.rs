@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -18,8 +19,10 @@ pub struct Call {
     pub consultation: Consultation,
     /// In JSON.
     pub body: String,
-    /// From then on nobody waits for it.
-    pub deadline_ms: u64,
+    /// When it has waited too long for its turn.
+    pub wait_end_ms: u64,
+    /// What the backend has for its answer, however long the call has waited.
+    pub timeout: Duration,
     /// How long its answer is good, if that does not say.
     pub cache_ttl_ms: u64,
     digest: CallDigest,
@@ -49,7 +52,8 @@ impl Call {
         }
         Self {
             body,
-            deadline_ms: now_ms + config.timeout_ms,
+            wait_end_ms: now_ms + config.timeout_ms,
+            timeout: Duration::from_millis(config.timeout_ms),
             cache_ttl_ms: config.cache_ttl_ms,
             digest: hasher.finalize().into(),
             consultation,
@@ -138,18 +142,24 @@ impl<W> Table<W> {
         now_ms: u64,
     ) -> Vec<W> {
         self.counts.in_flight -= 1;
-        self.counts.time.record_us(us);
+        let waiters = self.waiters.remove(&call.digest).unwrap_or_default();
         let (result, end_ms) = match decision {
             Decision::Allowed(permit) => (CallbackResult::Allowed, permit.until_ms),
             Decision::Denied(_) => (CallbackResult::Denied, None),
-            Decision::Down | Decision::Busy => (CallbackResult::Failed, Some(now_ms)),
+            Decision::Down => (CallbackResult::Failed, Some(now_ms)),
+            // It was not made.
+            Decision::Busy => {
+                self.counts.busy_total += waiters.len() as u64;
+                return waiters;
+            }
         };
+        self.counts.time.record_us(us);
         self.counts.calls_total[result as usize] += 1;
         let until_ms = (now_ms + ttl_ms).min(end_ms.unwrap_or(u64::MAX));
         if until_ms > now_ms {
             self.remember(call.digest, decision.clone(), until_ms, now_ms);
         }
-        self.waiters.remove(&call.digest).unwrap_or_default()
+        waiters
     }
 
     pub(super) fn counts(&self) -> CallbackCounts {

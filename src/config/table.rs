@@ -128,7 +128,8 @@ pub static SETTINGS: &[Setting<Config>] = {
              closed with 3500."),
 
         setting(Callback, "callback_timeout", Duration(field!(callback.timeout_ms), 10..=MINUTE),
-            "From a question for the backend (authorize_url) to its answer. Later, the backend counts as down."),
+            "How long the backend (authorize_url) has for its answer; later, it counts as down. A question that waits as \
+             long before it can be asked is refused with 503."),
         setting(Callback, "callback_when_down",
             Kind::Choice {
                 words: WhenDown::WORDS,

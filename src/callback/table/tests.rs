@@ -73,6 +73,18 @@ fn beyond_the_queue_nothing_is_asked() {
 }
 
 #[test]
+fn a_call_that_was_not_made_counts_for_all_who_waited() {
+    let mut table = Table::new(9);
+    check(&mut table, "a", 1, 0, None);
+    check(&mut table, "a", 2, 0, None);
+    assert_eq!(finish(&mut table, &Decision::Busy, 0, 0), [1, 2]);
+    let counts = table.counts();
+    assert_eq!((counts.busy_total, counts.calls_total), (2, [0; 3]));
+    assert_eq!(counts.in_flight, 0);
+    check(&mut table, "a", 3, 0, None);
+}
+
+#[test]
 fn an_answer_is_known_for_as_long_as_it_is_good() {
     let denied = Decision::Denied(Denial::Forbidden);
     // (the answer, how long it may be kept; the last moment at which it is known)
