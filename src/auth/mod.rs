@@ -12,6 +12,7 @@ pub mod grant;
 pub mod jwks;
 pub mod key;
 pub mod pattern;
+mod rsa;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod token;

@@ -368,7 +368,7 @@ pub static TOKEN_KEY_SETTINGS: &[Setting<TokenKey>] = {
         setting(Group::TokenKey, "secret_file", OptionalText(field!(secret_file)),
             "The same in a file; one line end at its end is not part of it."),
         setting(Group::TokenKey, "public_key", OptionalText(field!(public_key)),
-            "For the other algorithms: the public key in PEM, RSA of at least 2048 bits."),
+            "For the other algorithms: the public key in PEM, RSA of 2048 to 4096 bits."),
         setting(Group::TokenKey, "public_key_file", OptionalText(field!(public_key_file)),
             "The same in a file."),
     ]
