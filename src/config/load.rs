@@ -301,10 +301,11 @@ impl Loader {
 
 fn apply<T>(setting: &Setting<T>, target: &mut T, place: &str, value: &str) -> Result<(), String> {
     setting.apply(target, value).map_err(|error| {
-        format!(
-            "{place} = \"{value}\": {error}; give {}",
-            setting.expected()
-        )
+        let shown = match setting.may_hold_secret() {
+            true => String::new(),
+            false => format!(" = \"{value}\""),
+        };
+        format!("{place}{shown}: {error}; give {}", setting.expected())
     })
 }
 
