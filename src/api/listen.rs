@@ -98,13 +98,18 @@ impl ListenRequest {
 
     /// Listens as the backend allows it. Who has a token is whom that names; another is whom the backend names.
     pub fn allow(&mut self, permit: &Permit) {
-        if self.session.is_none() && (permit.user.is_some() || permit.until_ms.is_some()) {
-            let grant = Grant {
+        let is_nobody = (self.session.as_ref()).is_none_or(|session| session.grant.is_anonymous);
+        if is_nobody && (permit.user.is_some() || permit.until_ms.is_some()) {
+            let grant = Rc::new(Grant {
                 is_anonymous: permit.user.is_none(),
                 subject: permit.user.as_deref().map(Into::into),
                 ..Grant::default()
-            };
-            self.session = Some(Session::unlimited(Rc::new(grant)));
+            });
+            match &mut self.session {
+                // Another backend was asked before, and its end holds on.
+                Some(session) => session.grant = grant,
+                None => self.session = Some(Session::unlimited(grant)),
+            }
         }
         if let (Some(session), Some(until_ms)) = (&mut self.session, permit.until_ms) {
             session.limit(until_ms);
