@@ -57,7 +57,8 @@ impl Config {
         }
     }
 
-    /// Strangers reach nothing but listening, and the backend decides on that everywhere.
+    /// Strangers reach nothing but listening, and the backend decides on that everywhere. Whom it lets in may then
+    /// publish, too, where `client_publish` is set.
     fn is_left_to_backend(&self) -> bool {
         let mut namespaces = self.namespaces.values();
         self.internal.is_some()
