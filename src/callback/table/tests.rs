@@ -114,7 +114,7 @@ fn the_oldest_answers_are_forgotten_first() {
             check(&mut table, &format!("c{n}"), 0, 0, None);
             finish(&mut table, &allowed(None), 100, 0);
         }
-        assert_eq!((table.known.len(), table.order.len()), (kept, kept));
+        assert_eq!(table.known.len(), (kept, kept));
         for n in 5 - kept..5 {
             check(&mut table, &format!("c{n}"), 0, 0, Some(allowed(None)));
         }
@@ -125,7 +125,7 @@ fn the_oldest_answers_are_forgotten_first() {
         check(&mut table, channel, 0, now_ms, None);
         finish(&mut table, &allowed(None), 10, now_ms);
     }
-    assert_eq!((table.known.len(), table.order.len()), (1, 1));
+    assert_eq!(table.known.len(), (1, 1));
 }
 
 #[test]
