@@ -199,16 +199,21 @@ impl Http {
                 return Some((0, refuse(context, &meta, &refusal)));
             }
         };
-        let mut receiving = Receiving {
-            meta,
-            request,
-            decoder: BodyDecoder::new(head.body),
-            body: Vec::new(),
-            progress_at: BODY_PROGRESS_BYTES,
-        };
-        if receiving.decoder.is_done() {
-            let next = self.ask(receiving.meta, receiving.request, &[], context);
-            return Some((0, next));
+        Some(self.begin_body(meta, request, head, rest, context))
+    }
+
+    /// The request is admitted; `rest` is what came behind its head. Says how much of it belonged to the request.
+    fn begin_body(
+        &mut self,
+        meta: Meta,
+        request: Request,
+        head: &RequestHead<'_>,
+        rest: &[u8],
+        context: &mut Context<'_>,
+    ) -> (usize, Next) {
+        let decoder = BodyDecoder::new(head.body);
+        if decoder.is_done() {
+            return (0, self.ask(meta, request, &[], context));
         }
         // The common case: the whole body is here, and its bytes need not be gathered.
         if let BodyFraming::Length(length) = head.body
@@ -216,10 +221,16 @@ impl Http {
                 .ok()
                 .and_then(|length| rest.get(..length))
         {
-            let next = self.ask(receiving.meta, receiving.request, body, context);
-            return Some((body.len(), next));
+            return (body.len(), self.ask(meta, request, body, context));
         }
-        Some(match receiving.take(rest, context) {
+        let mut receiving = Receiving {
+            meta,
+            request,
+            decoder,
+            body: Vec::new(),
+            progress_at: BODY_PROGRESS_BYTES,
+        };
+        match receiving.take(rest, context) {
             Ok((consumed, true)) => {
                 let Receiving {
                     meta,
@@ -241,7 +252,7 @@ impl Http {
                 (consumed, Next::Stay)
             }
             Err(refusal) => (rest.len(), receiving.refuse(&refusal, context)),
-        })
+        }
     }
 
     /// The request that waited is read once more.
