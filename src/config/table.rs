@@ -5,11 +5,9 @@ use super::auth::{Access, ApiKey, TokenAlgorithm, TokenKey};
 use super::callback::{CACHE_TTL_MAX_MS, WhenDown};
 use super::setting::{Field, Group, Kind, Setting};
 use super::{Config, Degraded, LogFormat, LogLevel, Namespace, SlowReader, THREADS_MAX};
+use super::{GIB, KIB, MIB};
 use crate::proto::http_request::HEADERS_MAX;
 
-const KIB: usize = 1 << 10;
-const MIB: usize = 1 << 20;
-const GIB: usize = 1 << 30;
 const SECOND: u64 = 1_000;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
