@@ -174,7 +174,8 @@ impl Gate<'_> {
     fn admit_open(&self, request: &Request) -> Result<Admission, Refusal> {
         let publish = match request {
             Request::Publish(publish) => publish,
-            // Namespaces that want tokens without a key for them: a reload may do that. Nobody gets in.
+            // Namespaces that want tokens without a key for them, which no configuration that is checked has. Nobody
+            // gets in.
             Request::Poll { listen, .. }
             | Request::EventStream(listen)
             | Request::WebSocket { listen, .. }

@@ -83,7 +83,7 @@ pub enum Decision {
     Denied(Denial),
     /// No answer, none in time, or none that is an answer.
     Down,
-    /// Too many questions wait already; it was not asked.
+    /// Too many questions wait; it was not asked.
     Busy,
 }
 

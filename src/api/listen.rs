@@ -11,7 +11,6 @@ use crate::config::Config;
 use crate::hub::batch::Format;
 use crate::hub::message::ChannelName;
 use crate::hub::position::{Since, parse_cursor};
-use crate::proto::http_request::RequestHead;
 use crate::proto::query;
 
 /// Who wants to listen to what.
@@ -38,10 +37,12 @@ pub struct Start {
 }
 
 impl ListenRequest {
-    /// `channels` is the last part of the path, still percent-encoded; `None`: those of the token.
+    /// `channels` is the last part of the path, still percent-encoded; `None`: those of the token. `last_event_id` is
+    /// the header field, on the route where it counts.
     pub fn parse(
         channels: Option<&str>,
-        head: &RequestHead<'_>,
+        query: &str,
+        last_event_id: Option<&str>,
         config: &Config,
     ) -> Result<Self, Refusal> {
         let names = channels
@@ -50,7 +51,7 @@ impl ListenRequest {
         let mut since = None;
         let mut last = None;
         let mut format = None;
-        for pair in query::pairs(head.query) {
+        for pair in query::pairs(query) {
             let (key, value) = pair?;
             match &*key {
                 "since" => since = Some(value),
@@ -66,8 +67,7 @@ impl ListenRequest {
             }
         }
         // A reconnecting browser repeats the old URL; where it really is it says in the header field.
-        let is_stream = head.path.starts_with("/sse/");
-        let since = match head.last_event_id.filter(|id| is_stream && !id.is_empty()) {
+        let since = match last_event_id.filter(|id| !id.is_empty()) {
             Some(id) => Some(id.into()),
             None => since.map(Into::into),
         };
@@ -98,13 +98,18 @@ impl ListenRequest {
 
     /// Listens as the backend allows it. Who has a token is whom that names; another is whom the backend names.
     pub fn allow(&mut self, permit: &Permit) {
-        if self.session.is_none() && (permit.user.is_some() || permit.until_ms.is_some()) {
-            let grant = Grant {
+        let is_nobody = (self.session.as_ref()).is_none_or(|session| session.grant.is_anonymous);
+        if is_nobody && (permit.user.is_some() || permit.until_ms.is_some()) {
+            let grant = Rc::new(Grant {
                 is_anonymous: permit.user.is_none(),
                 subject: permit.user.as_deref().map(Into::into),
                 ..Grant::default()
-            };
-            self.session = Some(Session::unlimited(Rc::new(grant)));
+            });
+            match &mut self.session {
+                // Another backend was asked before, and its end holds on.
+                Some(session) => session.grant = grant,
+                None => self.session = Some(Session::unlimited(grant)),
+            }
         }
         if let (Some(session), Some(until_ms)) = (&mut self.session, permit.until_ms) {
             session.limit(until_ms);

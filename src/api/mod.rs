@@ -92,13 +92,85 @@ const GET: &str = "GET, HEAD, OPTIONS";
 const POST: &str = "POST, OPTIONS";
 const GET_DELETE: &str = "GET, HEAD, DELETE, OPTIONS";
 
-/// Ends a path that asks who listens on a channel.
-const SUBSCRIBERS: &str = "/subscribers";
+/// What a path is about. Names are still percent-encoded.
+#[derive(Clone, Copy, Debug)]
+enum Route<'a> {
+    /// Channels; `None`: those that the token names.
+    Poll(Option<&'a str>),
+    EventStream(Option<&'a str>),
+    WebSocket(Option<&'a str>),
+    /// Channels.
+    Publish(&'a str),
+    Channel(&'a str),
+    ChannelList,
+    /// Of a channel.
+    Subscribers(&'a str),
+    Connection(&'a str),
+    /// A user's connections.
+    User(&'a str),
+    Metrics,
+    Health,
+    Readiness,
+    Page(Page),
+}
 
-/// The user, percent-encoded, of what is behind `/users/`.
-fn user(rest: &str) -> Option<&str> {
-    rest.strip_suffix("/connections")
-        .filter(|user| !user.contains('/'))
+impl<'a> Route<'a> {
+    fn of(path: &'a str, config: &Config) -> Option<Self> {
+        Some(match query::split_first_segment(path) {
+            ("poll" | "sse" | "ws", None) if !config.auth.verifies_tokens() => return None,
+            ("poll", channels) => Self::Poll(channels),
+            ("sse", channels) => Self::EventStream(channels),
+            ("ws", channels) => Self::WebSocket(channels),
+            ("pub", Some(channels)) => Self::Publish(channels),
+            ("channels", None) => Self::ChannelList,
+            ("channels", Some(rest)) => match rest.strip_suffix("/subscribers") {
+                Some(channel) => Self::Subscribers(channel),
+                None => Self::Channel(rest),
+            },
+            ("connections", Some(id)) => Self::Connection(id),
+            ("users", Some(rest)) => {
+                let user = rest.strip_suffix("/connections")?;
+                if user.contains('/') {
+                    return None;
+                }
+                Self::User(user)
+            }
+            ("metrics", None) => Self::Metrics,
+            ("healthz", None) => Self::Health,
+            ("readyz", None) => Self::Readiness,
+            ("pushring.js", None) => Self::Page(SCRIPT),
+            ("", None) => Self::Page(CONSOLE),
+            _ => return None,
+        })
+    }
+
+    /// The methods that it knows.
+    fn allow(self) -> &'static str {
+        match self {
+            Self::Publish(_) => POST,
+            Self::Channel(_) | Self::Connection(_) | Self::User(_) => GET_DELETE,
+            Self::Poll(_)
+            | Self::EventStream(_)
+            | Self::WebSocket(_)
+            | Self::ChannelList
+            | Self::Subscribers(_)
+            | Self::Metrics
+            | Self::Health
+            | Self::Readiness
+            | Self::Page(_) => GET,
+        }
+    }
+
+    /// For clients, too, where the backend has a listener of its own.
+    fn is_public(self, config: &Config) -> bool {
+        match self {
+            Self::Poll(_) | Self::EventStream(_) | Self::WebSocket(_) => true,
+            Self::Health | Self::Readiness | Self::Page(_) => true,
+            Self::Publish(_) => access::publishes_in_public(config),
+            Self::Channel(_) | Self::ChannelList | Self::Subscribers(_) => false,
+            Self::Connection(_) | Self::User(_) | Self::Metrics => false,
+        }
+    }
 }
 
 /// Reads what `head` asks for.
@@ -112,23 +184,11 @@ pub fn parse(
             allow: "GET, HEAD, POST, DELETE, OPTIONS",
         });
     }
-    let (first, rest) = query::split_first_segment(head.path);
-    let (allow, is_public) = match (first, rest) {
-        ("poll" | "sse" | "ws", Some(_)) | ("healthz" | "readyz" | "" | "pushring.js", None) => {
-            (GET, true)
-        }
-        // The channels that the token names.
-        ("poll" | "sse" | "ws", None) if config.auth.verifies_tokens() => (GET, true),
-        ("pub", Some(_)) => (POST, access::publishes_in_public(config)),
-        ("channels", Some(rest)) if rest.ends_with(SUBSCRIBERS) => (GET, false),
-        ("channels" | "connections", Some(_)) => (GET_DELETE, false),
-        ("users", Some(rest)) if user(rest).is_some() => (GET_DELETE, false),
-        ("channels" | "metrics", None) => (GET, false),
-        _ => return Err(Refusal::NOT_FOUND),
-    };
-    if !is_public && audience == Audience::Public {
+    let route = Route::of(head.path, config).ok_or(Refusal::NOT_FOUND)?;
+    if !route.is_public(config) && audience == Audience::Public {
         return Err(Refusal::INTERNAL_ONLY);
     }
+    let allow = route.allow();
     match head.method {
         Method::Options => return Ok(Request::Preflight { allow }),
         // RFC 9110 §9.1: 405 is for what the server knows and another path may take.
@@ -139,9 +199,9 @@ pub fn parse(
         _ => return Err(Refusal::method(allow)),
     }
     let is_delete = head.method == Method::Delete;
-    match (first, rest) {
-        ("poll", channels) => {
-            let listen = ListenRequest::parse(channels, head, config)?;
+    Ok(match route {
+        Route::Poll(channels) => {
+            let listen = ListenRequest::parse(channels, head.query, None, config)?;
             let parameters = listen::PollParameters::parse(head.query, config)?;
             // HEAD asks for the head of the answer, not for waiting.
             let wait_ms = if head.method == Method::Head {
@@ -149,58 +209,51 @@ pub fn parse(
             } else {
                 parameters.wait_ms
             };
-            Ok(Request::Poll {
+            Request::Poll {
                 listen,
                 wait_ms,
                 limit: parameters.limit,
-            })
+            }
         }
-        ("sse", channels) => Ok(Request::EventStream(ListenRequest::parse(
-            channels, head, config,
-        )?)),
-        ("ws", channels) => {
+        Route::EventStream(channels) => {
+            let last_event_id = head.last_event_id;
+            let listen = ListenRequest::parse(channels, head.query, last_event_id, config)?;
+            Request::EventStream(listen)
+        }
+        Route::WebSocket(channels) => {
             let upgrade = head
                 .upgrade
                 .filter(|_| head.method == Method::Get)
                 .ok_or(Refusal::UPGRADE_REQUIRED)?;
             let accept = ws_handshake::check(upgrade.version, upgrade.key)?;
-            Ok(Request::WebSocket {
-                listen: ListenRequest::parse(channels, head, config)?,
+            Request::WebSocket {
+                listen: ListenRequest::parse(channels, head.query, None, config)?,
                 accept: Some(accept),
-            })
+            }
         }
-        ("pub", Some(channels)) => {
+        Route::Publish(channels) => {
             // RFC 9110 §8.6: without either field there is no body, and an empty message has to be meant.
             if head.body == BodyFraming::None {
                 return Err(Refusal::LENGTH_REQUIRED);
             }
-            Ok(Request::Publish(PublishRequest::parse(
-                channels, head, config,
-            )?))
+            Request::Publish(PublishRequest::parse(channels, head, config)?)
         }
-        ("channels", Some(rest)) if let Some(channel) = rest.strip_suffix(SUBSCRIBERS) => {
-            Ok(Request::Inquiry(Inquiry::subscribers(channel, head.query)?))
-        }
-        ("connections", Some(id)) => Ok(Request::Inquiry(Inquiry::of_connection(id, is_delete)?)),
-        ("users", Some(rest)) => {
-            let user = user(rest).ok_or(Refusal::NOT_FOUND)?;
-            let inquiry = Inquiry::of_user(user, head.query, is_delete)?;
-            Ok(Request::Inquiry(inquiry))
-        }
-        ("channels", Some(channel)) => {
+        Route::Channel(channel) => {
             let channel = listen::parse_channel(channel)?;
-            Ok(match is_delete {
+            match is_delete {
                 true => Request::ChannelDelete(channel),
                 false => Request::ChannelInfo(channel),
-            })
+            }
         }
-        ("channels", None) => Ok(Request::ChannelList(ChannelList::parse(head.query)?)),
-        ("metrics", _) => Ok(Request::Metrics),
-        ("healthz", _) => Ok(Request::Health),
-        ("readyz", _) => Ok(Request::Readiness),
-        ("pushring.js", _) => Ok(Request::Page(SCRIPT)),
-        _ => Ok(Request::Page(CONSOLE)),
-    }
+        Route::ChannelList => Request::ChannelList(ChannelList::parse(head.query)?),
+        Route::Subscribers(channel) => Request::Inquiry(Inquiry::subscribers(channel, head.query)?),
+        Route::Connection(id) => Request::Inquiry(Inquiry::of_connection(id, is_delete)?),
+        Route::User(user) => Request::Inquiry(Inquiry::of_user(user, head.query, is_delete)?),
+        Route::Metrics => Request::Metrics,
+        Route::Health => Request::Health,
+        Route::Readiness => Request::Readiness,
+        Route::Page(page) => Request::Page(page),
+    })
 }
 
 #[cfg(test)]

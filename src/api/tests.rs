@@ -14,6 +14,15 @@ const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSoc
 
 /// Parses `method target` with `fields` behind it.
 fn parse_request(request: &str, fields: &str, audience: Audience) -> Result<Request, Refusal> {
+    parse_request_with(&Config::default(), request, fields, audience)
+}
+
+fn parse_request_with(
+    config: &Config,
+    request: &str,
+    fields: &str,
+    audience: Audience,
+) -> Result<Request, Refusal> {
     let text = format!("{request} HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
     let limits = HeadLimits {
         head_bytes_max: 16_384,
@@ -22,7 +31,7 @@ fn parse_request(request: &str, fields: &str, audience: Audience) -> Result<Requ
     };
     let decoded = decode_head(text.as_bytes(), &mut HeadProgress::default(), &limits);
     let (head, _) = decoded.unwrap().expect("a whole head");
-    parse(&head, &Config::default(), audience)
+    parse(&head, config, audience)
 }
 
 /// What the request is, or the code of its refusal.
@@ -83,6 +92,22 @@ fn every_route_knows_its_methods() {
             GET,
         ),
         (
+            "/channels/a/subscribers",
+            "",
+            &[("GET", "Inquiry"), ("HEAD", "Inquiry")],
+            GET,
+        ),
+        (
+            "/users/u%2F/connections",
+            "",
+            &[
+                ("GET", "Inquiry"),
+                ("HEAD", "Inquiry"),
+                ("DELETE", "Inquiry"),
+            ],
+            GET_DELETE,
+        ),
+        (
             "/metrics",
             "",
             &[("GET", "Metrics"), ("HEAD", "Metrics")],
@@ -138,6 +163,10 @@ fn other_paths_are_unknown() {
         "/sse",
         "/ws",
         "/pub",
+        "/users",
+        "/users/a",
+        "/users/a/b/connections",
+        "/connections",
         "/metrics/",
         "/metrics/x",
         "/healthz/",
@@ -278,6 +307,27 @@ fn a_browsers_last_event_id_wins_on_streams_only() {
         "Last-Event-ID: nonsense\r\n",
         "400 cursor_invalid",
     );
+    // The same on the channels that the token names.
+    let mut config = Config::default();
+    config.auth.jwks = Some("keys.json".to_owned());
+    let start = |target: &str, field: &str| {
+        let request = format!("GET {target}");
+        match parse_request_with(&config, &request, field, Audience::Internal).unwrap() {
+            Request::Poll { listen, .. } | Request::EventStream(listen) => {
+                listen.start_of_token.unwrap()
+            }
+            other => panic!("{target}: {other:?}"),
+        }
+    };
+    let after = start(&format!("/sse?since={}", position(7)), "");
+    let earliest = start("/sse?since=earliest", "");
+    assert_ne!(after, earliest);
+    assert_eq!(start("/sse?since=earliest", &field), after);
+    assert_eq!(
+        start("/sse?since=earliest", "Last-Event-ID: \r\n"),
+        earliest
+    );
+    assert_eq!(start("/poll?since=earliest", &field), earliest);
 }
 
 #[test]

@@ -1,76 +1,68 @@
-//! Tokens that were verified already.
+//! What was found out already: which tokens are good, and what the backend has answered.
 
 use std::collections::{HashMap, VecDeque};
-use std::rc::Rc;
 
 use sha2::{Digest, Sha256};
 
-use crate::auth::grant::Grant;
+/// SHA-256: whoever finds two texts of one digest could get in with what is known of the other's.
+pub type CacheKey = [u8; 32];
 
-/// SHA-256: whoever finds two texts of one digest could get in with the other's token.
-pub type TokenDigest = [u8; 32];
-
-pub fn digest(token: &str) -> TokenDigest {
+pub fn digest(token: &str) -> CacheKey {
     Sha256::digest(token.as_bytes()).into()
 }
 
-/// Bounded; the oldest entries go first. What it gives has a good signature and the right audience; whether it is still
-/// valid is for the caller to see.
+/// Bounded; the oldest entries go first. Whether what it gives still holds is for the caller to see.
 #[derive(Debug)]
-pub struct TokenCache {
-    grants: HashMap<TokenDigest, Rc<Grant>>,
+pub struct Cache<V> {
+    entries: HashMap<CacheKey, V>,
     /// In the order of their coming; what was removed is still in here until its turn comes.
-    order: VecDeque<TokenDigest>,
+    order: VecDeque<CacheKey>,
     entries_max: usize,
 }
 
-impl TokenCache {
+impl<V> Cache<V> {
     pub fn new(entries_max: usize) -> Self {
         Self {
-            grants: HashMap::new(),
+            entries: HashMap::new(),
             order: VecDeque::new(),
             entries_max,
         }
     }
 
-    pub fn get(&self, digest: &TokenDigest) -> Option<Rc<Grant>> {
-        self.grants.get(digest).cloned()
+    pub fn get(&self, key: &CacheKey) -> Option<&V> {
+        self.entries.get(key)
     }
 
-    /// Makes room at the end with the oldest entries, where those that have expired go for nothing.
-    pub fn insert(&mut self, digest: TokenDigest, grant: Rc<Grant>, unix_ms: u64) {
+    /// Makes room at the end with the oldest entries, where those that are over go for nothing.
+    pub fn insert(&mut self, key: CacheKey, value: V, is_over: impl Fn(&V) -> bool) {
         if self.entries_max == 0 {
             return;
         }
         while let Some(oldest) = self.order.front() {
-            let is_over = self.grants.get(oldest).is_none_or(|grant| {
-                grant
-                    .expires_unix_ms
-                    .is_some_and(|expires_ms| expires_ms < unix_ms)
-            });
+            let is_over = self.entries.get(oldest).is_none_or(&is_over);
             if !is_over && self.order.len() < self.entries_max {
                 break;
             }
-            self.grants.remove(oldest);
+            self.entries.remove(oldest);
             self.order.pop_front();
         }
-        if self.grants.insert(digest, grant).is_none() {
-            self.order.push_back(digest);
+        if self.entries.insert(key, value).is_none() {
+            self.order.push_back(key);
         }
     }
 
-    pub fn remove(&mut self, digest: &TokenDigest) {
-        self.grants.remove(digest);
+    pub fn remove(&mut self, key: &CacheKey) {
+        self.entries.remove(key);
     }
 
     pub fn clear(&mut self) {
-        self.grants.clear();
+        self.entries.clear();
         self.order.clear();
     }
 
     #[cfg(test)]
     pub fn len(&self) -> (usize, usize) {
-        (self.grants.len(), self.order.len())
+        (self.entries.len(), self.order.len())
     }
 }
 
@@ -78,27 +70,28 @@ impl TokenCache {
 mod tests {
     use super::*;
 
-    fn expiring(unix_ms: u64) -> Rc<Grant> {
-        Rc::new(Grant {
-            expires_unix_ms: Some(unix_ms),
-            ..Grant::default()
-        })
+    /// Values are the times at which they are over.
+    fn insert(cache: &mut Cache<u64>, key: CacheKey, end_ms: u64, now_ms: u64) {
+        cache.insert(key, end_ms, |end_ms| *end_ms <= now_ms);
     }
 
     #[test]
     fn the_oldest_make_room_and_so_do_those_that_are_over() {
-        let mut cache = TokenCache::new(3);
+        let mut cache = Cache::new(3);
         let [a, b, c, d, e] = ["a", "b", "c", "d", "e"].map(digest);
-        for (digest, expires_ms) in [(a, 10), (b, 20), (c, 30)] {
-            cache.insert(digest, expiring(expires_ms), 5);
+        for (key, end_ms) in [(a, 10), (b, 20), (c, 30)] {
+            insert(&mut cache, key, end_ms, 5);
         }
-        cache.insert(d, expiring(40), 6);
-        assert!(cache.get(&a).is_none(), "the oldest makes room");
-        assert!([b, c, d].iter().all(|digest| cache.get(digest).is_some()));
-        cache.insert(e, expiring(50), 31);
-        assert_eq!(cache.len(), (2, 2), "what has expired goes, too");
+        insert(&mut cache, d, 40, 6);
+        assert_eq!(cache.get(&a), None, "the oldest makes room");
+        assert_eq!(
+            [b, c, d].map(|key| cache.get(&key).copied()),
+            [Some(20), Some(30), Some(40)]
+        );
+        insert(&mut cache, e, 50, 30);
+        assert_eq!(cache.len(), (2, 2), "what is over goes, too");
         cache.remove(&d);
-        cache.insert(d, expiring(40), 32);
+        insert(&mut cache, d, 40, 32);
         assert!(cache.get(&d).is_some() && cache.get(&e).is_some());
         cache.clear();
         assert_eq!(cache.len(), (0, 0));
@@ -106,18 +99,18 @@ mod tests {
 
     #[test]
     fn neither_list_outgrows_the_limit() {
-        let mut cache = TokenCache::new(10);
+        let mut cache = Cache::new(10);
         for n in 0..1000u64 {
-            let digest = digest(&(n % 37).to_string());
-            cache.insert(digest, expiring(u64::MAX), n);
+            let key = digest(&(n % 37).to_string());
+            insert(&mut cache, key, u64::MAX, n);
             if n % 3 == 0 {
-                cache.remove(&digest);
+                cache.remove(&key);
             }
-            let (grants, order) = cache.len();
-            assert!(grants <= 10 && order <= 10, "{grants} {order}");
+            let (entries, order) = cache.len();
+            assert!(entries <= 10 && order <= 10, "{entries} {order}");
         }
-        let mut none = TokenCache::new(0);
-        none.insert(digest("a"), expiring(1), 0);
+        let mut none = Cache::new(0);
+        insert(&mut none, digest("a"), 1, 0);
         assert_eq!(none.len(), (0, 0));
     }
 }

@@ -6,7 +6,7 @@ use jsonwebtoken::DecodingKey;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::auth::key::{RSA_BYTES_MIN, TokenKey};
+use crate::auth::key::TokenKey;
 use crate::config::auth::TokenAlgorithm;
 
 /// A set larger than this is none.
@@ -94,16 +94,9 @@ impl Jwk {
         let key = match algorithm {
             EdDsa => DecodingKey::from_ed_components(&self.x?),
             Es256 | Es384 => DecodingKey::from_ec_components(&self.x?, &self.y?),
-            _ => {
-                let n = self.n?;
-                // Base64 has four characters for three bytes.
-                if n.len() * 3 / 4 < RSA_BYTES_MIN {
-                    return None;
-                }
-                DecodingKey::from_rsa_components(&n, &self.e?)
-            }
+            _ => DecodingKey::from_rsa_components(&self.n?, &self.e?),
         };
-        TokenKey::new(self.kid, algorithm, key.ok()?)
+        TokenKey::new(self.kid, algorithm, key.ok()?).ok()
     }
 }
 
@@ -154,6 +147,12 @@ mod tests {
             r#"{"kty":"OKP","crv":"Ed25519","x":"AAAA"}"#.to_owned(),
             r#"{"kty":"OKP","crv":"Ed25519"}"#.to_owned(),
             r#"{"kty":"RSA","n":"AQAB","e":"AQAB"}"#.to_owned(),
+            // A short modulus behind zeros, and one that is even.
+            format!(
+                r#"{{"kty":"RSA","n":"{}AQAB","e":"AQAB"}}"#,
+                "AAAA".repeat(100)
+            ),
+            format!(r#"{{"kty":"RSA","n":"{}","e":"AQAB"}}"#, "gAAA".repeat(86)),
             r#"{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}"#.to_owned(),
             "1".to_owned(),
         ] {

@@ -3,12 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use jsonwebtoken::{Algorithm, DecodingKey, crypto};
+use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, crypto};
 
+use crate::auth::rsa;
 use crate::config::auth::TokenAlgorithm;
-
-/// Bytes of an RSA modulus: 2048 bits (RFC 7518 §3.3).
-pub(super) const RSA_BYTES_MIN: usize = 256;
 
 /// One key.
 pub struct TokenKey {
@@ -33,6 +31,8 @@ pub enum KeyError {
     PublicKeyInvalid,
     /// Less than 2048 bits.
     RsaTooShort,
+    /// More than 4096 bits.
+    RsaTooLong,
 }
 
 impl fmt::Display for KeyError {
@@ -53,6 +53,7 @@ impl fmt::Display for KeyError {
                 "this is no public key for the algorithm: give PEM that begins with -----BEGIN PUBLIC KEY-----"
             }
             Self::RsaTooShort => "an RSA key needs 2048 bits at least",
+            Self::RsaTooLong => "an RSA key may have 4096 bits at most",
         })
     }
 }
@@ -91,29 +92,28 @@ impl TokenKey {
             _ => return Err(KeyError::PublicForSecret),
         };
         let key = key.map_err(|_| KeyError::PublicKeyInvalid)?;
-        if matches!(algorithm, Rs256 | Rs384 | Rs512 | Ps256) {
-            let bytes = key.try_get_as_bytes().map_or(0, <[u8]>::len);
-            if bytes < RSA_BYTES_MIN {
-                return Err(KeyError::RsaTooShort);
-            }
-        }
-        Self::new(Some(kid.into()), algorithm, key).ok_or(KeyError::PublicKeyInvalid)
+        Self::new(Some(kid.into()), algorithm, key)
     }
 
-    /// `None` if the key does not fit the algorithm.
+    /// Only with a key that fits the algorithm.
     pub(super) fn new(
         kid: Option<Box<str>>,
         algorithm: TokenAlgorithm,
         key: DecodingKey,
-    ) -> Option<Self> {
+    ) -> Result<Self, KeyError> {
         // The library takes the first 32 bytes, however many there are.
         let bytes = key.try_get_as_bytes().map_or(0, <[u8]>::len);
         if algorithm == TokenAlgorithm::EdDsa && bytes != 32 {
-            return None;
+            return Err(KeyError::PublicKeyInvalid);
         }
-        // Bytes become a point or a modulus at each verification only, and fail there.
-        let is_usable = crypto::verify("", b"", &key, library(algorithm)).is_ok();
-        is_usable.then_some(Self {
+        // Whether the key is of the algorithm's kind, and a point on its curve.
+        if crypto::verify("", b"", &key, library(algorithm)).is_err() {
+            return Err(KeyError::PublicKeyInvalid);
+        }
+        if key.family() == AlgorithmFamily::Rsa {
+            rsa::check(&key)?;
+        }
+        Ok(Self {
             kid,
             algorithm,
             key,

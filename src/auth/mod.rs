@@ -12,6 +12,7 @@ pub mod grant;
 pub mod jwks;
 pub mod key;
 pub mod pattern;
+mod rsa;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod token;
@@ -24,7 +25,7 @@ use crate::config::Config;
 use crate::config::auth::Auth;
 
 use api_key::ApiKeys;
-use cache::TokenCache;
+use cache::Cache;
 use error::TokenError;
 use grant::{Grant, Session};
 use key::{KeySet, TokenKey};
@@ -52,7 +53,8 @@ pub struct Authenticator {
     keys: KeySet,
     api_keys: Arc<ApiKeys>,
     rules: Rules,
-    cache: TokenCache,
+    /// Good signatures, and the right audience. Whether a token is still valid is seen each time.
+    cache: Cache<Rc<Grant>>,
     pub users: Users,
     expiry_grace_ms: u64,
     /// Keys that are not known may be with the issuer.
@@ -87,7 +89,7 @@ impl Authenticator {
             keys,
             api_keys,
             rules: Rules::new(auth),
-            cache: TokenCache::new(auth.token_cache_max / n_shards.max(1)),
+            cache: Cache::new(auth.token_cache_max / n_shards.max(1)),
             users: Users::default(),
             expiry_grace_ms: expiry_grace_ms(auth),
             can_fetch: auth.jwks.is_some(),
@@ -111,7 +113,7 @@ impl Authenticator {
     ) -> (Effort, Result<Verified, TokenError>) {
         let digest = cache::digest(token);
         let (effort, grant) = match self.cache.get(&digest) {
-            Some(grant) => (Effort::Cached, Ok(grant)),
+            Some(grant) => (Effort::Cached, Ok(grant.clone())),
             None => {
                 let grant =
                     token::verify(token, &self.keys, &self.rules, clock.unix_ms).map(Rc::new);
@@ -130,7 +132,9 @@ impl Authenticator {
             return (effort, Err(error));
         }
         if effort == Effort::Verified {
-            self.cache.insert(digest, grant.clone(), clock.unix_ms);
+            (self.cache).insert(digest, grant.clone(), |grant| {
+                (grant.expires_unix_ms).is_some_and(|expires_ms| expires_ms < clock.unix_ms)
+            });
         }
         (effort, Ok(Verified::Session(self.session(grant, clock))))
     }
@@ -203,7 +207,7 @@ impl Authenticator {
         self.keys.configured = configured;
         self.api_keys = api_keys;
         self.rules = Rules::new(auth);
-        self.cache = TokenCache::new(auth.token_cache_max / n_shards.max(1));
+        self.cache = Cache::new(auth.token_cache_max / n_shards.max(1));
         self.expiry_grace_ms = expiry_grace_ms(auth);
     }
 }

@@ -10,7 +10,7 @@ mod table;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use std::{io, thread};
 
 use crate::api::callback::{Decision, cache_ttl_ms};
@@ -92,30 +92,37 @@ impl<W: Send + 'static> Callbacks<W> {
         loop {
             let call = self.next_call();
             let began = Instant::now();
-            let left_ms = call.deadline_ms.saturating_sub(self.now_ms());
-            let result = match left_ms {
-                0 => Err("no thread was free in time (callback_concurrency_max)".to_owned()),
-                // Whatever a backend says, it costs nothing but its answer.
-                _ => catch_unwind(AssertUnwindSafe(|| {
-                    client.call(&call, Duration::from_millis(left_ms))
-                }))
-                .unwrap_or_else(|_| Err("a bug in this program".to_owned())),
-            };
-            let now_ms = self.now_ms();
-            let (decision, ttl_ms) = match result {
-                Ok(answer) => {
-                    let ttl_ms = cache_ttl_ms(answer.cache_control.as_deref(), call.cache_ttl_ms);
-                    (answer.reply.decide(now_ms), ttl_ms)
-                }
-                Err(error) => {
-                    self.complain(&call, &error, now_ms);
-                    (Decision::Down, 0)
-                }
-            };
+            let (decision, ttl_ms) = self.decide(&call, client);
             let us = began.elapsed().as_micros() as u64;
+            let now_ms = self.now_ms();
             let waiters = self.table().finish(&call, &decision, ttl_ms, us, now_ms);
             for waiter in waiters {
                 deliver(waiter, decision.clone());
+            }
+        }
+    }
+
+    /// What becomes of a call, and for how long.
+    fn decide(&self, call: &Call, client: &Client) -> (Decision, u64) {
+        let now_ms = self.now_ms();
+        // That others ask too much says nothing about the backend, and makes nobody's way in.
+        if now_ms >= call.wait_end_ms {
+            let error = "no thread was free in time (callback_concurrency_max)";
+            self.complain(call, error, now_ms);
+            return (Decision::Busy, 0);
+        }
+        // Whatever a backend says, it costs nothing but its answer.
+        let result = catch_unwind(AssertUnwindSafe(|| client.call(call, call.timeout)))
+            .unwrap_or_else(|_| Err("a bug in this program".to_owned()));
+        let now_ms = self.now_ms();
+        match result {
+            Ok(answer) => {
+                let ttl_ms = cache_ttl_ms(answer.cache_control.as_deref(), call.cache_ttl_ms);
+                (answer.reply.decide(now_ms), ttl_ms)
+            }
+            Err(error) => {
+                self.complain(call, &error, now_ms);
+                (Decision::Down, 0)
             }
         }
     }
@@ -140,5 +147,41 @@ impl<W: Send + 'static> Callbacks<W> {
             let url = &call.consultation.url;
             tracing::warn!(%url, "the backend does not say who may listen: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::callback::Consultation;
+    use crate::hub::message::ChannelName;
+    use std::sync::mpsc;
+    use ureq::tls::RootCerts;
+
+    #[test]
+    fn what_waited_too_long_for_its_turn_is_not_asked() {
+        let config = Callback {
+            timeout_ms: 0,
+            concurrency_max: 1,
+            ..Callback::default()
+        };
+        let consultation = Consultation {
+            url: "http://192.0.2.1/".into(),
+            credentials: Arc::default(),
+            channels: vec![ChannelName::parse("a").unwrap()],
+            transport: "poll",
+            user: None,
+        };
+        let callbacks = Arc::new(Callbacks::new(&config, Instant::now()));
+        let call = Call::new(consultation, None, &config, 0);
+        assert_eq!(callbacks.ask(call, 7, 9, 0), None);
+        let (decided, inbox) = mpsc::channel();
+        let deliver: Arc<dyn Fn(i32, Decision) + Send + Sync> =
+            Arc::new(move |waiter, decision| decided.send((waiter, decision)).unwrap());
+        let client = Client::new(RootCerts::WebPki, 1);
+        callbacks.spawn(&client, &deliver).unwrap();
+        assert_eq!(inbox.recv(), Ok((7, Decision::Busy)));
+        let counts = callbacks.counts();
+        assert_eq!((counts.busy_total, counts.calls_total), (1, [0; 3]));
     }
 }

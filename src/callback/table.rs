@@ -2,15 +2,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
 use crate::api::callback::{Consultation, Decision};
+use crate::auth::cache::{Cache, CacheKey};
 use crate::config::callback::Callback;
 use crate::metrics::{CallbackCounts, CallbackResult};
-
-/// SHA-256 over all that the backend is told: two questions of one digest are the same one.
-type CallDigest = [u8; 32];
 
 /// One question with all that it takes to ask it.
 #[derive(Debug)]
@@ -18,11 +17,14 @@ pub struct Call {
     pub consultation: Consultation,
     /// In JSON.
     pub body: String,
-    /// From then on nobody waits for it.
-    pub deadline_ms: u64,
+    /// When it has waited too long for its turn.
+    pub wait_end_ms: u64,
+    /// What the backend has for its answer, however long the call has waited.
+    pub timeout: Duration,
     /// How long its answer is good, if that does not say.
     pub cache_ttl_ms: u64,
-    digest: CallDigest,
+    /// Over all that the backend is told: two questions of one digest are the same one.
+    digest: CacheKey,
 }
 
 impl Call {
@@ -49,7 +51,8 @@ impl Call {
         }
         Self {
             body,
-            deadline_ms: now_ms + config.timeout_ms,
+            wait_end_ms: now_ms + config.timeout_ms,
+            timeout: Duration::from_millis(config.timeout_ms),
             cache_ttl_ms: config.cache_ttl_ms,
             digest: hasher.finalize().into(),
             consultation,
@@ -66,12 +69,9 @@ struct Known {
 /// `W` is whoever waits for an answer.
 #[derive(Debug)]
 pub(super) struct Table<W> {
-    known: HashMap<CallDigest, Known>,
-    /// In the order of their coming.
-    order: VecDeque<CallDigest>,
-    known_max: usize,
+    known: Cache<Known>,
     /// Those who wait for the answer to a call, be it with the backend or still in the queue.
-    waiters: HashMap<CallDigest, Vec<W>>,
+    waiters: HashMap<CacheKey, Vec<W>>,
     queue: VecDeque<Call>,
     counts: CallbackCounts,
     next_line_ms: u64,
@@ -80,9 +80,7 @@ pub(super) struct Table<W> {
 impl<W> Table<W> {
     pub(super) fn new(known_max: usize) -> Self {
         Self {
-            known: HashMap::new(),
-            order: VecDeque::new(),
-            known_max,
+            known: Cache::new(known_max),
             waiters: HashMap::new(),
             queue: VecDeque::new(),
             counts: CallbackCounts::default(),
@@ -138,18 +136,29 @@ impl<W> Table<W> {
         now_ms: u64,
     ) -> Vec<W> {
         self.counts.in_flight -= 1;
-        self.counts.time.record_us(us);
+        let waiters = self.waiters.remove(&call.digest).unwrap_or_default();
         let (result, end_ms) = match decision {
             Decision::Allowed(permit) => (CallbackResult::Allowed, permit.until_ms),
             Decision::Denied(_) => (CallbackResult::Denied, None),
-            Decision::Down | Decision::Busy => (CallbackResult::Failed, Some(now_ms)),
+            Decision::Down => (CallbackResult::Failed, Some(now_ms)),
+            // It was not made.
+            Decision::Busy => {
+                self.counts.busy_total += waiters.len() as u64;
+                return waiters;
+            }
         };
+        self.counts.time.record_us(us);
         self.counts.calls_total[result as usize] += 1;
         let until_ms = (now_ms + ttl_ms).min(end_ms.unwrap_or(u64::MAX));
         if until_ms > now_ms {
-            self.remember(call.digest, decision.clone(), until_ms, now_ms);
+            let known = Known {
+                decision: decision.clone(),
+                until_ms,
+            };
+            let is_over = |known: &Known| known.until_ms <= now_ms;
+            self.known.insert(call.digest, known, is_over);
         }
-        self.waiters.remove(&call.digest).unwrap_or_default()
+        waiters
     }
 
     pub(super) fn counts(&self) -> CallbackCounts {
@@ -166,26 +175,6 @@ impl<W> Table<W> {
             self.next_line_ms = now_ms + interval_ms;
         }
         is_due
-    }
-
-    /// Makes room at the end with the oldest answers, where those that are over go for nothing.
-    fn remember(&mut self, digest: CallDigest, decision: Decision, until_ms: u64, now_ms: u64) {
-        if self.known_max == 0 {
-            return;
-        }
-        while let Some(oldest) = self.order.front() {
-            let known = self.known.get(oldest);
-            let is_over = known.is_none_or(|known| known.until_ms <= now_ms);
-            if !is_over && self.order.len() < self.known_max {
-                break;
-            }
-            self.known.remove(oldest);
-            self.order.pop_front();
-        }
-        let known = Known { decision, until_ms };
-        if self.known.insert(digest, known).is_none() {
-            self.order.push_back(digest);
-        }
     }
 }
 

@@ -5,7 +5,7 @@ use super::SECOND_MS;
 /// What holds for the questions of all namespaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Callback {
-    /// From the question to its answer, with the time that it waits for others.
+    /// What the backend has for its answer. A question waits as long at most before it is asked.
     pub timeout_ms: u64,
     /// Questions that the backend has at a time; a thread each.
     pub concurrency_max: usize,

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::Config;
 use super::address::ListenAddress;
 use super::auth::Access;
+use super::load::ConfigErrors;
 use super::value::{show_bytes, show_duration_ms};
 
 /// A server without keys was told to listen where strangers can reach it.
@@ -56,7 +57,8 @@ impl Config {
         }
     }
 
-    /// Strangers reach nothing but listening, and the backend decides on that everywhere.
+    /// Strangers reach nothing but listening, and the backend decides on that everywhere. Whom it lets in may then
+    /// publish, too, where `client_publish` is set.
     fn is_left_to_backend(&self) -> bool {
         let mut namespaces = self.namespaces.values();
         self.internal.is_some()
@@ -70,8 +72,17 @@ impl Config {
         self.internal.as_ref().and_then(ListenAddress::tcp)
     }
 
+    /// Whether the values, fine alone, are so together.
+    pub fn check_relations(&self) -> Result<(), ConfigErrors> {
+        let found = self.contradictions();
+        match found.is_empty() {
+            true => Ok(()),
+            false => Err(ConfigErrors(found)),
+        }
+    }
+
     /// Values that are fine alone and not together; each sentence says which to change.
-    pub(super) fn contradictions(&self) -> Vec<String> {
+    fn contradictions(&self) -> Vec<String> {
         let mut found = Vec::new();
         let (limits, timing) = (&self.limits, &self.timing);
 

@@ -47,7 +47,7 @@ pub struct ConfigFile<'a> {
 
 /// What is wrong with a configuration, one sentence for each mistake. Never empty.
 #[derive(Debug, PartialEq, Eq)]
-pub struct ConfigErrors(Vec<String>);
+pub struct ConfigErrors(pub(super) Vec<String>);
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -115,9 +115,7 @@ impl Loader {
         }
         // A relation between values means something only once each value does.
         if self.errors.is_empty() {
-            self.errors = self.config.contradictions();
-        }
-        if self.errors.is_empty() {
+            self.config.check_relations()?;
             Ok(self.config)
         } else {
             Err(ConfigErrors(self.errors))
@@ -303,10 +301,11 @@ impl Loader {
 
 fn apply<T>(setting: &Setting<T>, target: &mut T, place: &str, value: &str) -> Result<(), String> {
     setting.apply(target, value).map_err(|error| {
-        format!(
-            "{place} = \"{value}\": {error}; give {}",
-            setting.expected()
-        )
+        let shown = match setting.may_hold_secret() {
+            true => String::new(),
+            false => format!(" = \"{value}\""),
+        };
+        format!("{place}{shown}: {error}; give {}", setting.expected())
     })
 }
 

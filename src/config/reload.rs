@@ -64,7 +64,7 @@ pub struct Reload {
 }
 
 impl Config {
-    /// `next` as far as it can take the place of this one.
+    /// `next` as far as it can take the place of this one. What comes of the two has to be checked like any other.
     pub fn reload(&self, mut next: Self) -> Reload {
         let (ignored, mut changes): (Vec<_>, Vec<_>) = changes(SETTINGS, self, &next, "")
             .into_iter()
@@ -176,6 +176,33 @@ mod tests {
             ],
             &[],
         );
+    }
+
+    #[test]
+    fn what_stays_may_not_go_with_what_is_new() {
+        let load = |flags: &[(&str, &str)]| {
+            let flags = flags
+                .iter()
+                .map(|&(name, value)| (name.into(), value.into()));
+            Config::load(None, [], flags).unwrap()
+        };
+        // Each configuration is fine; of the two together the second has what takes effect.
+        for (from, to, want) in [
+            (
+                &[("proxy_protocol", "true"), ("proxy_sources", "10.0.0.0/8")][..],
+                &[][..],
+                "proxy_protocol is on and proxy_sources is none",
+            ),
+            (
+                &[],
+                &[("jwks", "keys.json"), ("namespace", ".subscribe=token")],
+                "namespace \"\" asks for tokens",
+            ),
+        ] {
+            let mixed = load(from).reload(load(to)).config;
+            let error = mixed.check_relations().unwrap_err().to_string();
+            assert!(error.starts_with(want), "{error}");
+        }
     }
 
     #[test]

@@ -175,6 +175,11 @@ impl<T> Setting<T> {
         debug_assert_eq!(copied, Ok(()), "what is shown reads back");
     }
 
+    /// A value that was refused is not to be repeated: it may be a secret, or have one in it.
+    pub fn may_hold_secret(&self) -> bool {
+        matches!(self.kind, Kind::Secret(_) | Kind::OptionalUrl(_))
+    }
+
     /// What to write instead of a value that was refused.
     pub fn expected(&self) -> String {
         match &self.kind {

@@ -5,11 +5,9 @@ use super::auth::{Access, ApiKey, TokenAlgorithm, TokenKey};
 use super::callback::{CACHE_TTL_MAX_MS, WhenDown};
 use super::setting::{Field, Group, Kind, Setting};
 use super::{Config, Degraded, LogFormat, LogLevel, Namespace, SlowReader, THREADS_MAX};
+use super::{GIB, KIB, MIB};
 use crate::proto::http_request::HEADERS_MAX;
 
-const KIB: usize = 1 << 10;
-const MIB: usize = 1 << 20;
-const GIB: usize = 1 << 30;
 const SECOND: u64 = 1_000;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
@@ -128,7 +126,8 @@ pub static SETTINGS: &[Setting<Config>] = {
              closed with 3500."),
 
         setting(Callback, "callback_timeout", Duration(field!(callback.timeout_ms), 10..=MINUTE),
-            "From a question for the backend (authorize_url) to its answer. Later, the backend counts as down."),
+            "How long the backend (authorize_url) has for its answer; later, it counts as down. A question that waits as \
+             long before it can be asked is refused with 503."),
         setting(Callback, "callback_when_down",
             Kind::Choice {
                 words: WhenDown::WORDS,
@@ -367,7 +366,7 @@ pub static TOKEN_KEY_SETTINGS: &[Setting<TokenKey>] = {
         setting(Group::TokenKey, "secret_file", OptionalText(field!(secret_file)),
             "The same in a file; one line end at its end is not part of it."),
         setting(Group::TokenKey, "public_key", OptionalText(field!(public_key)),
-            "For the other algorithms: the public key in PEM, RSA of at least 2048 bits."),
+            "For the other algorithms: the public key in PEM, RSA of 2048 to 4096 bits."),
         setting(Group::TokenKey, "public_key_file", OptionalText(field!(public_key_file)),
             "The same in a file."),
     ]

@@ -24,7 +24,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::disk::consolidate::UNFINISHED;
-use crate::history::record::{BootId, Clock};
+use crate::history::record::{BootId, Clock, UNKNOWN_BOOT};
 
 /// An operator puts this file beside a backup: clients may have seen more than it holds.
 const RESTORED: &str = "restored";
@@ -133,11 +133,11 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// All zeros where the kernel does not say, which no log has in common with another.
+/// [`UNKNOWN_BOOT`] where the kernel does not say.
 fn boot_id() -> BootId {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    u128::from_str_radix(&digits, 16).unwrap_or(0).to_be_bytes()
+    u128::from_str_radix(&digits, 16).map_or(UNKNOWN_BOOT, u128::to_be_bytes)
 }
 
 /// The clock of the histories of this process. See [`Clock`].

@@ -181,10 +181,11 @@ impl Writer {
             self.begin_file(self.name.number + 1)?;
         }
         let batch_bytes = batch.bytes.len();
-        self.note_clock(&mut batch.bytes);
+        let drift_ms = self.note_clock(&mut batch.bytes);
         let result = self.append(&batch.bytes);
         batch.bytes.truncate(batch_bytes);
         result?;
+        self.noted_drift_ms = drift_ms;
         if batch.completes_file {
             self.synced.complete(self.name);
         }
@@ -260,15 +261,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Appends what the clocks say if one of them was set.
-    fn note_clock(&mut self, bytes: &mut Vec<u8>) {
+    /// Appends what the clocks say if one of them was set. Gives the drift that is noted with these bytes.
+    fn note_clock(&self, bytes: &mut Vec<u8>) -> u64 {
         let clock = self.clock.read();
         let drift_ms = clock.wall_ms.wrapping_sub(clock.history_ms);
         let changed_ms = drift_ms.wrapping_sub(self.noted_drift_ms) as i64;
-        if changed_ms.unsigned_abs() > DRIFT_MS {
-            self.noted_drift_ms = drift_ms;
-            record::write(bytes, &Entry::Clock(clock));
+        if changed_ms.unsigned_abs() <= DRIFT_MS {
+            return self.noted_drift_ms;
         }
+        record::write(bytes, &Entry::Clock(clock));
+        drift_ms
     }
 
     /// Says that nothing is missing, and brings it to the disk.
@@ -286,21 +288,20 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::history::reader::FileReader;
-    use crate::history::record::Clock;
+    use crate::history::record::{Clock, UNKNOWN_BOOT};
     use crate::hub::restored::Restored;
 
-    #[test]
-    fn what_a_failed_write_has_left_is_cut_before_the_next() {
+    /// One with a directory of its own.
+    fn writer() -> Writer {
         let directory = std::env::temp_dir().join(format!("pushring-writer-{}", fastrand::u64(..)));
         fs::create_dir(&directory).unwrap();
-        let mut writer = Writer {
-            directory: directory.clone(),
+        Writer {
             name: FileName {
                 generation: 1,
                 shard: 0,
                 number: 0,
             },
-            boot: [0; 16],
+            boot: UNKNOWN_BOOT,
             clock: HistoryClock::default(),
             is_synced: true,
             noted_drift_ms: 0,
@@ -308,16 +309,46 @@ mod tests {
             file_bytes: 0,
             is_torn: false,
             synced: Arc::default(),
-        };
+            directory,
+        }
+    }
+
+    /// A file that takes nothing; gives the one that did.
+    fn break_file(writer: &mut Writer) -> Arc<File> {
+        let path = writer.directory.join(writer.name.to_string());
+        std::mem::replace(&mut writer.file, Arc::new(File::open(&path).unwrap()))
+    }
+
+    #[test]
+    fn a_clock_that_was_set_is_noted_until_it_is_written() {
+        let mut writer = writer();
+        writer.begin_file(1).unwrap();
+        let begun_bytes = writer.file_bytes;
+        // As if the clock on the wall had been set meanwhile.
+        writer.noted_drift_ms = writer.noted_drift_ms.wrapping_sub(2 * DRIFT_MS);
+        let writable = break_file(&mut writer);
+        assert!(writer.write(&mut Batch::default()).is_err());
+        writer.file = writable;
+        writer.write(&mut Batch::default()).unwrap();
+        let noted_bytes = writer.file_bytes;
+        assert!(noted_bytes > begun_bytes, "a record of the clock");
+        writer.write(&mut Batch::default()).unwrap();
+        assert_eq!(writer.file_bytes, noted_bytes, "once");
+        fs::remove_dir_all(&writer.directory).unwrap();
+    }
+
+    #[test]
+    fn what_a_failed_write_has_left_is_cut_before_the_next() {
+        let mut writer = writer();
         writer.begin_file(1).unwrap();
         let mut batch = Batch::default();
         record::write(&mut batch.bytes, &Entry::Clock(Clock::default()));
         writer.write(&mut batch).unwrap();
         let whole_bytes = writer.file_bytes;
 
-        // A file that takes nothing: neither the write nor the cut succeeds.
-        let path = directory.join(writer.name.to_string());
-        let writable = std::mem::replace(&mut writer.file, Arc::new(File::open(&path).unwrap()));
+        // Neither the write nor the cut succeeds.
+        let path = writer.directory.join(writer.name.to_string());
+        let writable = break_file(&mut writer);
         assert!(writer.write(&mut batch).is_err());
         assert!(writer.is_torn);
         writable
@@ -336,6 +367,6 @@ mod tests {
         let mut restored = Restored::new(Arc::new(Config::default()));
         let used = reader.feed(&bytes, &mut restored);
         assert_eq!((used, reader.fault), (bytes.len(), None));
-        fs::remove_dir_all(&directory).unwrap();
+        fs::remove_dir_all(&writer.directory).unwrap();
     }
 }

@@ -1,6 +1,6 @@
 //! Reading a log again: its facts go into [`Restored`], and its end is judged.
 
-use crate::history::record::{self, BootId, Clock, Entry, FILE_HEAD, RecordError};
+use crate::history::record::{self, BootId, Clock, Entry, FILE_HEAD, RecordError, UNKNOWN_BOOT};
 use crate::hub::restored::Restored;
 
 /// What one file turned out to be, as far as it was fed.
@@ -83,7 +83,8 @@ impl FileReader {
 }
 
 /// Whether a log of these files, in order, may lack facts that somebody was told of. `boot` is the present run of the
-/// kernel; what was written in an earlier one may never have come to the disk.
+/// kernel; what was written in an earlier one may never have come to the disk, nor what was where the kernel does not
+/// say which run it is.
 pub fn may_lack_facts(files: &[FileReader], boot: BootId) -> bool {
     let last = files.iter().rposition(|file| file.begun.is_some());
     let lacks = |(index, file): (usize, &FileReader)| match file.fault {
@@ -94,8 +95,9 @@ pub fn may_lack_facts(files: &[FileReader], boot: BootId) -> bool {
     };
     let was_cut_off = last.is_some_and(|last| {
         let file = &files[last];
-        let is_of_this_run = |(run, is_synced): (BootId, bool)| run == boot || is_synced;
-        !file.is_closed && !file.begun.is_some_and(is_of_this_run)
+        let is_of_this_run = |run: BootId| run == boot && run != UNKNOWN_BOOT;
+        let is_there = |(run, is_synced): (BootId, bool)| is_synced || is_of_this_run(run);
+        !file.is_closed && !file.begun.is_some_and(is_there)
     });
     was_cut_off || files.iter().enumerate().any(lacks)
 }
@@ -160,6 +162,15 @@ mod tests {
             ),
         ] {
             assert_eq!(may_lack_facts(&files, THIS), want, "{files:?}");
+        }
+        // A kernel that does not say which run it is.
+        for (is_synced, is_closed, want) in [
+            (false, false, true),
+            (false, true, false),
+            (true, false, false),
+        ] {
+            let files = [file(UNKNOWN_BOOT, is_synced, is_closed, None)];
+            assert_eq!(may_lack_facts(&files, UNKNOWN_BOOT), want, "{files:?}");
         }
     }
 }

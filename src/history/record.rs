@@ -23,6 +23,9 @@ const BODY_BYTES_MAX: usize = 65 << 20;
 /// whatever the disk did.
 pub type BootId = [u8; 16];
 
+/// Where the kernel does not say: no run is the same as this one.
+pub const UNKNOWN_BOOT: BootId = [0; 16];
+
 /// What a record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry<'a> {

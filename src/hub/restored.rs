@@ -15,7 +15,8 @@ use crate::hub::{Hub, Published};
 /// Who has one of those, or stands before them, is told of a gap.
 const LOST_POSITIONS_MAX: u64 = 1_000_000_000;
 
-/// The state that the facts so far give. Its memory is that of the histories, whatever the length of the log.
+/// The state that the facts so far give. Its memory is that of the histories, and of twice `idempotency_keys_max`
+/// results, whatever the length of the log.
 #[derive(Debug)]
 pub struct Restored {
     config: Arc<Config>,
@@ -109,13 +110,26 @@ impl Restored {
     }
 
     fn apply_result(&mut self, name: &str, key: &str, published: Published, end_ms: u64) {
-        // As many as are alive at a time, twice over, before the dead are looked for.
-        if self.results.len() >= 2 * self.config.limits.idempotency_keys_max.max(1024) {
-            let now_ms = self.newest_ms;
-            self.results.retain(|_, (end_ms, _)| *end_ms > now_ms);
+        // Twice as many as may be alive, so that each time pays for as many that have come since.
+        let keys_max = self.config.limits.idempotency_keys_max;
+        if self.results.len() >= 2 * keys_max {
+            self.forget_results(keys_max);
         }
         if let Some(name) = ChannelName::parse(name) {
             self.results.insert((name, key.into()), (end_ms, published));
+        }
+    }
+
+    /// Forgets the results that are over, and of the others the soonest to end, so that no more than `keys_max` are
+    /// left.
+    fn forget_results(&mut self, keys_max: usize) {
+        let now_ms = self.newest_ms;
+        self.results.retain(|_, (end_ms, _)| *end_ms > now_ms);
+        let excess = self.results.len().saturating_sub(keys_max);
+        if excess > 0 {
+            let mut results: Vec<_> = self.results.drain().collect();
+            results.select_nth_unstable_by_key(excess - 1, |(_, (end_ms, _))| *end_ms);
+            self.results.extend(results.into_iter().skip(excess));
         }
     }
 
@@ -213,6 +227,52 @@ impl Hub {
             if end_ms > now_ms {
                 self.idempotency.restore(&name, &key, published, end_ms);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::position::Epoch;
+
+    const KEYS_MAX: usize = 10;
+
+    fn result(key: &str, end_ms: u64) -> Fact<'_> {
+        let position = Position {
+            epoch: Epoch::from_random(1),
+            offset: end_ms,
+        };
+        Fact::Result {
+            name: "a",
+            key,
+            published: Published {
+                position,
+                receivers: 0,
+            },
+            end_ms,
+        }
+    }
+
+    #[test]
+    fn of_more_results_than_may_be_remembered_the_soonest_to_end_go() {
+        for (name, end_ms) in [
+            ("in order", (|n| 1 + n) as fn(u64) -> u64),
+            ("backwards", |n| 1000 - n),
+            ("mixed", |n| 1 + n * 7 % 1000),
+        ] {
+            let mut config = Config::default();
+            config.limits.idempotency_keys_max = KEYS_MAX;
+            let mut restored = Restored::new(Arc::new(config));
+            for n in 0..1000 {
+                restored.apply(result(&n.to_string(), end_ms(n)));
+                let results = restored.results.len();
+                assert!(results <= 2 * KEYS_MAX, "{name}: {results} behind {n}");
+            }
+            let mut ends: Vec<_> = restored.results.values().map(|(end, _)| *end).collect();
+            ends.sort_unstable();
+            let last: Vec<u64> = (1001 - KEYS_MAX as u64..=1000).collect();
+            assert!(ends.ends_with(&last), "{name}: {ends:?}");
         }
     }
 }

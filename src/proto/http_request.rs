@@ -79,26 +79,22 @@ pub struct RequestHead<'a> {
     pub cookie: Option<&'a str>,
     pub last_event_id: Option<&'a str>,
     pub idempotency_key: Option<&'a str>,
-    pub access_control_request_method: Option<&'a str>,
-    pub access_control_request_headers: Option<&'a str>,
     /// Present when the client asks for WebSocket in both `Upgrade` and `Connection`.
     pub upgrade: Option<UpgradeFields<'a>>,
 }
 
-/// The fields of a WebSocket handshake (RFC 6455 §4.1), unchecked.
-///
-/// Of several Sec-WebSocket-Protocol or -Extensions lines the first counts: each is an offer that may be declined.
+/// The fields of a WebSocket handshake (RFC 6455 §4.1), unchecked. Sec-WebSocket-Protocol and -Extensions are offers,
+/// which are declined by saying nothing of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpgradeFields<'a> {
     pub key: Option<&'a str>,
     pub version: Option<&'a str>,
-    pub protocol: Option<&'a str>,
-    pub extensions: Option<&'a str>,
 }
 
 /// Where the search for the head's end stands, so that a head that comes byte by byte costs linear time in all.
 ///
 /// Belongs to one head: as long as that is incomplete the caller hands in the same bytes again, with more behind them.
+/// The limits may be others from one time to the next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeadProgress {
     /// Everything before is checked; never past the CR of an unfinished line end.
@@ -160,6 +156,13 @@ impl HeadProgress {
                 return Err(HeadError::HeaderFolded);
             }
             let scanned = self.scanned_bytes as usize;
+            // The limits are lower than they were at the read before.
+            if scanned > end {
+                return Err(match in_request_line && end == line_limit {
+                    true => HeadError::TargetTooLong,
+                    false => HeadError::HeadTooLarge,
+                });
+            }
             let stop = scanned + count_front(&window[scanned..end], class);
             self.scanned_bytes = stop as u32;
             let line = &window[line_start..stop];

@@ -108,8 +108,14 @@ impl Supervisor {
             ignored,
         } = self.config.reload(next);
         // What stays as it was may not go with what is new.
-        if let Err(error) = config.check_open_mode() {
-            return self.refuse(&error.to_string());
+        let related = config.check_relations().map_err(|error| error.to_string());
+        let checked =
+            related.and_then(|()| (config.check_open_mode()).map_err(|error| error.to_string()));
+        if let Err(error) = checked {
+            for change in &ignored {
+                tracing::warn!("needs a restart: {change}");
+            }
+            return self.refuse(&error);
         }
         let keys = match Keys::load(&config) {
             Ok(keys) => keys,

@@ -18,7 +18,7 @@ use crate::proto::http_response::CONTINUE_100;
 use crate::transport::exchange::Asking;
 use crate::transport::inbound_rate::InboundRate;
 use crate::transport::response::{Meta, refuse};
-use crate::transport::{Context, Effects, Next};
+use crate::transport::{Context, Effects, Next, Transport};
 
 /// A body that comes this far has earned another `body_timeout`: a slow but honest upload gets through, a byte now
 /// and then does not.
@@ -31,7 +31,6 @@ pub struct Http {
     exchange: Option<Box<Exchange>>,
     /// Begin of the current phase.
     since_ms: u64,
-    /// A long poll that was answered begins anew: it has waited.
     inbound: InboundRate,
 }
 
@@ -58,20 +57,12 @@ struct Receiving {
 }
 
 impl Http {
-    pub fn new(now_ms: u64) -> Self {
+    /// Between requests, with what the connection may send.
+    pub fn new(inbound: InboundRate, now_ms: u64) -> Self {
         Self {
             exchange: None,
             since_ms: now_ms,
-            inbound: InboundRate::default(),
-        }
-    }
-
-    /// A connection whose request is being answered.
-    pub fn asking(asking: Asking, now_ms: u64) -> Self {
-        Self {
-            exchange: Some(Box::new(Exchange::Asking(asking))),
-            since_ms: now_ms,
-            inbound: InboundRate::default(),
+            inbound,
         }
     }
 
@@ -208,16 +199,21 @@ impl Http {
                 return Some((0, refuse(context, &meta, &refusal)));
             }
         };
-        let mut receiving = Receiving {
-            meta,
-            request,
-            decoder: BodyDecoder::new(head.body),
-            body: Vec::new(),
-            progress_at: BODY_PROGRESS_BYTES,
-        };
-        if receiving.decoder.is_done() {
-            let next = self.ask(receiving.meta, receiving.request, &[], context);
-            return Some((0, next));
+        Some(self.begin_body(meta, request, head, rest, context))
+    }
+
+    /// The request is admitted; `rest` is what came behind its head. Says how much of it belonged to the request.
+    fn begin_body(
+        &mut self,
+        meta: Meta,
+        request: Request,
+        head: &RequestHead<'_>,
+        rest: &[u8],
+        context: &mut Context<'_>,
+    ) -> (usize, Next) {
+        let decoder = BodyDecoder::new(head.body);
+        if decoder.is_done() {
+            return (0, self.ask(meta, request, &[], context));
         }
         // The common case: the whole body is here, and its bytes need not be gathered.
         if let BodyFraming::Length(length) = head.body
@@ -225,10 +221,16 @@ impl Http {
                 .ok()
                 .and_then(|length| rest.get(..length))
         {
-            let next = self.ask(receiving.meta, receiving.request, body, context);
-            return Some((body.len(), next));
+            return (body.len(), self.ask(meta, request, body, context));
         }
-        Some(match receiving.take(rest, context) {
+        let mut receiving = Receiving {
+            meta,
+            request,
+            decoder,
+            body: Vec::new(),
+            progress_at: BODY_PROGRESS_BYTES,
+        };
+        match receiving.take(rest, context) {
             Ok((consumed, true)) => {
                 let Receiving {
                     meta,
@@ -250,7 +252,7 @@ impl Http {
                 (consumed, Next::Stay)
             }
             Err(refusal) => (rest.len(), receiving.refuse(&refusal, context)),
-        })
+        }
     }
 
     /// The request that waited is read once more.
@@ -319,10 +321,14 @@ impl Http {
         let Some(Exchange::Asking(asking)) = self.exchange.as_deref_mut() else {
             unreachable!("nothing was asked")
         };
-        let next = asking.on_answer(place, answer, subscription, context);
+        let mut next = asking.on_answer(place, answer, subscription, context);
         if asking.is_done() {
             self.exchange = None;
             self.since_ms = context.now_ms;
+        }
+        // It comes back with the answer: polls, too, are so many in a second.
+        if let Next::Become(Transport::LongPoll(poll)) = &mut next {
+            poll.set_inbound(std::mem::take(&mut self.inbound));
         }
         next
     }

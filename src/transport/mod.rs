@@ -32,6 +32,7 @@ use crate::metrics::{Metrics, TransportKind};
 use event_stream::EventStream;
 use first_message::FirstMessage;
 use http::Http;
+use inbound_rate::InboundRate;
 use outbox::Waiting;
 use outgoing::Outgoing;
 use poll::LongPoll;
@@ -135,7 +136,7 @@ pub enum Next {
 impl Transport {
     /// A connection that was just accepted.
     pub fn new(now_ms: u64) -> Self {
-        Self::Http(Http::new(now_ms))
+        Self::Http(Http::new(InboundRate::default(), now_ms))
     }
 
     /// The peer sent bytes. Takes whole units from the front and says how many bytes they had; what it leaves is

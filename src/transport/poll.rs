@@ -8,6 +8,7 @@ use crate::hub::message::Message;
 use crate::hub::position::{Position, write_cursor};
 use crate::transport::exchange::refuse_disconnected;
 use crate::transport::http::Http;
+use crate::transport::inbound_rate::InboundRate;
 use crate::transport::replay::{self, Part};
 use crate::transport::response::{Body, Fields, Meta, respond};
 use crate::transport::{Context, Effects, Next, Transport, jittered_down};
@@ -23,6 +24,8 @@ pub struct LongPoll {
     deadline_ms: u64,
     /// With whose token; boxed, since most have none.
     session: Option<Box<Session>>,
+    /// Of the connection, kept for its next request.
+    inbound: InboundRate,
 }
 
 impl LongPoll {
@@ -40,7 +43,12 @@ impl LongPoll {
             limit,
             deadline_ms,
             session: session.map(Box::new),
+            inbound: InboundRate::default(),
         }
+    }
+
+    pub fn set_inbound(&mut self, inbound: InboundRate) {
+        self.inbound = inbound;
     }
 
     pub fn session(&self) -> Option<&Session> {
@@ -159,7 +167,10 @@ impl LongPoll {
     fn leave(&mut self, next: Next, context: &mut Context<'_>) -> Next {
         self.release(context.effects);
         match next {
-            Next::Stay => Next::Become(Transport::Http(Http::new(context.now_ms))),
+            Next::Stay => {
+                let inbound = std::mem::take(&mut self.inbound);
+                Next::Become(Transport::Http(Http::new(inbound, context.now_ms)))
+            }
             next => next,
         }
     }

@@ -95,6 +95,25 @@ fn a_file_that_is_wrong_leaves_the_old_one_in_force() {
 }
 
 #[test]
+fn what_stays_until_a_restart_may_not_contradict_what_is_new() {
+    let server = start("", "message_bytes_max = \"1KiB\"\n");
+    // Tokens are asked for at once, and the keys for them are not read before a restart.
+    let keys = concat!(env!("CARGO_MANIFEST_DIR"), "/src/auth/testdata/jwks.json");
+    server.reload(&format!(
+        "jwks = \"{keys}\"\n[namespace.\"\"]\nsubscribe = \"token\"\n"
+    ));
+    server.wait_metric("reload_failures_total", 1);
+    server.wait_log("needs a restart: jwks: none -> ");
+    let line = server.wait_log("namespace \"\" asks for tokens");
+    assert!(
+        line.contains("the old configuration stays in force"),
+        "{line}"
+    );
+    assert_eq!(server.ask("POST", "/pub/c", &[b'x'; 1025]).status, 413);
+    assert_eq!(server.get("/poll/c").response().status, 204);
+}
+
+#[test]
 fn what_needs_a_restart_is_named_and_flags_still_win() {
     let server = start("--message-bytes-max 1KiB", "threads = 2\n");
     server.reload("message_bytes_max = \"2KiB\"\nlog_format = \"json\"\npin_threads = true\n");

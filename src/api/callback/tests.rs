@@ -308,3 +308,28 @@ fn the_backend_names_whom_no_token_names() {
         assert_eq!(found, want, "{user:?} {until_ms:?}");
     }
 }
+
+#[test]
+fn of_several_backends_the_first_that_names_somebody_says_who_it_is() {
+    let config = config();
+    let permit = |user: Option<&str>, until_ms| {
+        Decision::Allowed(Permit {
+            user: user.map(Into::into),
+            until_ms,
+        })
+    };
+    let (nobody, one) = (permit(None, Some(9)), permit(Some("b"), None));
+    for (decisions, want) in [
+        ([nobody.clone(), one.clone()], (Some("b"), Some(9))),
+        ([one.clone(), nobody.clone()], (Some("b"), Some(9))),
+        ([nobody.clone(), permit(None, Some(7))], (None, Some(7))),
+        ([one, permit(Some("c"), None)], (Some("b"), None)),
+    ] {
+        let mut request = admitted(&config, "/sse/a:1", "");
+        conclude(&mut request, &decisions, &config).unwrap();
+        let (_, listen) = listening(&mut request).unwrap();
+        let session = listen.session.as_ref().unwrap();
+        assert_eq!(session.grant.is_anonymous, want.0.is_none());
+        assert_eq!((listen.user(), session.expires_ms), want, "{decisions:?}");
+    }
+}

@@ -103,6 +103,16 @@ fn a_mistake_in_the_file_names_line_key_and_remedy() {
             "[namespace.echo]\nclient_publish = 3",
             "f.toml:2: namespace \"echo\" client_publish = \"3\": not understood; give true or false",
         ),
+        // A value with a password in it is not repeated.
+        (
+            "[namespace.echo]\nauthorize_url = 'http://u:hush@host/'",
+            "f.toml:2: namespace \"echo\" authorize_url: not understood; give a URL that begins with https:// or \
+             http:// and has no password in it, or none",
+        ),
+        (
+            "backplane = ''",
+            "f.toml:1: backplane: not understood; give a text",
+        ),
         (
             "[namespace.'a:b']",
             "f.toml:1: namespace \"a:b\" : \"a:b\" cannot be the first part of a channel's name; use letters, \

@@ -9,8 +9,8 @@ use super::{is_token, is_unreserved_byte};
 pub const HEADERS_MAX: usize = 100;
 /// Header lines of nearly every head: making room for [`HEADERS_MAX`] takes longer than reading these.
 const HEADERS_USUAL: usize = 16;
-/// `access-control-request-headers`: a longer name is none of ours.
-const KNOWN_NAME_BYTES_MAX: usize = 30;
+/// `sec-websocket-version`: a longer name is none of ours.
+const KNOWN_NAME_BYTES_MAX: usize = 21;
 
 /// `lines` are the `n_headers` header lines with the empty line at their end; their line ends and bytes are checked.
 pub(super) fn parse_fields<'a>(
@@ -55,12 +55,8 @@ struct Fields<'a> {
     cookie: Option<&'a str>,
     last_event_id: Option<&'a str>,
     idempotency_key: Option<&'a str>,
-    access_control_request_method: Option<&'a str>,
-    access_control_request_headers: Option<&'a str>,
     websocket_key: Option<&'a str>,
     websocket_version: Option<&'a str>,
-    websocket_protocol: Option<&'a str>,
-    websocket_extensions: Option<&'a str>,
     connection_close: bool,
     connection_keep_alive: bool,
     connection_upgrade: bool,
@@ -87,16 +83,8 @@ impl<'a> Fields<'a> {
             b"cookie" => self.take_cookie(value),
             b"last-event-id" => once(&mut self.last_event_id, value),
             b"idempotency-key" => once(&mut self.idempotency_key, value),
-            b"access-control-request-method" => {
-                once(&mut self.access_control_request_method, value)
-            }
-            b"access-control-request-headers" => {
-                once(&mut self.access_control_request_headers, value)
-            }
             b"sec-websocket-key" => once(&mut self.websocket_key, value),
             b"sec-websocket-version" => once(&mut self.websocket_version, value),
-            b"sec-websocket-protocol" => first(&mut self.websocket_protocol, value),
-            b"sec-websocket-extensions" => first(&mut self.websocket_extensions, value),
             b"connection" => self.take_connection(ascii(value)?),
             b"upgrade" => self.take_upgrade(ascii(value)?),
             b"expect" => self.take_expect(ascii(value)?),
@@ -167,13 +155,9 @@ impl<'a> Fields<'a> {
             cookie: self.cookie,
             last_event_id: self.last_event_id,
             idempotency_key: self.idempotency_key,
-            access_control_request_method: self.access_control_request_method,
-            access_control_request_headers: self.access_control_request_headers,
             upgrade: is_upgrade.then_some(UpgradeFields {
                 key: self.websocket_key,
                 version: self.websocket_version,
-                protocol: self.websocket_protocol,
-                extensions: self.websocket_extensions,
             }),
         })
     }
@@ -266,12 +250,6 @@ fn once<'a>(slot: &mut Option<&'a str>, value: &'a [u8]) -> Result<(), HeadError
         return Err(HeadError::HeaderRepeated);
     }
     *slot = Some(ascii(value)?);
-    Ok(())
-}
-
-fn first<'a>(slot: &mut Option<&'a str>, value: &'a [u8]) -> Result<(), HeadError> {
-    let value = ascii(value)?;
-    slot.get_or_insert(value);
     Ok(())
 }
 

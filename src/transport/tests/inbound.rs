@@ -135,6 +135,21 @@ fn requests_that_come_too_fast_are_refused_and_the_connection_goes_on() {
 }
 
 #[test]
+fn a_long_poll_that_was_answered_counts_like_any_request() {
+    let mut peer = peer(3, 0);
+    let mut poll = |now_ms: u64| {
+        peer.now_ms = now_ms;
+        let mut answer = peer.get("/poll/a?wait=0.001", "");
+        if answer.is_empty() {
+            answer = peer.deadline();
+        }
+        status(&answer)
+    };
+    assert_eq!([0, 1, 2, 3, 4].map(&mut poll), [204, 204, 204, 204, 429]);
+    assert_eq!([338, 339].map(&mut poll), [204, 429]);
+}
+
+#[test]
 fn bytes_of_a_request_are_paid_for_by_the_next() {
     let mut peer = peer(0, 1000);
     let post = format!(

@@ -152,21 +152,11 @@ fn write(head: &RequestHead<'_>) -> Option<String> {
     field("Cookie", head.cookie);
     field("Last-Event-ID", head.last_event_id);
     field("Idempotency-Key", head.idempotency_key);
-    field(
-        "Access-Control-Request-Method",
-        head.access_control_request_method,
-    );
-    field(
-        "Access-Control-Request-Headers",
-        head.access_control_request_headers,
-    );
     if let Some(upgrade) = head.upgrade {
         field("Connection", Some("Upgrade"));
         field("Upgrade", Some("websocket"));
         field("Sec-WebSocket-Key", upgrade.key);
         field("Sec-WebSocket-Version", upgrade.version);
-        field("Sec-WebSocket-Protocol", upgrade.protocol);
-        field("Sec-WebSocket-Extensions", upgrade.extensions);
     }
     Some(text + "\r\n")
 }
