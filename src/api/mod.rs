@@ -139,7 +139,8 @@ impl<'a> Route<'a> {
             ("healthz", None) => Self::Health,
             ("readyz", None) => Self::Readiness,
             ("pushring.js", None) => Self::Page(SCRIPT),
-            ("", None) => Self::Page(CONSOLE),
+            // It knows no credentials.
+            ("", None) if !config.auth.has_keys() => Self::Page(CONSOLE),
             _ => return None,
         })
     }

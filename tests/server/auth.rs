@@ -238,6 +238,15 @@ fn a_bad_credential_is_refused_by_its_own_code() {
 }
 
 #[test]
+fn the_console_is_there_without_keys_only() {
+    let (open, keyed) = (Server::start(""), server(""));
+    for (target, wanted) in [("/", 404), ("/pushring.js", 200)] {
+        assert_eq!(ask(keyed.address, "GET", target, "").status, wanted);
+        assert_eq!(open.get(target).response().status, 200);
+    }
+}
+
+#[test]
 fn a_cookie_of_another_origins_page_is_not_taken() {
     let server =
         server("token_cookie = \"session\"\nallowed_origins = \"https://app.example.com,*\"");
