@@ -80,6 +80,10 @@ fn options_tells_the_methods_and_answers_a_preflight() {
             Some("https://a.example")
         );
         assert_eq!(response.field("access-control-allow-methods"), Some(allow));
+        let headers = response.field("access-control-allow-headers").unwrap();
+        for header in ["*", "Authorization", "Last-Event-ID", "X-API-Key"] {
+            assert!(headers.split(", ").any(|allowed| allowed == header));
+        }
     }
     let mut client = server.connect();
     client.request("GET", "/poll/c", "Origin: https://b.example\r\n", b"");
