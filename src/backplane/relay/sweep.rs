@@ -5,16 +5,17 @@ use std::sync::Arc;
 use super::Relay;
 
 /// A relay goes round all of its channels in this many sweeps.
-const SWEEPS_PER_ROUND: usize = 50;
+pub(super) const SWEEPS_PER_ROUND: usize = 50;
 
 impl<A: Copy> Relay<A> {
     /// Looks at some of the channels: what is old goes, who has waited too long is refused, what nobody needs is
     /// closed, and what is listened to is checked against the broker now and then. Goes round all of them.
     pub fn sweep(&mut self, is_congested: bool, now_ms: u64) {
-        let n_feeds = self.feeds.len().div_ceil(SWEEPS_PER_ROUND).max(64);
-        for _ in 0..n_feeds.min(self.feeds.capacity()) {
+        // The slab keeps the places of as many feeds as there ever were.
+        let n_places = self.feeds.capacity();
+        for _ in 0..n_places.div_ceil(SWEEPS_PER_ROUND).max(64).min(n_places) {
             let index = self.sweep_next;
-            self.sweep_next = (index + 1) % self.feeds.capacity();
+            self.sweep_next = (index + 1) % n_places;
             if self.feeds.contains(index) {
                 self.sweep_feed(index, is_congested, now_ms);
             }

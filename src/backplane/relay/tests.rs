@@ -267,6 +267,31 @@ fn what_the_broker_still_has_is_not_told_as_lost() {
     }
 }
 
+#[test]
+fn a_round_takes_no_longer_where_there_were_more_channels_once() {
+    let mut relay = Relay::new(Arc::new(Config::default()), 1);
+    for number in 0..10_000 {
+        let name = ChannelName::parse(&format!("c{number}")).unwrap();
+        relay.info(number, &name, 0);
+    }
+    let timing = Config::default().timing;
+    let mut now_ms = timing.backplane_linger_ms;
+    while relay.channels() > 0 {
+        relay.sweep(false, now_ms);
+    }
+    while relay.next_act().is_some() {}
+
+    relay.on_news(News::Health(Health::Hearing), false, now_ms);
+    relay.info(7, &name(), now_ms);
+    now_ms += timing.backplane_timeout_ms + 1;
+    for _ in 0..sweep::SWEEPS_PER_ROUND {
+        relay.sweep(false, now_ms);
+    }
+    let acts: Vec<_> = std::iter::from_fn(|| relay.next_act()).collect();
+    let is_refused = |act: &Act<usize>| matches!(act, Act::Refused(7, HubFull::BrokerAway));
+    assert!(acts.iter().any(is_refused), "{acts:?}");
+}
+
 /// `forgets`: the broker keeps a short history, and loses all of it now and then.
 fn check(seed: u64, forgets: bool) {
     let mut rng = fastrand::Rng::with_seed(seed);
