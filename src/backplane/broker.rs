@@ -49,7 +49,8 @@ pub trait Broker: Sized + 'static {
     async fn unlisten(&self, channels: &[ChannelName]) -> Result<(), BrokerError>;
 
     /// Where each channel stands, with as few round trips as it takes. What is published from then on is not part of
-    /// it; what is part of it may also come as an event, before or after.
+    /// it. What is part of it and comes as an event, too, is with the receiver by the time of the return: whoever takes
+    /// that first knows that what is missing then is lost. So this may wait until events are taken.
     async fn read(&self, readings: &[Reading]) -> Result<Vec<Standing>, BrokerError>;
 
     /// Drops the channel's history and its epoch, and tells every node that listens ([`Event::Ended`]). `false`:

@@ -4,6 +4,7 @@
 //! It goes in rounds. Each takes what has come from the shards, from the broker and from the clock, begins the calls
 //! that are due, and posts its news to each shard at once.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -19,7 +20,7 @@ use crate::backplane::broker::{Broker, BrokerError, Event, Publishing, Settings}
 use crate::backplane::calls::{Answer, Calls, Subject, Write, Writes};
 use crate::backplane::canary::Canary;
 use crate::backplane::note::{self, Note};
-use crate::backplane::order::{FromShard, Health, News, Order};
+use crate::backplane::order::{FromShard, Health, News, Order, Standing};
 use crate::backplane::registry::Registry;
 use crate::backplane::roster::{Asker, Roster};
 use crate::backplane::stats::BackplaneStats;
@@ -180,6 +181,19 @@ struct Connection<B> {
     events: mpsc::Receiver<Event>,
     canary: Canary,
     calls: Calls,
+    events_taken: u64,
+    /// Answers that wait for events in front of them, oldest first.
+    read: VecDeque<Read>,
+}
+
+/// The answer to openings. What it includes and does not bring is taken for lost where it has not come as an event, so
+/// it waits until the events in front of it are taken: these are many after a burst, and none are taken while a shard
+/// is behind.
+struct Read {
+    /// How many events are taken by then.
+    due: u64,
+    channels: Vec<ChannelName>,
+    standings: Vec<Standing>,
 }
 
 impl<B: Broker, S: Sink> Driver<B, S> {
@@ -281,7 +295,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
                 }
             }
             Link::Up(connection) => {
-                // First, so that an answer is not ahead of the events that its call has caused.
+                // First, so that the events that a call has caused are taken in the round of its answer or before.
                 is_ready |= connection.calls.poll(cx, &mut incoming.answers).is_ready();
                 if !is_congested
                     && let Poll::Ready(n) =
@@ -350,6 +364,8 @@ impl<B: Broker, S: Sink> Driver<B, S> {
             broker: Rc::new(broker),
             events,
             calls: Calls::new(),
+            events_taken: 0,
+            read: VecDeque::new(),
         });
         self.ask_for_acknowledged(now);
         // The first canary goes at once.
@@ -469,6 +485,9 @@ impl<B: Broker, S: Sink> Driver<B, S> {
         let mut lost = None;
         let mut events = std::mem::take(&mut self.incoming.events);
         self.stats.events_total += events.len() as u64;
+        if let Link::Up(up) = &mut self.link {
+            up.events_taken += events.len() as u64;
+        }
         for event in events.drain(..) {
             match event {
                 Event::Broken(error) => {
@@ -492,6 +511,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
             }
         }
         self.incoming.answers = answers;
+        self.tell_standings();
         lost
     }
 

@@ -2,6 +2,7 @@
 
 mod failures;
 
+use std::pin::pin;
 use std::time::Duration;
 
 use pushring::backplane::broker::{Broker, BrokerError, Event, Publishing, Reading, Settings};
@@ -75,6 +76,13 @@ fn payload(arrival: &Arrival) -> &str {
     str::from_utf8(&arrival.message.payload).unwrap()
 }
 
+fn heard_position(event: &Event) -> Position {
+    match event {
+        Event::Arrival(arrival) => arrival.message.position,
+        event => panic!("{event:?}"),
+    }
+}
+
 fn payloads(standing: &Standing) -> Vec<&str> {
     standing.messages.iter().map(payload).collect()
 }
@@ -124,6 +132,23 @@ impl Node {
             keep,
         };
         self.broker.read(&[reading]).await.unwrap().remove(0)
+    }
+
+    /// Takes events meanwhile, as the driver does: all those that are here by the time of the answer.
+    async fn read_and_hear(&mut self, readings: &[Reading]) -> (Vec<Standing>, Vec<Event>) {
+        let mut reading = pin!(self.broker.read(readings));
+        let mut heard = Vec::new();
+        let standings = loop {
+            tokio::select! {
+                biased;
+                standings = &mut reading => break standings.unwrap(),
+                Some(event) = self.events.recv() => heard.push(event),
+            }
+        };
+        while let Ok(event) = self.events.try_recv() {
+            heard.push(event);
+        }
+        (standings, heard)
     }
 
     async fn listen(&self, name: &str) {
@@ -201,6 +226,34 @@ fn what_one_node_publishes_another_hears_and_reads() {
                 number: 7
             }
         ));
+    });
+}
+
+#[test]
+fn what_a_reading_includes_is_heard_before_its_answer() {
+    let server = RedisServer::start(&["--save", "''"]);
+    run(async || {
+        let (a, mut b) = (
+            Node::connect(&server.url()).await,
+            Node::connect(&server.url()).await,
+        );
+        b.listen("news").await;
+        let mut live = text("news", "live");
+        live.publish.store = false;
+        let publishes = (0..3000).map(|_| Publishing {
+            publish: live.publish.clone(),
+            ..live
+        });
+        let published = a.publish_all(publishes.collect()).await;
+        let reading = Reading {
+            channel: channel("news"),
+            after: None,
+            keep: KEEP,
+        };
+        let (standings, heard) = b.read_and_hear(&[reading]).await;
+        assert_eq!(standings[0].head, published[2999].position);
+        let heard: Vec<_> = heard.iter().map(heard_position).collect();
+        assert!(heard.into_iter().eq(published.iter().map(|it| it.position)));
     });
 }
 
@@ -569,14 +622,13 @@ fn many_channels_are_listened_to_and_read_at_once() {
             keep: KEEP,
         };
         let readings: Vec<_> = channels.iter().map(reading).collect();
-        let standings = node.broker.read(&readings).await.unwrap();
+        let (standings, heard) = node.read_and_hear(&readings).await;
         for (i, standing) in standings.iter().enumerate() {
             assert_eq!(standing.head, published[i].position);
             assert_eq!(payloads(standing), [i.to_string()]);
         }
-        for published in &published {
-            assert_eq!(node.arrival().await.message.position, published.position);
-        }
+        let heard: Vec<_> = heard.iter().map(heard_position).collect();
+        assert!(heard.into_iter().eq(published.iter().map(|it| it.position)));
         node.broker.unlisten(&channels).await.unwrap();
         node.publish("c:7", "unheard").await;
         node.broker.canary(1).await.unwrap();

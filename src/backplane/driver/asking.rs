@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 
-use super::{Connection, Driver, Link, Sink};
+use super::{Connection, Driver, Link, Read, Sink};
 use crate::backplane::broker::{Broker, BrokerError, Publishing};
 use crate::backplane::calls::{Answer, Subject, Write, WriteCall};
 use crate::backplane::order::{News, NotPublished};
@@ -14,7 +14,13 @@ use crate::hub::Published;
 impl<B: Broker, S: Sink> Driver<B, S> {
     /// Fills every call that may be under way.
     pub(super) fn begin_calls(&mut self, now: Instant) {
-        let Link::Up(Connection { broker, calls, .. }) = &mut self.link else {
+        let Link::Up(Connection {
+            broker,
+            calls,
+            read,
+            ..
+        }) = &mut self.link
+        else {
             return;
         };
         let is_write =
@@ -49,7 +55,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
             }
         }
         let is_batch = |subject: &Subject| matches!(subject, Subject::Open(_) | Subject::Close);
-        for _ in calls.count(is_batch)..self.settings.batches {
+        for _ in calls.count(is_batch) + read.len()..self.settings.batches {
             let batch = self.registry.next_batch(self.settings.channels_per_batch);
             if batch.unlisten.is_empty() && batch.read.is_empty() {
                 break;
@@ -136,10 +142,12 @@ impl<B: Broker, S: Sink> Driver<B, S> {
             }
             (Subject::Open(channels), Answer::Standings(standings)) => {
                 self.stats.reads_total += channels.len() as u64;
-                for (channel, standing) in channels.into_iter().zip(standings) {
-                    if let Some(home) = self.registry.on_read(&channel) {
-                        self.tell(home, News::Standing { channel, standing });
-                    }
+                if let Link::Up(up) = &mut self.link {
+                    up.read.push_back(Read {
+                        due: up.events_taken + up.events.len() as u64,
+                        channels,
+                        standings,
+                    });
                 }
             }
             (
@@ -147,6 +155,23 @@ impl<B: Broker, S: Sink> Driver<B, S> {
                 Answer::Done,
             ) => {}
             (subject, answer) => debug_assert!(false, "{subject:?} answered by {answer:?}"),
+        }
+    }
+
+    /// Tells the homes where channels stand, as far as they have all that was said before.
+    pub(super) fn tell_standings(&mut self) {
+        while let Link::Up(up) = &mut self.link
+            && up
+                .read
+                .front()
+                .is_some_and(|read| read.due <= up.events_taken)
+            && let Some(read) = up.read.pop_front()
+        {
+            for (channel, standing) in read.channels.into_iter().zip(read.standings) {
+                if let Some(home) = self.registry.on_read(&channel) {
+                    self.tell(home, News::Standing { channel, standing });
+                }
+            }
         }
     }
 

@@ -324,6 +324,28 @@ fn what_is_published_while_a_channel_is_opened_is_not_missed() {
 }
 
 #[test]
+fn where_a_channel_stands_is_told_behind_all_that_was_said_before() {
+    run_paused(async {
+        let server = MemoryServer::new(URL, 1);
+        let (speaker, listener) = (Node::start_hearing(1).await, Node::start_hearing(2).await);
+        listener.open("a", None);
+        settle().await;
+        listener.take();
+        server.hold(NodeId(2));
+        for ticket in 1..=5_000 {
+            speaker.publish("a", ticket);
+        }
+        settle().await;
+        server.release(NodeId(2));
+        listener.open("a", None);
+        settle().await;
+        let news = listener.take();
+        assert_eq!(news.len(), 5_001);
+        assert!(matches!(news[5_000].1, News::Standing { .. }));
+    });
+}
+
+#[test]
 fn a_channel_is_listened_to_for_as_long_as_it_is_open() {
     run_paused(async {
         let server = MemoryServer::new(URL, 1);
@@ -387,12 +409,15 @@ fn events_wait_while_a_shard_is_behind() {
         for ticket in 1..=3 {
             node.publish("a", ticket);
         }
+        settle().await;
+        node.open("a", None);
         sleep_ms(20_000).await;
         let answers = node.told();
         assert_eq!(answers.len(), 3, "answers are not events: {answers:?}");
         node.mailboxes.is_congested.set(false);
         sleep_ms(10).await;
-        assert_eq!(node.told(), ["0 a 1", "0 a 2", "0 a 3"]);
+        let wanted = ["0 a 1", "0 a 2", "0 a 3", "0 a is at 3: 1 2 3"];
+        assert_eq!(node.told(), wanted);
         sleep_ms(20_000).await;
         assert_eq!(node.told(), [""; 0], "nobody was deaf");
     });

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use redis::aio::{AsyncPushSender, SendError};
 use redis::{PushInfo, PushKind, Value};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::backplane::broker::{BrokerError, Event};
 use crate::backplane::redis::frame::Frame;
@@ -82,9 +82,25 @@ struct Waiting {
 
 enum Heard {
     Push(usize, PushInfo),
+    /// Somebody waits for what was heard before.
+    Awaited(oneshot::Sender<()>),
     /// A slot went to another master.
     Moved,
     TooMuch,
+}
+
+/// What all ears have heard and is no event yet.
+pub(super) struct Hearing(mpsc::WeakUnboundedSender<Heard>);
+
+impl Hearing {
+    /// Returns when all that was heard by now is with the receiver of the events, or none come any more.
+    pub(super) async fn catch_up(&self) {
+        if let Some(heard) = self.0.upgrade() {
+            let (told, awaited) = oneshot::channel();
+            let _ = heard.send(Heard::Awaited(told));
+            let _ = awaited.await;
+        }
+    }
 }
 
 /// Makes an ear for each connection; the events come out of the receiver, the last of them when more than `bytes_max`
@@ -92,11 +108,16 @@ enum Heard {
 pub(super) fn ears(
     names: Names,
     bytes_max: usize,
-) -> (impl FnMut(usize) -> (Ear, Leaving), mpsc::Receiver<Event>) {
+) -> (
+    impl FnMut(usize) -> (Ear, Leaving),
+    Hearing,
+    mpsc::Receiver<Event>,
+) {
     let (heard_in, heard_out) = mpsc::unbounded_channel();
     let (events_in, events_out) = mpsc::channel(EVENTS_MAX);
     let waiting = Arc::new(Waiting::default());
     tokio::spawn(relay(heard_out, waiting.clone(), names, events_in));
+    let hearing = Hearing(heard_in.downgrade());
     let ear = move |connection| {
         let leaving = Leaving::default();
         let ear = Ear {
@@ -108,7 +129,7 @@ pub(super) fn ears(
         };
         (ear, leaving)
     };
-    (ear, events_out)
+    (ear, hearing, events_out)
 }
 
 impl AsyncPushSender for Ear {
@@ -160,6 +181,10 @@ async fn relay(
                 waiting.bytes.fetch_sub(bytes(&info), Relaxed);
                 names.event(connection, &info)
             }
+            Heard::Awaited(told) => {
+                let _ = told.send(());
+                continue;
+            }
             Heard::Moved => broken("Redis: slots of the cluster are moved to another master"),
             Heard::TooMuch => {
                 broken("Redis: more is published than this node takes; it connects anew")
@@ -209,6 +234,8 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use super::*;
 
     fn names() -> Names {
@@ -232,7 +259,7 @@ mod tests {
     fn check(bytes_max: usize, hear: impl FnOnce(&[(Ear, Leaving)])) -> Vec<String> {
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         runtime.unwrap().block_on(async {
-            let (mut ear, mut events) = ears(names(), bytes_max);
+            let (mut ear, _, mut events) = ears(names(), bytes_max);
             let both = [ear(0), ear(1)];
             drop(ear);
             hear(&both);
@@ -270,6 +297,32 @@ mod tests {
         let note = format!("Note({:?})", b"hello");
         let wanted = [r#"Moved("news")"#, r#"Ended("news")"#, &note, canary];
         assert_eq!(events, wanted);
+    }
+
+    #[test]
+    fn what_was_heard_before_is_with_the_receiver() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(async {
+            let (mut ear, hearing, mut events) = ears(names(), usize::MAX);
+            let both = [ear(0), ear(1)];
+            drop(ear);
+            for number in 0..1000 {
+                let note = said(PushKind::Message, "push:notes", "x");
+                both[number % 2].0.send(note).unwrap();
+            }
+            let mut taken = 0;
+            let mut caught_up = pin!(hearing.catch_up());
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut caught_up => break,
+                    Some(_) = events.recv() => taken += 1,
+                }
+            }
+            assert_eq!(taken + events.len(), 1000);
+            drop(both);
+            hearing.catch_up().await;
+        });
     }
 
     #[test]

@@ -40,7 +40,7 @@ use tokio::sync::mpsc;
 use crate::backplane::broker::{Broker, BrokerError, Event, Publishing, Reading, Settings};
 use crate::backplane::order::{Keep, NotPublished, Standing};
 use crate::backplane::redis::dialer::Dialer;
-use crate::backplane::redis::events::{ANNOUNCED_BYTES_MAX, Names};
+use crate::backplane::redis::events::{ANNOUNCED_BYTES_MAX, Hearing, Names};
 use crate::backplane::redis::keys::{Keys, SLOTS, slot};
 use crate::backplane::redis::link::{Link, UNREADABLE};
 use crate::backplane::redis::servers::masters;
@@ -61,6 +61,7 @@ pub struct Redis {
     /// By slot, which link serves it.
     by_slot: Vec<u16>,
     names: Names,
+    hearing: Hearing,
     verbs: &'static Verbs,
 }
 
@@ -121,7 +122,7 @@ impl Broker for Redis {
                 by_slot[usize::from(slot)] = connection as u16;
             }
         }
-        let (mut ear, events) = events::ears(names.clone(), ANNOUNCED_BYTES_MAX);
+        let (mut ear, hearing, events) = events::ears(names.clone(), ANNOUNCED_BYTES_MAX);
         let connecting = masters
             .into_iter()
             .enumerate()
@@ -130,6 +131,7 @@ impl Broker for Redis {
             links: try_join_all(connecting).await?,
             by_slot,
             names,
+            hearing,
             verbs: match url.servers {
                 Servers::Cluster(_) => &SHARDED,
                 Servers::Single { .. } | Servers::Sentinel { .. } => &PLAIN,
@@ -213,6 +215,7 @@ impl Broker for Redis {
             };
             standings[index] = Some(standing.ok_or_else(|| self.unreadable(base))?);
         }
+        self.hearing.catch_up().await;
         Ok(standings.into_iter().flatten().collect())
     }
 
