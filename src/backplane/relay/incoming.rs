@@ -59,9 +59,18 @@ impl<A: Copy> Relay<A> {
         &mut self,
         index: usize,
         head: Position,
-        messages: Vec<Arrival>,
+        mut messages: Vec<Arrival>,
         now_ms: u64,
     ) {
+        self.caught_up_messages_total += messages.len() as u64;
+        // What is held came by itself, and may be in no history.
+        let is_read = |held: &mut Held| {
+            let position = held.arrival.message.position;
+            position.epoch == head.epoch && position.offset <= head.offset
+        };
+        let held = self.feeds[index].held.extract_if(.., is_read);
+        messages.extend(held.map(|held| held.arrival));
+        messages.sort_by_key(|arrival| arrival.message.position.offset);
         let known = self.feeds[index].channel.head();
         if head.epoch != known.epoch {
             let start = messages
@@ -74,7 +83,6 @@ impl<A: Copy> Relay<A> {
             self.begin(index, start);
             self.tell_gap(index, start);
         }
-        self.caught_up_messages_total += messages.len() as u64;
         for arrival in messages {
             self.take(index, arrival, now_ms);
         }
