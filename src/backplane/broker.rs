@@ -13,8 +13,8 @@ use crate::hub::{Publish, Published};
 /// One connected broker: of however many servers it is made, it is there as a whole or not at all.
 ///
 /// Everything is called from one thread, on a runtime of that thread. Calls may be made while earlier ones are under
-/// way, and are carried out in the order in which they were first polled. An error of a whole call, as much as
-/// [`Event::Broken`], is the end of this connection: whoever holds it drops it and connects anew.
+/// way; all but readings are carried out in the order in which they were first polled. An error of a whole call, as
+/// much as [`Event::Broken`], is the end of this connection: whoever holds it drops it and connects anew.
 ///
 /// What the numbers must be, so that nothing is lost in silence:
 /// - Within one epoch of a channel offsets ascend, and none is ever given to two messages: not after a fail-over to a

@@ -231,29 +231,31 @@ fn what_one_node_publishes_another_hears_and_reads() {
 
 #[test]
 fn what_a_reading_includes_is_heard_before_its_answer() {
+    const MESSAGES: u64 = 3000;
     let server = RedisServer::start(&["--save", "''"]);
     run(async || {
-        let (a, mut b) = (
-            Node::connect(&server.url()).await,
-            Node::connect(&server.url()).await,
-        );
-        b.listen("news").await;
-        let mut live = text("news", "live");
-        live.publish.store = false;
-        let publishes = (0..3000).map(|_| Publishing {
-            publish: live.publish.clone(),
-            ..live
-        });
-        let published = a.publish_all(publishes.collect()).await;
+        let mut node = Node::connect(&server.url()).await;
+        node.listen("news").await;
+        let live = |_| {
+            format!(
+                "FCALL pushring_publish 1 test:{{news}} {} text \"\" \"\" 0\n",
+                "x".repeat(2000)
+            )
+        };
+        // Nobody takes what is announced as long as the process waits.
+        server.cli_lines(&(0..MESSAGES).map(live).collect::<String>());
         let reading = Reading {
             channel: channel("news"),
             after: None,
             keep: KEEP,
         };
-        let (standings, heard) = b.read_and_hear(&[reading]).await;
-        assert_eq!(standings[0].head, published[2999].position);
-        let heard: Vec<_> = heard.iter().map(heard_position).collect();
-        assert!(heard.into_iter().eq(published.iter().map(|it| it.position)));
+        let (standings, heard) = node.read_and_hear(&[reading]).await;
+        assert_eq!(
+            (standings[0].head.offset, standings[0].messages.len()),
+            (MESSAGES, 0)
+        );
+        let offsets = heard.iter().map(|event| heard_position(event).offset);
+        assert!(offsets.eq(1..=MESSAGES), "{} came", heard.len());
     });
 }
 
@@ -603,6 +605,43 @@ fn a_password_and_tls_are_taken_from_the_url_and_not_shown() {
             assert!(!error.contains("s3"), "{error}");
             assert!(error.contains(&server.address()), "{error}");
         }
+    });
+}
+
+#[test]
+fn histories_may_be_larger_than_what_a_listener_may_leave_with_the_server() {
+    const WIDE: usize = 40;
+    let server = RedisServer::start(&["--save", "''"]);
+    run(async || {
+        let mut node = Node::connect(&server.url()).await;
+        let large = "x".repeat(64 << 10);
+        let deep = Keep {
+            history_messages: 1000,
+            ..KEEP
+        };
+        let names: Vec<_> = (0..WIDE).map(|i| format!("wide:{i}")).collect();
+        for _ in 0..16 {
+            let wide = names.iter().map(|name| text(name, &large));
+            node.publish_all(wide.collect()).await;
+            let publishes = (0..WIDE).map(|_| Publishing {
+                keep: deep,
+                ..text("deep", &large)
+            });
+            node.publish_all(publishes.collect()).await;
+        }
+        // 40 MiB in one reply, and 40 MiB in many.
+        let standing = node.read_keeping("deep", None, deep).await;
+        assert_eq!(standing.messages.len(), 16 * WIDE);
+        let reading = |name: &String| Reading {
+            channel: channel(name),
+            after: None,
+            keep: KEEP,
+        };
+        let readings: Vec<_> = names.iter().map(reading).collect();
+        let standings = node.broker.read(&readings).await.unwrap();
+        assert!(standings.iter().all(|it| it.messages.len() == 16));
+        node.broker.canary(1).await.unwrap();
+        assert!(matches!(node.event().await, Event::Canary { .. }));
     });
 }
 

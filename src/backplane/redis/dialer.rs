@@ -24,17 +24,34 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    /// A connection on which `push` hears what the server says by itself.
     pub(super) async fn connect(
+        &self,
+        address: &Address,
+        db: i64,
+    ) -> Result<MultiplexedConnection, BrokerError> {
+        self.connect_by(address, db, &self.config()).await
+    }
+
+    /// A connection on which `push` hears what the server says by itself.
+    pub(super) async fn connect_with(
         &self,
         address: &Address,
         db: i64,
         push: impl AsyncPushSender,
     ) -> Result<MultiplexedConnection, BrokerError> {
         let config = self.config().set_push_sender(push);
+        self.connect_by(address, db, &config).await
+    }
+
+    async fn connect_by(
+        &self,
+        address: &Address,
+        db: i64,
+        config: &AsyncConnectionConfig,
+    ) -> Result<MultiplexedConnection, BrokerError> {
         let client = self.client(address, db, ProtocolVersion::RESP3);
         let client = client.map_err(|error| at(address, error))?;
-        let connecting = client.get_multiplexed_async_connection_with_config(&config);
+        let connecting = client.get_multiplexed_async_connection_with_config(config);
         connecting.await.map_err(|error| at(address, error))
     }
 

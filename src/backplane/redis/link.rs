@@ -1,5 +1,10 @@
-//! One connection to one master: commands and announcements on the same one, so that their order is the server's.
+//! The connections to one master: commands and announcements on the same one, so that their order is the server's, and
+//! histories on another.
+//!
+//! The server ends a connection that has subscriptions as soon as 32 MiB wait to be sent on it, whatever they are
+//! (`client-output-buffer-limit pubsub`), and what is large is in the way of canaries.
 
+use futures_util::future::try_join;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, ServerError, Value, cmd};
 
@@ -16,9 +21,18 @@ const LIBRARY_NAME: &str = "pushring";
 
 pub(super) const UNREADABLE: &str = "a reply of a function of pushring cannot be read";
 
+/// One of the two connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Carries announcements, and whatever else has a short answer.
+    Main,
+    Histories,
+}
+
 pub(super) struct Link {
     pub(super) master: Master,
-    connection: MultiplexedConnection,
+    main: MultiplexedConnection,
+    histories: MultiplexedConnection,
     leaving: Leaving,
     /// As the server calls itself in what it writes, if it took over from another one.
     pub(super) heir: Option<String>,
@@ -30,10 +44,15 @@ impl Link {
         master: Master,
         (ear, leaving): (Ear, Leaving),
     ) -> Result<Self, BrokerError> {
-        let connection = dialer.connect(&master.address, master.db, ear).await?;
+        let (main, histories) = try_join(
+            dialer.connect_with(&master.address, master.db, ear),
+            dialer.connect(&master.address, master.db),
+        )
+        .await?;
         let mut link = Self {
             master,
-            connection,
+            main,
+            histories,
             leaving,
             heir: None,
         };
@@ -53,11 +72,18 @@ impl Link {
     }
 
     /// A reply to each command, in order; errors of the commands are among them.
-    pub(super) async fn replies(&self, commands: &Pipeline) -> Result<Vec<Value>, BrokerError> {
+    pub(super) async fn replies(
+        &self,
+        lane: Lane,
+        commands: &Pipeline,
+    ) -> Result<Vec<Value>, BrokerError> {
         if commands.is_empty() {
             return Ok(Vec::new());
         }
-        let mut connection = self.connection.clone();
+        let mut connection = match lane {
+            Lane::Main => self.main.clone(),
+            Lane::Histories => self.histories.clone(),
+        };
         let replies = connection
             .send_packed_commands(commands, 0, commands.len())
             .await
@@ -72,14 +98,21 @@ impl Link {
     }
 
     /// The reply to one command, if it is no error.
-    pub(super) async fn reply(&self, command: Cmd) -> Result<Value, BrokerError> {
+    pub(super) async fn reply(&self, lane: Lane, command: Cmd) -> Result<Value, BrokerError> {
         let mut commands = Pipeline::with_capacity(1);
         commands.add_command(command);
-        let reply = self.replies(&commands).await?.pop();
+        let reply = self.replies(lane, &commands).await?.pop();
         match reply.unwrap_or(Value::Nil) {
             Value::ServerError(error) => Err(self.error(&error)),
             reply => Ok(reply),
         }
+    }
+
+    /// Returns when the server has answered what it was asked on the lane by now. On the main one its announcements up
+    /// to now are heard then, too; the other one is in use, and nobody takes it for a connection that was left open.
+    pub(super) async fn ping(&self, lane: Lane) -> Result<(), BrokerError> {
+        // `PING` would be another right to grant.
+        self.reply(lane, cmd("TIME")).await.map(drop)
     }
 
     /// To be called before as many channels are left by `SUNSUBSCRIBE`.
@@ -92,7 +125,7 @@ impl Link {
         let mut list = cmd("FUNCTION");
         list.arg("LIST");
         list.arg("LIBRARYNAME").arg(LIBRARY_NAME).arg("WITHCODE");
-        let listed = self.reply(list).await.map_err(|error| {
+        let listed = self.reply(Lane::Main, list).await.map_err(|error| {
             BrokerError(format!(
                 "{error} (Redis 7.0, Valkey 7.2 or later is needed)"
             ))
@@ -102,13 +135,13 @@ impl Link {
         }
         let mut load = cmd("FUNCTION");
         load.arg("LOAD").arg("REPLACE").arg(LIBRARY);
-        self.reply(load).await.map(drop)
+        self.reply(Lane::Main, load).await.map(drop)
     }
 
     async fn ask_for_heir(&self) -> Result<Option<String>, BrokerError> {
         let mut ask = cmd("FCALL");
         ask.arg("pushring_heir").arg(0);
-        match self.reply(ask).await? {
+        match self.reply(Lane::Main, ask).await? {
             Value::BulkString(heir) if heir.is_empty() => Ok(None),
             Value::BulkString(heir) => Ok(Some(String::from_utf8_lossy(&heir).into_owned())),
             _ => Err(at(self.address(), UNREADABLE)),

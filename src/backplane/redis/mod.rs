@@ -33,7 +33,7 @@ mod link;
 mod servers;
 mod url;
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::{join_all, try_join, try_join_all};
 use redis::{Cmd, Pipeline, ServerError, Value, cmd};
 use tokio::sync::mpsc;
 
@@ -42,15 +42,19 @@ use crate::backplane::order::{Keep, NotPublished, Standing};
 use crate::backplane::redis::dialer::Dialer;
 use crate::backplane::redis::events::{ANNOUNCED_BYTES_MAX, Hearing, Names};
 use crate::backplane::redis::keys::{Keys, SLOTS, slot};
-use crate::backplane::redis::link::{Link, UNREADABLE};
+use crate::backplane::redis::link::{Lane, Link, UNREADABLE};
 use crate::backplane::redis::servers::masters;
 use crate::backplane::redis::url::{RedisUrl, Servers};
 use crate::hub::Published;
 use crate::hub::message::ChannelName;
 use crate::hub::position::Position;
 
-/// Channels that are listened to or read in one round trip: the answer is a few milliseconds of the server's time.
+/// Channels that are listened to or looked at in one round trip: the answer is a few milliseconds of the server's time.
 const CHANNELS_AT_ONCE: usize = 512;
+
+/// Channels whose histories come in one round trip, which has to be over within `backplane_timeout`: mostly some
+/// hundred KiB, at worst many MiB.
+const HISTORIES_AT_ONCE: usize = 16;
 
 /// Ten years, in milliseconds: what is longer would overflow the server's own sum of it and its clock.
 const TIME_MS_MAX: u64 = 10 * 365 * 86_400_000;
@@ -155,7 +159,8 @@ impl Broker for Redis {
             .collect();
         let command = |index: usize| publish_command(&bases[index], &publishes[index]);
         // All at once: later calls must not come in between.
-        let replies = self.call(&bases, command, usize::MAX).await?;
+        let replies = self.call(Lane::Main, &bases, command, usize::MAX);
+        let replies = replies.await?;
         let mut refusals = 0;
         let results = replies.into_iter().zip(&bases).map(|(reply, base)| {
             let error = match &reply {
@@ -183,8 +188,8 @@ impl Broker for Redis {
     async fn listen(&self, channels: &[ChannelName]) -> Result<(), BrokerError> {
         let bases = self.bases(channels);
         let command = |index: usize| one_argument(self.verbs.listen, &bases[index]);
-        let replies = self.call(&bases, command, CHANNELS_AT_ONCE).await?;
-        self.all_well(replies, &bases)
+        let replies = self.call(Lane::Main, &bases, command, CHANNELS_AT_ONCE);
+        self.all_well(replies.await?, &bases)
     }
 
     async fn unlisten(&self, channels: &[ChannelName]) -> Result<(), BrokerError> {
@@ -193,8 +198,8 @@ impl Broker for Redis {
             self.link(base).expect_leaving(1);
         }
         let command = |index: usize| one_argument(self.verbs.unlisten, &bases[index]);
-        let replies = self.call(&bases, command, CHANNELS_AT_ONCE).await?;
-        self.all_well(replies, &bases)
+        let replies = self.call(Lane::Main, &bases, command, CHANNELS_AT_ONCE);
+        self.all_well(replies.await?, &bases)
     }
 
     async fn read(&self, readings: &[Reading]) -> Result<Vec<Standing>, BrokerError> {
@@ -207,8 +212,8 @@ impl Broker for Redis {
         let open: Vec<_> = (0..readings.len()).filter(is_open).collect();
         let open_bases: Vec<_> = open.iter().map(|&index| bases[index].clone()).collect();
         let command = |at: usize| read_command(&open_bases[at], &readings[open[at]]);
-        let replies = self.call(&open_bases, command, CHANNELS_AT_ONCE).await?;
-        for ((reply, &index), base) in replies.into_iter().zip(&open).zip(&open_bases) {
+        let replies = self.call(Lane::Histories, &open_bases, command, HISTORIES_AT_ONCE);
+        for ((reply, &index), base) in replies.await?.into_iter().zip(&open).zip(&open_bases) {
             let standing = match reply {
                 Value::ServerError(error) => return Err(self.link(base).error(&error)),
                 reply => standing(&readings[index].channel, reply),
@@ -223,7 +228,7 @@ impl Broker for Redis {
         let base = self.names.keys.base(channel);
         let mut command = cmd("FCALL");
         command.arg("pushring_delete").arg(1).arg(&base);
-        match self.link(&base).reply(command).await? {
+        match self.link(&base).reply(Lane::Main, command).await? {
             Value::Int(deleted) => Ok(deleted != 0),
             _ => Err(self.unreadable(&base)),
         }
@@ -232,7 +237,10 @@ impl Broker for Redis {
     async fn canary(&self, number: u64) -> Result<(), BrokerError> {
         let number = number.to_string();
         let canaries = self.links.iter().zip(&self.names.canaries);
-        let sent = canaries.map(|(link, name)| link.reply(self.announce(name, number.as_bytes())));
+        let sent = canaries.map(|(link, name)| {
+            let canary = self.announce(name, number.as_bytes());
+            try_join(link.reply(Lane::Main, canary), link.ping(Lane::Histories))
+        });
         join_all(sent)
             .await
             .into_iter()
@@ -242,7 +250,7 @@ impl Broker for Redis {
     async fn tell(&self, note: &[u8]) -> Result<(), BrokerError> {
         let name = &self.names.notes;
         let command = self.announce(name, note);
-        self.link(name).reply(command).await.map(drop)
+        self.link(name).reply(Lane::Main, command).await.map(drop)
     }
 }
 
@@ -250,11 +258,12 @@ impl Redis {
     /// To the canary of each connection, and to the notes.
     async fn listen_to_oneself(&self) -> Result<(), BrokerError> {
         for (link, canary) in self.links.iter().zip(&self.names.canaries) {
-            link.reply(one_argument(self.verbs.listen, canary)).await?;
+            let command = one_argument(self.verbs.listen, canary);
+            link.reply(Lane::Main, command).await?;
         }
         let notes = &self.names.notes;
         let command = one_argument(self.verbs.listen, notes);
-        self.link(notes).reply(command).await.map(drop)
+        self.link(notes).reply(Lane::Main, command).await.map(drop)
     }
 
     /// The standings of those whose head is what the reading names, by a look at it alone: most are, whenever all
@@ -270,8 +279,8 @@ impl Redis {
             .collect();
         let named_bases: Vec<_> = named.iter().map(|&index| bases[index].clone()).collect();
         let command = |at: usize| head_command(&named_bases[at], &readings[named[at]].keep);
-        let replies = self.call(&named_bases, command, CHANNELS_AT_ONCE).await?;
-        for (reply, &index) in replies.into_iter().zip(&named) {
+        let replies = self.call(Lane::Main, &named_bases, command, CHANNELS_AT_ONCE);
+        for (reply, &index) in replies.await?.into_iter().zip(&named) {
             let heir = self.link(&bases[index]).heir.as_deref();
             let head = readings[index].after;
             standings[index] = head
@@ -300,9 +309,10 @@ impl Redis {
     }
 
     /// Sends a command for each name to whoever serves it, `at_once` of them in one round trip; the replies in the
-    /// order of the names.
+    /// order of the names. What was announced before a reply is heard before the return.
     async fn call(
         &self,
+        lane: Lane,
         names: &[String],
         command: impl Fn(usize) -> Cmd,
         at_once: usize,
@@ -323,7 +333,10 @@ impl Redis {
                     for &index in indices {
                         commands.add_command(command(index));
                     }
-                    replies.extend(link.replies(&commands).await?);
+                    replies.extend(link.replies(lane, &commands).await?);
+                }
+                if lane != Lane::Main && !indices.is_empty() {
+                    link.ping(Lane::Main).await?;
                 }
                 Ok::<_, BrokerError>(replies)
             });

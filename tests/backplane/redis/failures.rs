@@ -90,6 +90,18 @@ fn a_server_that_hangs_is_an_error_in_time() {
 }
 
 #[test]
+fn the_connection_for_histories_is_used_by_the_canary() {
+    let server = RedisServer::start(&["--save", "''"]);
+    run(async || {
+        let node = Node::connect(&server.url()).await;
+        node.broker.canary(1).await.unwrap();
+        // Those with subscriptions stay.
+        assert_eq!(server.cli(&["CLIENT", "KILL", "TYPE", "normal"]), "1");
+        assert!(node.broker.canary(2).await.is_err());
+    });
+}
+
+#[test]
 fn a_server_that_was_a_replica_in_between_gives_no_number_twice() {
     let server = RedisServer::start(&["--save", "''"]);
     run(async || {
