@@ -53,6 +53,12 @@ pub trait Broker: Sized + 'static {
     /// that first knows that what is missing then is lost. So this may wait until events are taken.
     async fn read(&self, readings: &[Reading]) -> Result<Vec<Standing>, BrokerError>;
 
+    /// Names positions, as [`read`](Self::read) does, so that the broker finds out what it has lost. What it has is for
+    /// nobody.
+    async fn remind(&self, readings: &[Reading]) -> Result<(), BrokerError> {
+        self.read(readings).await.map(drop)
+    }
+
     /// Drops the channel's history and its epoch, and tells every node that listens ([`Event::Ended`]). `false`:
     /// there was no such channel.
     async fn delete(&self, channel: &ChannelName, keep: Keep) -> Result<bool, BrokerError>;

@@ -34,7 +34,7 @@ pub(super) enum Subject {
     Open(Vec<ChannelName>),
     Close,
     /// Channels on which this node has published of late.
-    Acknowledged,
+    Remind,
     Canary,
     Tell,
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::backplane::acknowledged::Acknowledged;
 use crate::backplane::backoff::Backoff;
-use crate::backplane::broker::{Broker, BrokerError, Event, Publishing, Settings};
+use crate::backplane::broker::{Broker, BrokerError, Event, Publishing, Reading, Settings};
 use crate::backplane::calls::{Answer, Calls, Subject, Write, Writes};
 use crate::backplane::canary::Canary;
 use crate::backplane::note::{self, Note};
@@ -58,7 +58,7 @@ pub struct DriverSettings {
     /// Publishing calls (and deletes) under way.
     pub write_calls: usize,
     pub channels_per_batch: usize,
-    /// Batches of channels to be listened to and read that are under way.
+    /// Batches of channels to be listened to and read, or to remind the broker of, that are under way.
     pub batches: usize,
     /// How often a canary, a sign of life to the other nodes, and the figures are sent.
     pub beat: Duration,
@@ -184,6 +184,8 @@ struct Connection<B> {
     events_taken: u64,
     /// Answers that wait for events in front of them, oldest first.
     read: VecDeque<Read>,
+    /// Positions to be named to this broker, which may have lost them.
+    reminders: Vec<Reading>,
 }
 
 /// The answer to openings. What it includes and does not bring is taken for lost where it has not come as an event, so
@@ -359,6 +361,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
     fn on_connected(&mut self, (broker, events): Connected<B>, now: Instant) {
         self.stats.connects_total += 1;
         self.roster.on_connected(self.now_ms(now));
+        let reminders = self.acknowledged.readings(self.now_ms(now));
         self.link = Link::Up(Connection {
             canary: Canary::new(broker.connections(), self.last_canary),
             broker: Rc::new(broker),
@@ -366,8 +369,8 @@ impl<B: Broker, S: Sink> Driver<B, S> {
             calls: Calls::new(),
             events_taken: 0,
             read: VecDeque::new(),
+            reminders,
         });
-        self.ask_for_acknowledged(now);
         // The first canary goes at once.
         self.beat_at = now;
     }

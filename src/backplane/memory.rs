@@ -221,6 +221,11 @@ impl MemoryServer {
         listened
     }
 
+    /// Channels that it knows.
+    pub fn channels(&self) -> usize {
+        self.0.state.borrow().channels.len()
+    }
+
     /// Nodes that are connected, in order.
     pub fn nodes(&self) -> Vec<NodeId> {
         let state = self.0.state.borrow();

@@ -18,6 +18,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
             broker,
             calls,
             read,
+            reminders,
             ..
         }) = &mut self.link
         else {
@@ -54,8 +55,21 @@ impl<B: Broker, S: Sink> Driver<B, S> {
                 None => break,
             }
         }
-        let is_batch = |subject: &Subject| matches!(subject, Subject::Open(_) | Subject::Close);
+        let is_batch = |subject: &Subject| {
+            matches!(subject, Subject::Open(_) | Subject::Close | Subject::Remind)
+        };
         for _ in calls.count(is_batch) + read.len()..self.settings.batches {
+            if !reminders.is_empty() {
+                let rest = reminders
+                    .len()
+                    .saturating_sub(self.settings.channels_per_batch);
+                let readings = reminders.split_off(rest);
+                let broker = Rc::clone(broker);
+                calls.begin(Subject::Remind, async move {
+                    broker.remind(&readings).await.map(|()| Answer::Done)
+                });
+                continue;
+            }
             let batch = self.registry.next_batch(self.settings.channels_per_batch);
             if batch.unlisten.is_empty() && batch.read.is_empty() {
                 break;
@@ -90,21 +104,6 @@ impl<B: Broker, S: Sink> Driver<B, S> {
             let notes = std::mem::take(&mut self.notes);
             calls.begin(Subject::Tell, async move {
                 broker.tell(&notes).await.map(|()| Answer::Done)
-            });
-        }
-    }
-
-    /// Names to a broker that has just been connected what this node has promised of late. What it has lost of that
-    /// gets another epoch; what it answers is for nobody.
-    pub(super) fn ask_for_acknowledged(&mut self, now: Instant) {
-        let readings = self.acknowledged.readings(self.now_ms(now));
-        let Link::Up(Connection { broker, calls, .. }) = &mut self.link else {
-            return;
-        };
-        for readings in readings.chunks(self.settings.channels_per_batch) {
-            let (broker, readings) = (Rc::clone(broker), readings.to_vec());
-            calls.begin(Subject::Acknowledged, async move {
-                broker.read(&readings).await.map(|_| Answer::Done)
             });
         }
     }
@@ -150,10 +149,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
                     });
                 }
             }
-            (
-                Subject::Acknowledged | Subject::Close | Subject::Canary | Subject::Tell,
-                Answer::Done,
-            ) => {}
+            (Subject::Remind | Subject::Close | Subject::Canary | Subject::Tell, Answer::Done) => {}
             (subject, answer) => debug_assert!(false, "{subject:?} answered by {answer:?}"),
         }
     }
@@ -186,7 +182,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
             Subject::Delete(asker) => self.answer_delete_away(asker),
             Subject::Open(_)
             | Subject::Close
-            | Subject::Acknowledged
+            | Subject::Remind
             | Subject::Canary
             | Subject::Tell => {}
         }

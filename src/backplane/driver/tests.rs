@@ -48,6 +48,16 @@ fn name(name: &str) -> ChannelName {
     ChannelName::parse(name).unwrap()
 }
 
+fn settings(id: u64) -> Settings {
+    Settings {
+        url: URL.into(),
+        prefix: String::new(),
+        ca_file: None,
+        timeout: Duration::from_secs(1),
+        node: NodeId(id),
+    }
+}
+
 struct Node {
     orders: mpsc::UnboundedSender<FromShard>,
     mailboxes: Rc<Mailboxes>,
@@ -79,16 +89,9 @@ impl Sink for Rc<Mailboxes> {
 
 impl Node {
     fn start(id: u64) -> Self {
-        let settings = Settings {
-            url: URL.into(),
-            prefix: String::new(),
-            ca_file: None,
-            timeout: Duration::from_secs(1),
-            node: NodeId(id),
-        };
         let (sender, orders) = mpsc::unbounded_channel();
         let mailboxes = Rc::new(Mailboxes::default());
-        let settings = DriverSettings::new(settings, N_SHARDS);
+        let settings = DriverSettings::new(settings(id), N_SHARDS);
         spawn_local(run::<Memory>(settings, orders, Rc::clone(&mailboxes)));
         Self {
             orders: sender,

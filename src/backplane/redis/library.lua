@@ -1,5 +1,5 @@
 #!lua name=pushring
--- version 3
+-- version 4
 --
 -- Numbers, keeps and announces the messages of channels. Every node loads this, if the server has none or an older
 -- one; so arguments are only ever added behind those that there are, and what is stored keeps its form.
@@ -230,7 +230,8 @@ local function behind(base, us, keep, head, offset)
   return frames
 end
 
--- FCALL pushring_read 1 BASE POSITION [KEEP]. Answers the head's position and the frames.
+-- FCALL pushring_read 1 BASE POSITION [KEEP [HEAD_ONLY]]. Answers the head's position and, unless HEAD_ONLY is 1, the
+-- frames.
 local function read(keys, args)
   local base, us = keys[1], now_us()
   local epoch, head, ms, numbered_by, kept = open(base)
@@ -261,7 +262,7 @@ local function read(keys, args)
   else
     redis.call('PEXPIRE', base .. ':meta', keep.lifetime)
   end
-  return { epoch .. '-' .. head, frames }
+  return { epoch .. '-' .. head, args[3] == '1' and {} or frames }
 end
 
 -- FCALL pushring_heir 0. Answers who this server is, if it took over from another one: a channel that another one has

@@ -59,6 +59,13 @@ const HISTORIES_AT_ONCE: usize = 16;
 /// Ten years, in milliseconds: what is longer would overflow the server's own sum of it and its clock.
 const TIME_MS_MAX: u64 = 10 * 365 * 86_400_000;
 
+/// What a reading is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Histories,
+    Heads,
+}
+
 /// Connected to every master.
 pub struct Redis {
     links: Vec<Link>,
@@ -203,25 +210,13 @@ impl Broker for Redis {
     }
 
     async fn read(&self, readings: &[Reading]) -> Result<Vec<Standing>, BrokerError> {
-        let bases: Vec<_> = readings
-            .iter()
-            .map(|reading| self.names.keys.base(&reading.channel))
-            .collect();
-        let mut standings = self.unchanged(readings, &bases).await?;
-        let is_open = |index: &usize| standings[*index].is_none();
-        let open: Vec<_> = (0..readings.len()).filter(is_open).collect();
-        let open_bases: Vec<_> = open.iter().map(|&index| bases[index].clone()).collect();
-        let command = |at: usize| read_command(&open_bases[at], &readings[open[at]]);
-        let replies = self.call(Lane::Histories, &open_bases, command, HISTORIES_AT_ONCE);
-        for ((reply, &index), base) in replies.await?.into_iter().zip(&open).zip(&open_bases) {
-            let standing = match reply {
-                Value::ServerError(error) => return Err(self.link(base).error(&error)),
-                reply => standing(&readings[index].channel, reply),
-            };
-            standings[index] = Some(standing.ok_or_else(|| self.unreadable(base))?);
-        }
+        let standings = self.look(readings, Wanted::Histories).await?;
         self.hearing.catch_up().await;
-        Ok(standings.into_iter().flatten().collect())
+        Ok(standings)
+    }
+
+    async fn remind(&self, readings: &[Reading]) -> Result<(), BrokerError> {
+        self.look(readings, Wanted::Heads).await.map(drop)
     }
 
     async fn delete(&self, channel: &ChannelName, _keep: Keep) -> Result<bool, BrokerError> {
@@ -264,6 +259,36 @@ impl Redis {
         let notes = &self.names.notes;
         let command = one_argument(self.verbs.listen, notes);
         self.link(notes).reply(Lane::Main, command).await.map(drop)
+    }
+
+    /// Where each channel stands, without its messages if only the heads are wanted.
+    async fn look(
+        &self,
+        readings: &[Reading],
+        wanted: Wanted,
+    ) -> Result<Vec<Standing>, BrokerError> {
+        let (lane, at_once) = match wanted {
+            Wanted::Histories => (Lane::Histories, HISTORIES_AT_ONCE),
+            Wanted::Heads => (Lane::Main, CHANNELS_AT_ONCE),
+        };
+        let bases: Vec<_> = readings
+            .iter()
+            .map(|reading| self.names.keys.base(&reading.channel))
+            .collect();
+        let mut standings = self.unchanged(readings, &bases).await?;
+        let is_open = |index: &usize| standings[*index].is_none();
+        let open: Vec<_> = (0..readings.len()).filter(is_open).collect();
+        let open_bases: Vec<_> = open.iter().map(|&index| bases[index].clone()).collect();
+        let command = |at: usize| read_command(&open_bases[at], &readings[open[at]], wanted);
+        let replies = self.call(lane, &open_bases, command, at_once);
+        for ((reply, &index), base) in replies.await?.into_iter().zip(&open).zip(&open_bases) {
+            let standing = match reply {
+                Value::ServerError(error) => return Err(self.link(base).error(&error)),
+                reply => standing(&readings[index].channel, reply),
+            };
+            standings[index] = Some(standing.ok_or_else(|| self.unreadable(base))?);
+        }
+        Ok(standings.into_iter().flatten().collect())
     }
 
     /// The standings of those whose head is what the reading names, by a look at it alone: most are, whenever all
@@ -396,12 +421,13 @@ fn publish_command(base: &str, publishing: &Publishing) -> Cmd {
     command
 }
 
-fn read_command(base: &str, reading: &Reading) -> Cmd {
+fn read_command(base: &str, reading: &Reading, wanted: Wanted) -> Cmd {
     let after = reading.after.map(|position| position.text());
     let mut command = cmd("FCALL");
     command.arg("pushring_read").arg(1).arg(base);
     command.arg(after.as_ref().map_or("", |after| after.as_str()));
     command.arg(keep_text(&reading.keep));
+    command.arg(u8::from(wanted == Wanted::Heads));
     command
 }
 

@@ -68,6 +68,40 @@ fn who_has_a_lost_position_finds_another_epoch() {
 }
 
 #[test]
+fn a_server_is_reminded_of_what_it_has_lost_and_says_little() {
+    let mut server = RedisServer::start(&["--save", "''"]);
+    run(async || {
+        let mut node = Node::connect(&server.url()).await;
+        let lost = lose_two(&mut server, &mut node).await;
+        let node = Node::connect(&server.url()).await;
+        let large = "x".repeat(64 << 10);
+        for _ in 0..10 {
+            node.publish("news", &large).await;
+        }
+        let bytes_sent = || -> u64 {
+            let stats = server.cli(&["INFO", "stats"]);
+            let (_, rest) = stats.split_once("total_net_output_bytes:").unwrap();
+            rest.lines().next().unwrap().trim().parse().unwrap()
+        };
+        let remind = async |position| {
+            let reading = Reading {
+                channel: channel("news"),
+                after: Some(position),
+                keep: KEEP,
+            };
+            let before = bytes_sent();
+            node.broker.remind(&[reading]).await.unwrap();
+            assert!(bytes_sent() - before < 64 << 10);
+        };
+        remind(lost[2]).await;
+        assert_eq!(node.read("news", None).await.messages.len(), 13);
+        remind(lost[4]).await;
+        let standing = node.read("news", None).await;
+        assert_ne!(standing.head.epoch, lost[4].epoch);
+    });
+}
+
+#[test]
 fn a_server_that_hangs_is_an_error_in_time() {
     let server = RedisServer::start(&["--save", "''"]);
     run(async || {

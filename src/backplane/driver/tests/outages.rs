@@ -1,6 +1,7 @@
 //! The broker goes away, comes back, or says nothing.
 
 use super::*;
+use crate::hub::position::Epoch;
 
 #[test]
 fn a_connection_that_breaks_answers_what_is_under_way() {
@@ -115,6 +116,37 @@ fn the_loss_of_an_acknowledged_message_is_found_that_nobody_listened_to() {
         node.open("a", None);
         sleep_ms(100).await;
         assert_ne!(head(&node.take(), "a").epoch, promised.epoch);
+    });
+}
+
+#[test]
+fn a_broker_is_reminded_of_much_in_few_batches_at_a_time() {
+    run_paused(async {
+        let server = MemoryServer::new(URL, 1);
+        server.set_answer_delay(Duration::from_millis(10));
+        let (orders, from_shards) = mpsc::unbounded_channel();
+        let settings = DriverSettings::new(settings(1), N_SHARDS);
+        let mailboxes = Rc::new(Mailboxes::default());
+        let mut driver = Driver::<Memory, _>::new(settings, from_shards, mailboxes);
+        let promised = Position {
+            epoch: Epoch::from_random(1),
+            offset: 1,
+        };
+        for n in 0..5_000 {
+            let channel = name(&format!("a{n}"));
+            driver.acknowledged.note(&channel, promised, KEEP, 0);
+        }
+        let mut under_way = Vec::new();
+        while driver.stats.connects_total == 0 || under_way.last() != Some(&0) {
+            driver.round().await;
+            if let Link::Up(up) = &driver.link {
+                let is_reminder = |subject: &Subject| matches!(subject, Subject::Remind);
+                under_way.push(up.calls.count(is_reminder));
+            }
+        }
+        assert_eq!(under_way.iter().max(), Some(&4), "{under_way:?}");
+        assert_eq!(server.channels(), 5_000);
+        drop(orders);
     });
 }
 
