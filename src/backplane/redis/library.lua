@@ -22,8 +22,8 @@ local SERVER_CHECK_US = 250000
 -- Doubles count exactly up to 2^53.
 local OFFSET_MAX = 9000000000000000
 
--- As a namespace has by default, for a channel that no node has told of.
-local KEEP, WINDOW_MS = '100 600000 3600000', '300000'
+-- As the settings are by default, for a channel that no node has told of.
+local KEEP, WINDOW_MS = '100 600000 600000', '300000'
 
 -- A log is trimmed by age at every 16th message, and by count in whole nodes of the stream; whoever reads looks away
 -- from what is too old or too much.

@@ -176,6 +176,7 @@ fn library_code(value: &Value) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Config, Namespace};
 
     #[test]
     fn an_older_library_is_replaced_and_a_later_one_is_not() {
@@ -192,6 +193,20 @@ mod tests {
             assert_eq!(is_as_good(&code), wanted);
         }
         assert!(LIBRARY.starts_with(&format!("#!lua name={LIBRARY_NAME}\n")));
+    }
+
+    #[test]
+    fn a_channel_that_no_node_has_told_of_is_kept_as_by_default() {
+        let config = Config::default();
+        let (namespace, timing) = (Namespace::default(), &config.timing);
+        let kept = format!(
+            "local KEEP, WINDOW_MS = '{} {} {}', '{}'\n",
+            namespace.history_messages,
+            namespace.history_age_ms,
+            timing.channel_idle_timeout_ms,
+            timing.idempotency_window_ms
+        );
+        assert!(LIBRARY.contains(&kept), "{kept}");
     }
 
     #[test]
