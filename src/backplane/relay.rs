@@ -5,9 +5,10 @@
 //! then on the history here is the broker's, so that ten thousand clients who come back cost the broker one reading.
 //! It is closed when nobody has listened for a while.
 //!
-//! A *reading* is under way at most once for each channel. It settles everything that is in doubt when it is ordered:
-//! the first standing, a hole in front of a message, a cursor that is ahead of what is known here, another epoch, a
-//! connection that was lost. What is still not there after it is lost, and listeners are told.
+//! A *reading* is under way at most once for each channel. It settles what was in doubt when it was ordered: the first
+//! standing, a hole in front of a message, a cursor that is ahead of what is known here, another epoch, a connection
+//! that was lost. What is still not there after it is lost, and listeners are told. What has come into doubt since, and
+//! all of it if this node is behind with its sends when the answer comes, is for the next reading.
 
 mod feed;
 mod incoming;
