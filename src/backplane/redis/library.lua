@@ -39,7 +39,8 @@ local KINDS = { json = true, text = true, binary = true }
 local server, announce_command, checked_us
 
 -- It became the master in place of another one, of whose last messages nobody can say whether it has them. The id of
--- the other one is then its second.
+-- the other one is then its second. So it is, too, where a master with replicas has restarted from an RDB file, which
+-- lacks whatever was written behind it; from an AOF it takes over from nobody.
 local is_heir
 
 -- By text, what each KEEP says: there are as many as namespaces.

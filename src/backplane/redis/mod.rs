@@ -15,8 +15,9 @@
 //! node was connected; a channel is kept as the last node said that used it, or like 100 messages for 10 minutes.
 //!
 //! What is acknowledged can be lost if a replica is promoted that does not have it yet, and nobody can say whether it
-//! is. So every channel begins a new epoch with whoever takes over from another server, and clients are told of a gap.
-//! After a restart positions jump, and only where somebody knows of a message that is lost the epoch changes.
+//! is. So every channel begins a new epoch with whoever takes over from another server, and clients are told of a gap;
+//! a master with replicas that restarts from an RDB file is as good as another one. After any other restart positions
+//! jump, and only where somebody knows of a message that is lost the epoch changes.
 //!
 //! A user of its own needs `~PREFIX:* &PREFIX:* +fcall +function|list +function|load +info +time +get +getex +set +del
 //! +pexpire +xadd +xtrim +xrevrange +publish +subscribe +unsubscribe`; in a cluster `+cluster|slots +spublish

@@ -161,6 +161,30 @@ fn a_server_that_was_a_replica_in_between_gives_no_number_twice() {
 }
 
 #[test]
+fn a_master_with_a_replica_that_restarts_begins_again_where_messages_may_be_lost() {
+    for (appendonly, goes_on) in [("no", false), ("yes", true)] {
+        let mut args = vec!["--save", "''", "--repl-diskless-sync-delay", "0"];
+        args.extend(["--appendonly", appendonly]);
+        let mut server = RedisServer::start(&args);
+        let master = format!("127.0.0.1 {}", server.port);
+        let _replica = RedisServer::start(&["--save", "''", "--replicaof", &master]);
+        wait_until("the replica is there", || {
+            server
+                .cli(&["INFO", "replication"])
+                .contains("state=online")
+        });
+        run(async || {
+            let mut node = Node::connect(&server.url()).await;
+            let lost = lose_two(&mut server, &mut node).await;
+            let node = Node::connect_at_last(&server.url()).await;
+            let standing = node.read("news", None).await;
+            assert_eq!(standing.head.epoch == lost[4].epoch, goes_on);
+            assert_eq!(standing.messages.len(), if goes_on { 5 } else { 0 });
+        });
+    }
+}
+
+#[test]
 fn with_a_promoted_replica_each_channel_begins_again_for_all() {
     let mut servers = Sentinel::start();
     run(async || {
