@@ -49,7 +49,7 @@ impl Shard {
             } => self.on_answer(connection, place, answer),
             Mail::Publication(message) => self.fanout.enqueue(message),
             Mail::Unlisten { from, channel } => match &mut self.relay {
-                Some(relay) => relay.unlisten(&channel, from, self.hub_ms),
+                Some(relayed) => relayed.relay.unlisten(&channel, from, self.hub_ms),
                 None => self.hub.unlisten(&channel, from, self.hub_ms),
             },
             Mail::Gap(channel, position) => self.fanout.enqueue_gap(&channel, position),

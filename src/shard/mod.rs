@@ -538,9 +538,10 @@ impl Shard {
     fn measure(&self) -> Metrics {
         let relayed = self.relay.as_ref();
         Metrics {
-            channels: (self.hub.channels() + relayed.map_or(0, |it| it.channels())) as u64,
+            channels: (self.hub.channels() + relayed.map_or(0, |it| it.relay.channels())) as u64,
             channels_listened: self.fanout.channels() as u64,
-            history_bytes: (self.hub.history_bytes() + relayed.map_or(0, |it| it.history_bytes()))
+            history_bytes: (self.hub.history_bytes()
+                + relayed.map_or(0, |it| it.relay.history_bytes()))
                 as u64,
             idempotency_keys_forgotten_total: self.hub.idempotency_keys_forgotten_total(),
             backplane: relayed.map(Relayed::measure),

@@ -1,7 +1,6 @@
 //! The shard as a home whose messages a broker numbers: its questions go to the relay, and what the relay wants done
 //! is done here.
 
-use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -20,7 +19,7 @@ use crate::shard::mailbox::Mail;
 /// A relay and its way to the broker's thread.
 #[derive(Debug)]
 pub(super) struct Relayed {
-    relay: Relay<Asker>,
+    pub(super) relay: Relay<Asker>,
     orders: UnboundedSender<FromShard>,
     /// Of this turn.
     pending: Vec<Order>,
@@ -42,20 +41,6 @@ impl Relayed {
     }
 }
 
-impl Deref for Relayed {
-    type Target = Relay<Asker>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.relay
-    }
-}
-
-impl DerefMut for Relayed {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.relay
-    }
-}
-
 impl Shard {
     /// From now on a broker numbers the messages of this home, reached by `orders`. What waits in that queue is
     /// bounded by the relay: publishes in bytes, openings by the number of channels.
@@ -72,13 +57,13 @@ impl Shard {
 
     /// Messages cannot be promised: a broker numbers them, and it cannot be heard.
     pub(super) fn is_deaf(&self) -> bool {
-        (self.relay.as_ref()).is_some_and(|relay| !relay.is_hearing())
+        (self.relay.as_ref()).is_some_and(|relayed| !relayed.relay.is_hearing())
     }
 
     /// Answers as the home, from what is here or once the broker has spoken.
     pub(super) fn ask_relay(&mut self, asker: Asker, question: Question) -> Option<Answer> {
         let now_ms = self.hub_ms;
-        let relay = self.relay.as_mut()?;
+        let relay = &mut self.relay.as_mut()?.relay;
         match question {
             Question::Publish(publish) => relay.publish(asker, publish, false, now_ms),
             Question::PublishCounted(publish) => relay.publish(asker, publish, true, now_ms),
@@ -103,8 +88,8 @@ impl Shard {
         }
         let is_congested =
             matches!(news, News::Arrival(_) | News::Standing { .. }) && self.is_congested();
-        if let Some(relay) = &mut self.relay {
-            relay.on_news(news, is_congested, self.hub_ms);
+        if let Some(relayed) = &mut self.relay {
+            relayed.relay.on_news(news, is_congested, self.hub_ms);
             self.act(None);
         }
     }
@@ -112,8 +97,8 @@ impl Shard {
     pub(super) fn sweep_relay(&mut self) {
         if self.relay.is_some() {
             let is_congested = self.is_congested();
-            if let Some(relay) = &mut self.relay {
-                relay.sweep(is_congested, self.hub_ms);
+            if let Some(relayed) = &mut self.relay {
+                relayed.relay.sweep(is_congested, self.hub_ms);
                 self.act(None);
             }
         }

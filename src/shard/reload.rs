@@ -14,8 +14,8 @@ impl Shard {
         let old = std::mem::replace(&mut self.config, config);
         let n_shards = self.post.n_shards();
         self.hub.reload(self.config.clone(), n_shards);
-        if let Some(relay) = &mut self.relay {
-            relay.reload(self.config.clone(), n_shards);
+        if let Some(relayed) = &mut self.relay {
+            relayed.relay.reload(self.config.clone(), n_shards);
         }
         self.sends_per_turn = sends_per_turn(self.config.limits.fanout_sends_per_turn, n_shards);
         if old.timing != self.config.timing {
