@@ -524,4 +524,4 @@ impl Broker for Memory {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -3,11 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
-use tokio::runtime::Builder;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::*;
+use crate::backplane::memory::tests::run_paused;
 use crate::backplane::memory::{Fate, Kept, Memory, MemoryServer};
 use crate::backplane::order::{CountQuestion, Keep, NodeId, Ticket};
 use crate::hub::Publish;
@@ -25,15 +25,6 @@ const KEEP: Keep = Keep {
     idle_timeout_ms: 3_600_000,
     idempotency_window_ms: 300_000,
 };
-
-fn run_paused(test: impl Future<Output = ()>) {
-    let runtime = Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    LocalSet::new().block_on(&runtime, test);
-}
 
 /// Until everybody has done what there is to do, which takes no time.
 async fn settle() {

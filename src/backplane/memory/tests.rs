@@ -1,6 +1,7 @@
 //! The contract, clause by clause.
 
 use tokio::runtime::Builder;
+use tokio::task::LocalSet;
 use tokio::time::advance;
 
 use super::*;
@@ -16,13 +17,14 @@ const KEEP: Keep = Keep {
     idempotency_window_ms: 10_000,
 };
 
-fn run_paused(test: impl Future<Output = ()>) {
+/// Runs the test on a clock that moves only when nothing else is to do.
+pub(in crate::backplane) fn run_paused(test: impl Future<Output = ()>) {
     let runtime = Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
-    runtime.block_on(test);
+    LocalSet::new().block_on(&runtime, test);
 }
 
 fn news() -> ChannelName {
