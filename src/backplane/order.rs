@@ -139,6 +139,17 @@ pub struct Standing {
     pub messages: Vec<Arrival>,
 }
 
+impl Standing {
+    /// Whoever is there lacks nothing in front of the messages.
+    pub fn start(&self) -> Position {
+        let first = self.messages.first();
+        Position {
+            offset: first.map_or(self.head.offset, |first| first.message.previous),
+            ..self.head
+        }
+    }
+}
+
 /// Why a publish was not taken. In both cases it may yet have been: the broker may have lost its voice after it
 /// had the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -160,8 +160,8 @@ impl<A: Copy> Relay<A> {
     /// Takes a publish to the broker; the answer comes as [`Act::Published`]. `counts`: with the listeners of all
     /// nodes.
     pub fn publish(&mut self, asker: A, publish: Publish, counts: bool, now_ms: u64) {
-        let feed = self.by_name.get(&publish.channel).copied();
-        let feed = feed.map(|index| &self.feeds[index as usize]);
+        let feed = self.index_of(&publish.channel);
+        let feed = feed.map(|index| &self.feeds[index]);
         let receivers = feed.map_or(0, |feed| feed.channel.listeners());
         let namespace = self.namespaces.of(&publish.channel);
         if self.health == Health::Deaf {
@@ -213,8 +213,8 @@ impl<A: Copy> Relay<A> {
             published_us: now_ms * 1000,
             expires_ms: now_ms,
         });
-        if let Some(&index) = self.by_name.get(&message.channel) {
-            self.tell(index as usize, Tell::Message(message));
+        if let Some(index) = self.index_of(&message.channel) {
+            self.tell(index, Tell::Message(message));
         }
         let published = Published {
             position: head,
@@ -275,8 +275,8 @@ impl<A: Copy> Relay<A> {
 
     /// One listener on `shard` less.
     pub fn unlisten(&mut self, name: &ChannelName, shard: ShardId, now_ms: u64) {
-        if let Some(&index) = self.by_name.get(name) {
-            let feed = &mut self.feeds[index as usize];
+        if let Some(index) = self.index_of(name) {
+            let feed = &mut self.feeds[index];
             feed.channel.unlisten(shard, now_ms);
             feed.used_ms = now_ms;
         }
@@ -329,38 +329,37 @@ impl<A: Copy> Relay<A> {
                 }
             }
             News::CountWanted { question, channel } => {
-                let feed = self.by_name.get(&channel);
-                let listeners =
-                    feed.map_or(0, |&index| self.feeds[index as usize].channel.listeners());
+                let feed = self.index_of(&channel).map(|index| &self.feeds[index]);
+                let listeners = feed.map_or(0, |feed| feed.channel.listeners());
                 self.acts.push_back(Act::Order(Order::CountAnswer {
                     question,
                     listeners,
                 }));
             }
             News::Standing { channel, standing } => {
-                if let Some(&index) = self.by_name.get(&channel) {
-                    self.on_standing(index as usize, standing, is_congested, now_ms);
+                if let Some(index) = self.index_of(&channel) {
+                    self.on_standing(index, standing, is_congested, now_ms);
                 }
             }
             News::Arrival(arrival) => {
-                if let Some(&index) = self.by_name.get(&arrival.message.channel) {
-                    self.on_arrival(index as usize, arrival, is_congested, now_ms);
+                if let Some(index) = self.index_of(&arrival.message.channel) {
+                    self.on_arrival(index, arrival, is_congested, now_ms);
                 }
             }
             News::Moved(channel) => {
-                if let Some(&index) = self.by_name.get(&channel) {
-                    self.read_anew(index as usize);
+                if let Some(index) = self.index_of(&channel) {
+                    self.read_anew(index);
                 }
             }
             News::Ended(channel) => {
-                if let Some(&index) = self.by_name.get(&channel) {
-                    self.on_ended(index as usize);
+                if let Some(index) = self.index_of(&channel) {
+                    self.on_ended(index);
                 }
             }
             News::Interrupted(channels) => {
                 for channel in channels {
-                    if let Some(&index) = self.by_name.get(&channel) {
-                        self.on_interrupted(index as usize);
+                    if let Some(index) = self.index_of(&channel) {
+                        self.on_interrupted(index);
                     }
                 }
             }
@@ -410,9 +409,13 @@ impl<A: Copy> Relay<A> {
         }
     }
 
+    fn index_of(&self, name: &ChannelName) -> Option<usize> {
+        self.by_name.get(name).map(|&index| index as usize)
+    }
+
     fn feed_or_new(&mut self, name: &ChannelName, now_ms: u64) -> Option<usize> {
-        if let Some(&index) = self.by_name.get(name) {
-            return Some(index as usize);
+        if let Some(index) = self.index_of(name) {
+            return Some(index);
         }
         if self.feeds.len() >= self.channels_max {
             return None;

@@ -18,31 +18,18 @@ impl<A: Copy> Relay<A> {
         let feed = &mut self.feeds[index];
         feed.is_reading = false;
         feed.read_ms = now_ms;
-        let Standing {
-            head,
-            is_used,
-            messages,
-        } = standing;
+        let is_used = standing.is_used;
         if !feed.is_known {
             feed.is_known = true;
-            let start = messages
-                .first()
-                .map_or(head.offset, |first| first.message.previous);
-            self.begin(
-                index,
-                Position {
-                    offset: start,
-                    ..head
-                },
-            );
-            for arrival in messages {
-                self.keep_arrival(index, &arrival, now_ms);
+            self.begin(index, standing.start());
+            for arrival in &standing.messages {
+                self.keep_arrival(index, arrival, now_ms);
             }
-            self.feeds[index].channel.restore_head(head.offset);
+            self.feeds[index].channel.restore_head(standing.head.offset);
         } else if is_congested {
             self.feeds[index].is_in_doubt = true;
         } else {
-            self.catch_up(index, head, messages, now_ms);
+            self.catch_up(index, standing, now_ms);
         }
         self.feeds[index].is_used |= is_used;
         self.release_held(index, is_congested, now_ms);
@@ -55,35 +42,23 @@ impl<A: Copy> Relay<A> {
     }
 
     /// Takes what a reading has brought of a channel that has listeners already.
-    pub(super) fn catch_up(
-        &mut self,
-        index: usize,
-        head: Position,
-        mut messages: Vec<Arrival>,
-        now_ms: u64,
-    ) {
-        self.caught_up_messages_total += messages.len() as u64;
+    pub(super) fn catch_up(&mut self, index: usize, mut standing: Standing, now_ms: u64) {
+        let head = standing.head;
+        self.caught_up_messages_total += standing.messages.len() as u64;
         // What is held came by itself, and may be in no history.
         let is_read = |held: &mut Held| {
             let position = held.arrival.message.position;
             position.epoch == head.epoch && position.offset <= head.offset
         };
         let held = self.feeds[index].held.extract_if(.., is_read);
-        messages.extend(held.map(|held| held.arrival));
-        messages.sort_by_key(|arrival| arrival.message.position.offset);
+        standing.messages.extend(held.map(|held| held.arrival));
+        (standing.messages).sort_by_key(|arrival| arrival.message.position.offset);
         let known = self.feeds[index].channel.head();
         if head.epoch != known.epoch {
-            let start = messages
-                .first()
-                .map_or(head.offset, |first| first.message.previous);
-            let start = Position {
-                offset: start,
-                ..head
-            };
-            self.begin(index, start);
-            self.tell_gap(index, start);
+            self.begin(index, standing.start());
+            self.tell_gap(index, standing.start());
         }
-        for arrival in messages {
+        for arrival in standing.messages {
             self.take(index, arrival, now_ms);
         }
         if head.offset > self.feeds[index].channel.head().offset {
