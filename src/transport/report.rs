@@ -136,8 +136,8 @@ pub(super) fn page(context: &mut Context<'_>, meta: &Meta, page: Page) -> Next {
     )
 }
 
-/// Fetch standard, "CORS-preflight fetch": the star stands for what a page's libraries add to every request, but not for
-/// `Authorization`, and for nothing in a request with cookies.
+/// Fetch standard, "CORS-preflight fetch": the star stands for what a page's libraries add to every request, but not
+/// for `Authorization`, and for nothing in a request with cookies.
 const ALLOWED_HEADERS: &str =
     "*, Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Cache-Control, X-API-Key";
 
