@@ -168,8 +168,7 @@ pub struct Shard {
     date_second: u64,
     is_ready: bool,
     is_draining: bool,
-    /// Until when a drain waits for the first request of those who have just come.
-    newcomers_until_ms: u64,
+    drain_since_ms: u64,
     /// Deliveries of one turn.
     sends_per_turn: usize,
     /// Drained, and no connection is left.
@@ -301,7 +300,7 @@ impl Shard {
             date_second: 0,
             is_ready: true,
             is_draining: false,
-            newcomers_until_ms: 0,
+            drain_since_ms: 0,
             sends_per_turn,
             is_empty: false,
             is_over: false,

@@ -86,11 +86,9 @@ impl Shard {
                 self.metrics
                     .on_transport(Some(connection.transport.kind()), Some(transport.kind()));
                 connection.transport = transport;
-                if self.is_draining {
-                    // It began after its like had been told.
-                    connection.set(Marks::DRAINED, false);
-                    self.timers.arm(index, self.now_ms);
-                }
+                // Perhaps it has begun after its like were told.
+                connection.set(Marks::DRAINED, false);
+                self.arm_drain(index);
             }
             Next::End(reason) => self.begin_end(index, reason),
         }

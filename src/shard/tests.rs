@@ -319,6 +319,49 @@ fn who_was_let_in_before_the_door_closes_is_answered() {
 }
 
 #[test]
+fn a_drain_is_spread_over_its_period_whatever_else_is_due() {
+    const STREAMS: usize = 60;
+    const PERIOD_MS: u64 = 100_000;
+    let mut process = Process::new(1, |config| {
+        config.timing.heartbeat_ms = PERIOD_MS / 100;
+        config.timing.drain_period_ms = PERIOD_MS;
+    });
+    let open = |process: &mut Process| {
+        let mut client = process.connect();
+        client
+            .write_all(b"GET /sse/echo:1 HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+        process.read_until(&client, |answer| {
+            memchr::memmem::find(answer, b"retry: ").is_some()
+        });
+        client
+    };
+    let _clients: Vec<_> = (0..STREAMS).map(|_| open(&mut process)).collect();
+    process.drain();
+    let shard = &mut process.shards[0];
+    let began_ms = shard.now_ms;
+    let told = |shard: &Shard| {
+        let connections = shard.connections.iter();
+        let told = connections.filter(|(_, connection)| connection.has(Marks::DRAINED));
+        told.count()
+    };
+    let mut told_by_quarter = Vec::new();
+    for quarter in 1..=4 {
+        while shard.now_ms <= began_ms + PERIOD_MS * quarter / 4 {
+            shard.now_ms += 100;
+            shard.expire_timers();
+        }
+        told_by_quarter.push(told(shard));
+    }
+    assert!(told_by_quarter[0] > 0, "{told_by_quarter:?}");
+    assert!(
+        told_by_quarter.is_sorted_by(|before, after| before < after),
+        "{told_by_quarter:?}"
+    );
+    assert_eq!(told_by_quarter[3], STREAMS);
+}
+
+#[test]
 fn who_knocks_while_the_door_closes_is_let_in_by_the_next_server() {
     let mut process = Process::new(1, |_| {});
     process.drain();

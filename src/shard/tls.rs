@@ -169,9 +169,6 @@ impl Shard {
             self.metrics.tls_handshakes_total[kind as usize] += 1;
             connection.phase = Phase::Open;
             connection.transport = Transport::new(self.now_ms);
-            if self.is_draining {
-                self.timers.arm(index, self.now_ms);
-            }
         }
         if session.has_unsent() {
             self.await_room(index);
@@ -224,11 +221,9 @@ impl Shard {
         self.end_now(index, CloseReason::PeerClosed);
     }
 
-    /// The time for the handshake is over, or the server shuts down.
+    /// The time for the handshake is over.
     pub(super) fn on_handshake_timer(&mut self, index: u32, until_ms: u64) {
-        if self.is_draining {
-            self.end_now(index, CloseReason::Shutdown);
-        } else if self.now_ms >= until_ms {
+        if self.now_ms >= until_ms {
             self.fail_handshake(index, TlsHandshake::TimedOut, "not complete in time");
         } else {
             self.rest(index);
