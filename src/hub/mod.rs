@@ -151,6 +151,8 @@ pub struct Hub {
     draft_bytes: usize,
     /// What a log has to know beside the drafts; `None` without a log.
     changes: Option<Vec<Change>>,
+    /// Whoever listens is about to go, and is to find its channel again in the next process.
+    is_ending: bool,
 }
 
 impl Hub {
@@ -176,6 +178,7 @@ impl Hub {
             epochs: Epochs::new(seed, share(config.limits.channels_max)),
             draft_bytes: 0,
             changes: None,
+            is_ending: false,
             config,
         }
     }
@@ -259,12 +262,19 @@ impl Hub {
             let channel = &mut self.channels[index as usize];
             channel.unlisten(shard, now_ms);
             let is_blank = self.epochs.is_blank(name, channel.head()) && channel.is_settled();
-            if is_blank && channel.listeners() == 0 {
+            let is_kept = self.is_ending && self.changes.is_some();
+            if is_blank && channel.listeners() == 0 && !is_kept {
                 self.remove(index as usize);
             } else if channel.is_deleted() {
                 self.forget_if_unneeded(index as usize, now_ms);
             }
         }
+    }
+
+    /// The process is about to end, and with it all listening. The next one draws other first epochs: where a log tells
+    /// it of the channels, those without a message are kept from now on, too.
+    pub fn begin_end(&mut self) {
+        self.is_ending = true;
     }
 
     /// `None` for a channel that nobody used, or that is forgotten.

@@ -68,7 +68,11 @@ impl Shard {
                 self.reload_tls(&tls);
             }
             Mail::ReloadFailed => self.metrics.reload_failures_total += 1,
-            Mail::Stage(Stage::NotReady) => self.is_ready = false,
+            Mail::Stage(Stage::NotReady) => {
+                self.is_ready = false;
+                // Every home knows it before the first listener is ended.
+                self.hub.begin_end();
+            }
             Mail::Stage(Stage::Drain) => self.drain(),
             Mail::Stage(Stage::Cut) => self.cut(),
             Mail::Over => self.is_over = true,
