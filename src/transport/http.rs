@@ -372,7 +372,9 @@ impl Http {
             None => config.timing.idle_timeout_ms,
             Some(Exchange::Head(_)) => config.timing.head_timeout_ms,
             Some(Exchange::Body(_)) => config.timing.body_timeout_ms,
-            Some(Exchange::Keys { .. }) => KEYS_TIMEOUT_MS,
+            Some(Exchange::Keys { is_over: false }) => KEYS_TIMEOUT_MS,
+            // Read again as soon as the answers before it are out.
+            Some(Exchange::Keys { is_over: true }) => return None,
             // The answer comes from a thread of this process.
             Some(Exchange::Asking(_)) => return None,
         };
