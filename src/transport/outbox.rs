@@ -182,7 +182,8 @@ impl Outbox {
         Some(front)
     }
 
-    /// Drops all that is not yet begun: the connection has only a goodbye to say.
+    /// Drops all but the stretch of bytes that is begun. A WebSocket may say goodbye behind it, since none of its
+    /// frames is in two stretches; a chunk of an event stream may be.
     pub fn keep_begun(&mut self) {
         let begun = if self.front_begun {
             self.queue.pop_front()
