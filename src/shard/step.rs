@@ -157,13 +157,13 @@ impl Shard {
             let outbox = connection
                 .outbox
                 .get_or_insert_with(|| Box::new(Outbox::new(self.now_ms)));
-            outbox.push_all(&mut effects.out);
-            for waiting in effects.replay.drain(..) {
-                outbox.push_replay(waiting);
-            }
             let bytes_max = self.config.limits.outbox_bytes_max;
             for waiting in effects.behind.drain(..) {
                 has_dropped |= outbox.push_live(waiting, bytes_max, &mut self.metrics);
+            }
+            outbox.push_all(&mut effects.out);
+            for waiting in effects.replay.drain(..) {
+                outbox.push_replay(waiting);
             }
             if let Some(pong) = effects.pong.take() {
                 outbox.set_pong(pong.into());

@@ -14,7 +14,7 @@ use crate::api::Audience;
 use crate::api::question::Answer;
 use crate::callback::Callbacks;
 use crate::close_reason::CloseReason;
-use crate::config::Namespace;
+use crate::config::{Namespace, SlowReader};
 
 /// Patience with the kernel; whatever the tests wait for is a matter of microseconds.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -236,6 +236,53 @@ fn a_websocket_that_publishes_and_does_not_read_is_held_back() {
         turns_left -= usize::from(has_backlog);
         turns_left == 0
     });
+}
+
+#[test]
+fn a_goodbye_comes_behind_the_echo_that_it_waits_for() {
+    let mut process = Process::new(2, |config| {
+        config.limits.outbox_bytes_max = 1 << 30;
+        let echo = config.namespaces.get_mut("echo").unwrap();
+        echo.slow_reader = SlowReader::DropOldest;
+    });
+    let mut client = process.connect();
+    let channel = process.channel(1);
+    let handshake = format!(
+        "GET /ws/{channel}?format=json HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    client.write_all(handshake.as_bytes()).unwrap();
+    process.read_until(&client, |answer| answer.ends_with(b"\r\n\r\n"));
+    // Frames of a client with the mask 0 and a length of two bytes.
+    let publish = |text: &str| {
+        let object = format!(r#"{{"channel":"{channel}","data":"{text}"}}"#);
+        let length = (object.len() as u16).to_be_bytes();
+        [&[0x81, 0xFE][..], &length, &[0; 4], object.as_bytes()].concat()
+    };
+    let long = publish(&"x".repeat(60_000));
+    let mut rest = &long[..];
+    process.turn_until("a backlog", |process| {
+        if rest.is_empty() {
+            if process.connection().outbox.is_some() {
+                return true;
+            }
+            rest = &long;
+        }
+        let sent = client.write(rest).unwrap_or(0);
+        rest = &rest[sent..];
+        false
+    });
+    let last = publish(&format!("{}last", "x".repeat(200)));
+    let goodbye = [&last[..], &[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xE8]].concat();
+    let mut rest = &goodbye[..];
+    process.turn_until("the goodbye", |process| {
+        let sent = client.write(rest).unwrap_or(0);
+        rest = &rest[sent..];
+        !process.connection().is_open()
+    });
+    let said = process.read_until(&client, |_| false);
+    assert!(said.ends_with(b"last\"}\x88\x02\x03\xE8"));
 }
 
 #[test]

@@ -105,7 +105,8 @@ pub struct Effects {
     pub released: Vec<Subscription>,
     /// The replay of a stream that begins; goes behind `out`, exempt from the limit of the outbox.
     pub replay: Vec<Waiting>,
-    /// Deliveries that have to wait their turn; see [`outbox::Outbox::push_live`].
+    /// Deliveries that have to wait their turn, before `out`: a goodbye may have waited for them. See
+    /// [`outbox::Outbox::push_live`].
     pub behind: Vec<Waiting>,
     /// A pong for a peer that does not read fast enough; see [`outbox::Outbox::set_pong`].
     pub pong: Option<Vec<u8>>,
