@@ -3,6 +3,7 @@
 //! Every step ends the same way, in [`Shard::settle`]: questions are asked, subscriptions given up, bytes sent, and
 //! the connection is put to rest with its polls and its deadline armed, or comes nearer to its end.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::close_reason::CloseReason;
@@ -256,10 +257,14 @@ impl Shard {
             self.timers.arm(index, deadline_ms);
         }
         if let Err(error) = armed {
-            // Without its ring a shard is deaf: better to be restarted than to look alive.
-            tracing::error!(shard = self.id.0, %error, "the ring takes no more polls");
-            std::process::abort();
+            self.abort_deaf(&error);
         }
+    }
+
+    /// Without its ring a shard is deaf, to newcomers or to whom it has: better to be restarted than to look alive.
+    pub(super) fn abort_deaf(&self, error: &io::Error) -> ! {
+        tracing::error!(shard = self.id.0, %error, "the ring takes no more polls");
+        std::process::abort();
     }
 
     /// The socket takes bytes again.
