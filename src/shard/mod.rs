@@ -66,7 +66,7 @@ use keyed_counts::KeyedCounts;
 use mailbox::{Asker, ConnectionKey, KeysWanted, Mail, Post};
 use outboxes::Outboxes;
 use relay::Relayed;
-use ring::{Completion, Ring};
+use ring::Ring;
 use timers::TimerWheel;
 use tls::Sessions;
 
@@ -186,7 +186,7 @@ struct Scratch {
     /// What came in over TLS.
     plaintext: Vec<u8>,
     record: RecordBuffer,
-    completions: Vec<Completion>,
+    completions: Vec<u64>,
     mails: Vec<Mail>,
     slice: Vec<u32>,
     due: Vec<u32>,
@@ -380,8 +380,8 @@ impl Shard {
             }
         }
         let mut is_busy = !completions.is_empty();
-        for completion in completions.drain(..) {
-            self.on_completion(completion);
+        for token in completions.drain(..) {
+            self.on_completion(token);
         }
         self.scratch.completions = completions;
         is_busy |= self.read_mail();
@@ -417,8 +417,8 @@ impl Shard {
         }
     }
 
-    fn on_completion(&mut self, completion: Completion) {
-        match Token::unpack(completion.token) {
+    fn on_completion(&mut self, token: u64) {
+        match Token::unpack(token) {
             Token::Acceptable(listener) => self.on_acceptable(listener as usize),
             Token::Readable(key) => {
                 // A freed entry has no poll with the kernel, so the key is never stale.
