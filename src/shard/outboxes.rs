@@ -2,7 +2,9 @@
 
 use crate::transport::outbox::Outbox;
 
-/// The sum over a shard's outboxes, replays left out: those are bounded by the histories that they refer to.
+/// The sum over a shard's outboxes. What is left of a replay does not count: the histories had it when it began, and
+/// clients who came together share it. A history goes on, but its old messages stay in memory until the last of them
+/// has taken them, or has been cut for taking them too slowly (`write_stall_timeout`).
 #[derive(Debug, Default)]
 pub(super) struct Outboxes {
     bytes: usize,

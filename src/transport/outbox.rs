@@ -51,8 +51,12 @@ pub struct Outbox {
     queue: VecDeque<Waiting>,
     /// Bytes of everything in the queue, messages counted before they are encoded.
     bytes: usize,
-    /// Bytes of the replay at the start, which the limit allows for: it is bounded by the histories.
+    /// Entries at the front that belong to the replay or come before its end.
+    replay_entries: usize,
+    /// What the limit allows for them. What gives way among them makes room for others.
     replay_bytes: usize,
+    /// The current write has taken some of them. What it puts back counts among them, at most a write's worth.
+    replay_taken: bool,
     /// The pong that goes out at the next frame border, ahead of the data: a busy peer must not look dead. One is
     /// enough, since a pong may answer the most recent ping only (RFC 6455 §5.5.3).
     pong: Option<SharedBytes>,
@@ -127,10 +131,11 @@ impl Outbox {
         self.queue.push_back(waiting);
     }
 
-    /// Adds a part of the replay.
+    /// Adds a part of the replay. Nothing live is in the queue yet.
     pub fn push_replay(&mut self, waiting: Waiting) {
-        self.replay_bytes += waiting.bytes();
         self.push(waiting);
+        self.replay_entries = self.queue.len();
+        self.replay_bytes = self.bytes;
     }
 
     /// Appends everything of a step's output.
@@ -145,9 +150,14 @@ impl Outbox {
     pub fn put_back(&mut self, rest: Vec<(SharedBytes, usize)>, begun: bool) {
         let was_begun = std::mem::take(&mut self.taken_begun);
         self.front_begun = (begun || was_begun) && !rest.is_empty();
+        let is_replay = std::mem::take(&mut self.replay_taken);
         for (bytes, sent) in rest.into_iter().rev() {
             let waiting = Waiting::Bytes { bytes, sent };
             self.bytes += waiting.bytes();
+            if is_replay {
+                self.replay_entries += 1;
+                self.replay_bytes += waiting.bytes();
+            }
             self.queue.push_front(waiting);
         }
     }
@@ -179,6 +189,14 @@ impl Outbox {
         self.bytes -= front.bytes();
         self.droppable -= usize::from(front.may_give_way());
         self.taken_begun |= std::mem::take(&mut self.front_begun);
+        if self.replay_entries > 0 {
+            self.replay_entries -= 1;
+            self.replay_bytes = match self.replay_entries {
+                0 => 0,
+                _ => self.replay_bytes.saturating_sub(front.bytes()),
+            };
+            self.replay_taken = true;
+        }
         Some(front)
     }
 
@@ -192,6 +210,8 @@ impl Outbox {
         };
         self.queue.clear();
         self.bytes = 0;
+        self.replay_entries = 0;
+        self.replay_bytes = 0;
         self.droppable = 0;
         self.pong = None;
         if let Some(begun) = begun {
@@ -290,7 +310,30 @@ mod tests {
         assert!(!outbox.is_over(10));
         assert!(outbox.is_over(9));
         outbox.take_front(0);
-        assert!(!outbox.is_over(9), "the replay makes room");
+        assert!(outbox.is_over(9), "the replay's room goes with it");
+    }
+
+    #[test]
+    fn the_limit_counts_all_but_what_is_left_of_the_replay() {
+        const PIECE_BYTES: usize = 40_000;
+        const PIECES: usize = 4;
+        let piece = "x".repeat(PIECE_BYTES);
+        for room in [10_000, 50_000, 100_000] {
+            let mut outbox = Outbox::new(0);
+            for _ in 0..PIECES {
+                outbox.push_replay(bytes(&piece));
+            }
+            for _ in 0..PIECES {
+                outbox.push(bytes(&piece));
+            }
+            while !outbox.is_empty() {
+                let live_bytes = outbox.bytes().min(PIECES * PIECE_BYTES);
+                let gathered_bytes = REFILL_BYTES + PIECE_BYTES;
+                let counted_bytes = live_bytes.saturating_sub(gathered_bytes)..=live_bytes;
+                assert!(counted_bytes.contains(&outbox.live_bytes()), "{outbox:?}");
+                write(&mut outbox, room);
+            }
+        }
     }
 
     #[test]

@@ -73,6 +73,7 @@ impl Outbox {
         if let Some(told) = self.notice_before(index, channel) {
             *told = gap;
             self.queue.remove(index);
+            self.replay_entries -= usize::from(index < self.replay_entries);
         } else {
             metrics.gaps_told_total += 1;
             self.bytes += gap.bytes();
