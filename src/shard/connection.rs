@@ -257,7 +257,7 @@ impl Connection {
         }
     }
 
-    /// The outbox has not moved for too long.
+    /// The outbox has hardly moved for too long.
     pub fn is_stalled(&self, config: &Config, now_ms: u64) -> bool {
         let timeout_ms = config.timing.write_stall_timeout_ms;
         self.outbox

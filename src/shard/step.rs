@@ -205,9 +205,7 @@ impl Shard {
             };
             self.metrics.socket_bytes_out_total += sent.wire_bytes as u64;
             written += sent.wire_bytes;
-            if sent.wire_bytes > 0 {
-                outbox.on_progress(self.now_ms);
-            }
+            outbox.on_taken(sent.wire_bytes, self.now_ms);
             if !out.is_empty() {
                 outbox.put_back(out.take_rest(sent.taken), sent.taken > 0);
             }

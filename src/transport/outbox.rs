@@ -14,6 +14,10 @@ use crate::transport::outgoing::Outgoing;
 /// Bytes moved from an outbox into one write.
 pub const REFILL_BYTES: usize = 64 * 1024;
 
+/// A client that takes so much has earned another `write_stall_timeout`, and so has one that takes all: a slow but
+/// honest reader gets everything, one that takes a byte now and then does not hold its outbox for ever.
+pub const PROGRESS_BYTES: usize = 64 * 1024;
+
 /// One thing to send, behind all others.
 #[derive(Clone, Debug)]
 pub enum Waiting {
@@ -68,8 +72,9 @@ pub struct Outbox {
     droppable: usize,
     /// Since when something has waited without a break.
     since_ms: u64,
-    /// When the peer last took something.
+    /// When the peer last had taken [`PROGRESS_BYTES`], and how many it has taken since.
     progress_ms: u64,
+    taken_bytes: usize,
 }
 
 impl Outbox {
@@ -167,9 +172,13 @@ impl Outbox {
         self.pong = Some(frame);
     }
 
-    /// Notes that the peer took something.
-    pub fn on_progress(&mut self, now_ms: u64) {
-        self.progress_ms = now_ms;
+    /// Notes that the peer took `bytes`.
+    pub fn on_taken(&mut self, bytes: usize, now_ms: u64) {
+        self.taken_bytes += bytes;
+        if self.taken_bytes >= PROGRESS_BYTES {
+            self.taken_bytes = 0;
+            self.progress_ms = now_ms;
+        }
     }
 
     /// Takes the front, if `taken` bytes of this write leave room for more.
@@ -333,6 +342,22 @@ mod tests {
                 assert!(counted_bytes.contains(&outbox.live_bytes()), "{outbox:?}");
                 write(&mut outbox, room);
             }
+        }
+    }
+
+    #[test]
+    fn a_byte_now_and_then_is_no_progress() {
+        let mut outbox = Outbox::new(1);
+        for (bytes, now_ms, progress_ms) in [
+            (1, 2, 1),
+            (PROGRESS_BYTES - 2, 3, 1),
+            (1, 4, 4),
+            (1, 5, 4),
+            (PROGRESS_BYTES, 6, 6),
+            (PROGRESS_BYTES - 1, 7, 6),
+        ] {
+            outbox.on_taken(bytes, now_ms);
+            assert_eq!(outbox.progress_ms(), progress_ms, "at {now_ms}");
         }
     }
 

@@ -231,9 +231,7 @@ impl World {
             let wanted = out.bytes();
             let sent = write(&mut self.sockets[socket], out.slices());
             outbox.put_back(out.take_rest(sent), sent > 0);
-            if sent > 0 {
-                outbox.on_progress(self.now_ms);
-            }
+            outbox.on_taken(sent, self.now_ms);
             if sent < wanted {
                 break;
             }
