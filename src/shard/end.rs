@@ -11,7 +11,6 @@ use crate::metrics::TransportKind;
 use crate::shard::Shard;
 use crate::shard::clients::subject;
 use crate::shard::connection::{Connection, Marks, Phase};
-use crate::shard::outboxes::Outboxes;
 use crate::transport::Transport;
 
 /// Between two log lines about noteworthy ends; the counters have them all.
@@ -42,8 +41,8 @@ impl Shard {
         };
         let kind = connection.transport.kind();
         connection.phase = Phase::Closing;
-        let waiting = Outboxes::weigh(connection.outbox.take().as_deref());
-        self.outboxes.change(waiting, None);
+        self.with_outbox(index, |_, outbox| *outbox = None);
+        let connection = &mut self.connections[index as usize];
         connection.input = None;
         connection.transport.release(&mut self.scratch.effects);
         connection.transport = Transport::new(self.now_ms);

@@ -12,7 +12,6 @@ use crate::metrics::TlsHandshake;
 use crate::shard::Shard;
 use crate::shard::complaint::Complaint;
 use crate::shard::connection::{Connection, Input, Marks, Phase};
-use crate::shard::outboxes::Outboxes;
 use crate::tls::TlsConfigs;
 use crate::tls::session::{RecordBuffer, Sent, Session, SessionError};
 use crate::transport::Transport;
@@ -178,12 +177,9 @@ impl Shard {
 
     /// What is unsent waits for the socket: an outbox, if an empty one, says so.
     fn await_room(&mut self, index: u32) {
-        let connection = &mut self.connections[index as usize];
-        if connection.outbox.is_none() {
-            connection.outbox = Some(Box::new(Outbox::new(self.now_ms)));
-            let after = Outboxes::weigh(connection.outbox.as_deref());
-            self.outboxes.change(None, after);
-        }
+        self.with_outbox(index, |shard, outbox| {
+            outbox.get_or_insert_with(|| Box::new(Outbox::new(shard.now_ms)));
+        });
     }
 
     fn fail_session(&mut self, index: u32, error: SessionError) {

@@ -115,6 +115,13 @@ pub struct Effects {
 }
 
 impl Effects {
+    pub fn has_output(&self) -> bool {
+        !self.out.is_empty()
+            || !self.replay.is_empty()
+            || !self.behind.is_empty()
+            || self.pong.is_some()
+    }
+
     /// Drops what was to be sent: the connection is at its end.
     pub fn clear_output(&mut self) {
         self.out.clear();
