@@ -94,6 +94,17 @@ pub enum ListenMode {
     Stream,
 }
 
+impl ListenMode {
+    /// Whether who gets `replay` first listens from now on.
+    pub fn stays(self, replay: &Replay) -> bool {
+        match self {
+            Self::Once => false,
+            Self::UntilFirst => replay.messages.is_empty() && !replay.lost,
+            Self::Stream => true,
+        }
+    }
+}
+
 /// Why the hub takes nothing more. Each names the setting that was hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HubFull {
@@ -220,11 +231,7 @@ impl Hub {
         self.expire_channel(index, now_ms);
         let channel = &mut self.channels[index];
         let replay = channel.replay(listen.since, listen.messages_max, listen.bytes_max);
-        let stays = match listen.mode {
-            ListenMode::Once => false,
-            ListenMode::UntilFirst => replay.messages.is_empty() && !replay.lost,
-            ListenMode::Stream => true,
-        };
+        let stays = listen.mode.stays(&replay);
         if channel.is_deleted() {
             // Its epoch becomes known to somebody.
             note(&mut self.changes, Change::Created, channel);
@@ -242,18 +249,13 @@ impl Hub {
             return None;
         }
         let position = self.epochs.before_first(&listen.channel)?;
-        let lost = matches!(listen.since, Since::After(cursor) if cursor != position);
-        let stays = match listen.mode {
-            ListenMode::Once => false,
-            ListenMode::UntilFirst => !lost,
-            ListenMode::Stream => true,
-        };
-        (!stays).then_some(Replay {
+        let replay = Replay {
             start: position,
             end: position,
-            lost,
+            lost: matches!(listen.since, Since::After(cursor) if cursor != position),
             messages: Vec::new(),
-        })
+        };
+        (!listen.mode.stays(&replay)).then_some(replay)
     }
 
     /// One listener on `shard` less.
