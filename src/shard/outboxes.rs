@@ -30,7 +30,7 @@ impl Outboxes {
 
     /// More than `bytes_max` waits in all, and in this outbox more than an equal share of that. Those with less go
     /// on, until they have as much.
-    pub(super) fn is_over(&self, outbox: &Outbox, bytes_max: usize) -> bool {
+    pub(super) fn is_too_large(&self, outbox: &Outbox, bytes_max: usize) -> bool {
         self.bytes > bytes_max && outbox.live_bytes() > bytes_max / self.count.max(1)
     }
 }
@@ -82,7 +82,7 @@ mod tests {
         }
         assert_eq!(outboxes.bytes(), 104);
         let over = |outboxes: &Outboxes, bytes_max| {
-            [&small, &middle, &large].map(|outbox| outboxes.is_over(outbox, bytes_max))
+            [&small, &middle, &large].map(|outbox| outboxes.is_too_large(outbox, bytes_max))
         };
         assert_eq!(over(&outboxes, 104), [false; 3]);
         assert_eq!(over(&outboxes, 103), [false, false, true]);

@@ -27,7 +27,7 @@ impl Shard {
         let total_max = self.config.limits.outbox_bytes_total_max / self.post.n_shards();
         if !has_room {
             Some(CloseReason::SlowReader)
-        } else if self.outboxes.is_over(outbox, total_max) {
+        } else if self.outboxes.is_too_large(outbox, total_max) {
             Some(CloseReason::OutboxesFull)
         } else {
             None

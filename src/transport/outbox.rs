@@ -49,7 +49,7 @@ impl Waiting {
     }
 }
 
-/// A queue of references, bounded in bytes by its owner through [`is_over`](Self::is_over).
+/// A queue of references, bounded in bytes by its owner through [`exceeds`](Self::exceeds).
 #[derive(Debug, Default)]
 pub struct Outbox {
     queue: VecDeque<Waiting>,
@@ -106,7 +106,7 @@ impl Outbox {
 
     /// More than `bytes_max` waits, beside the replay. Asked *before* something is added, so that a single message
     /// of any size finds room.
-    pub fn is_over(&self, bytes_max: usize) -> bool {
+    pub fn exceeds(&self, bytes_max: usize) -> bool {
         self.live_bytes() > bytes_max
     }
 
@@ -314,12 +314,12 @@ mod tests {
     fn the_limit_is_asked_before_and_does_not_count_the_replay() {
         let mut outbox = Outbox::new(0);
         outbox.push_replay(message(1000));
-        assert!(!outbox.is_over(0));
+        assert!(!outbox.exceeds(0));
         outbox.push(bytes("0123456789"));
-        assert!(!outbox.is_over(10));
-        assert!(outbox.is_over(9));
+        assert!(!outbox.exceeds(10));
+        assert!(outbox.exceeds(9));
         outbox.take_front(0);
-        assert!(outbox.is_over(9), "the replay's room goes with it");
+        assert!(outbox.exceeds(9), "the replay's room goes with it");
     }
 
     #[test]

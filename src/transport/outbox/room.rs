@@ -31,7 +31,7 @@ impl Outbox {
 
     /// Drops the oldest messages that may give way, of whichever channel, for as long as too much waits.
     pub fn make_room(&mut self, bytes_max: usize, metrics: &mut Metrics) {
-        while self.is_over(bytes_max)
+        while self.exceeds(bytes_max)
             && let Some(index) = self.oldest_droppable(None)
         {
             self.drop_at(index, metrics);
