@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering;
 
 use crate::close_reason::CloseReason;
 use crate::metrics::TransportKind;
-use crate::shard::Shard;
 use crate::shard::clients::subject;
 use crate::shard::connection::{Connection, Marks, Phase};
+use crate::shard::{Life, Shard};
 use crate::transport::Transport;
 
 /// Between two log lines about noteworthy ends; the counters have them all.
@@ -127,12 +127,15 @@ impl Shard {
 
     /// When a connection is told that the server shuts down; `None` if it is not to be, or has been.
     fn drain_ms(&self, index: u32) -> Option<u64> {
+        let Life::Draining { since_ms } = self.life else {
+            return None;
+        };
         let connection = self.connections.get(index as usize)?;
         let is_there = matches!(
             connection.phase,
             Phase::Preface { .. } | Phase::Handshake { .. } | Phase::Open
         );
-        if !self.is_draining || !is_there || connection.has(Marks::DRAINED) {
+        if !is_there || connection.has(Marks::DRAINED) {
             return None;
         }
         // Drawn anew each time and always the same: the record of a connection has no room for it.
@@ -142,7 +145,7 @@ impl Shard {
             true => 0,
             false => NEWCOMERS_MS,
         };
-        Some(self.drain_since_ms + wait_ms.max(wait_ms_min))
+        Some(since_ms + wait_ms.max(wait_ms_min))
     }
 
     /// The connection is told in its time, if the server shuts down.
@@ -154,18 +157,17 @@ impl Shard {
 
     /// Ends all connections over the drain period, in random order, each in the way of its transport.
     pub(super) fn drain(&mut self) {
-        self.is_ready = false;
-        self.is_draining = true;
-        self.drain_since_ms = self.now_ms;
+        self.life = Life::Draining {
+            since_ms: self.now_ms,
+        };
         self.begin_to_close_door();
         for index in self.indices() {
             self.arm_drain(index);
         }
     }
 
-    /// Ends what is left.
+    /// Ends what the drain has left.
     pub(super) fn cut(&mut self) {
-        self.is_draining = true;
         self.close_door();
         for index in self.indices() {
             self.end_now(index, CloseReason::Shutdown);

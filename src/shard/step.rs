@@ -13,7 +13,7 @@ use crate::hub::fanout::Delivery;
 use crate::shard::connection::{Marks, Phase};
 use crate::shard::mailbox::ConnectionKey;
 use crate::shard::tls;
-use crate::shard::{Shard, Token};
+use crate::shard::{Life, Shard, Token};
 use crate::transport::outbox::Outbox;
 use crate::transport::{Context, Next, Transport};
 
@@ -37,7 +37,7 @@ impl Shard {
         index: u32,
         step: impl FnOnce(&mut Transport, &mut Context<'_>) -> Next,
     ) {
-        let is_ready = self.is_ready && !self.is_deaf();
+        let is_ready = self.life == Life::Serving && !self.is_deaf();
         let connection = &mut self.connections[index as usize];
         let mut context = Context {
             config: &self.config,
@@ -47,7 +47,7 @@ impl Shard {
             unix_ms: self.unix_ms,
             date: &self.date,
             is_ready,
-            is_draining: self.is_draining,
+            is_draining: self.life.is_draining(),
             has_backlog: connection.outbox.is_some(),
             n_shards: self.post.n_shards(),
             fanout: &self.fanout,

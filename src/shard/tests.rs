@@ -72,7 +72,11 @@ impl Process {
 
     /// Lets every shard turn that has not ended.
     fn turn(&mut self) {
-        for shard in self.shards.iter_mut().filter(|shard| !shard.is_over) {
+        for shard in self
+            .shards
+            .iter_mut()
+            .filter(|shard| shard.life != Life::Over)
+        {
             shard.turn().unwrap();
         }
     }
@@ -94,7 +98,7 @@ impl Process {
             mailbox.post(&mut vec![Mail::Stage(Stage::Drain)]);
         }
         self.turn_until("the drain", |process| {
-            process.shards.iter().all(|shard| shard.is_draining)
+            process.shards.iter().all(|shard| shard.life.is_draining())
         });
     }
 
@@ -158,7 +162,7 @@ fn a_shard_without_connections_answers_the_others_while_they_drain() {
     assert!(answer.starts_with(b"HTTP/1.1 202 "));
     drop(client);
     process.turn_until("the end", |process| {
-        process.shards.iter().all(|shard| shard.is_over)
+        process.shards.iter().all(|shard| shard.life == Life::Over)
     });
 }
 
@@ -362,7 +366,7 @@ fn who_was_let_in_before_the_door_closes_is_answered() {
     let answer = process.read_until(&client, |_| false);
     assert!(answer.starts_with(b"HTTP/1.1 200 "), "{answer:?}");
     drop(client);
-    process.turn_until("the end", |process| process.shards[0].is_over);
+    process.turn_until("the end", |process| process.shards[0].life == Life::Over);
 }
 
 #[test]
@@ -423,7 +427,7 @@ fn who_knocks_while_the_door_closes_is_let_in_by_the_next_server() {
         knocked.raw_os_error(),
         Some(Errno::INPROGRESS.raw_os_error())
     );
-    process.turn_until("the end", |process| process.shards[0].is_over);
+    process.turn_until("the end", |process| process.shards[0].life == Life::Over);
     assert_eq!(process.shards[0].metrics.accepted_total, 0);
     drop(process);
     let next = TcpListener::bind(address).unwrap();
