@@ -28,7 +28,7 @@ pub enum CloseReason {
     CredentialRefused,
     /// More than `outbox_bytes_max` waited for the peer (3008).
     SlowReader,
-    /// The peer took nothing for `write_stall_timeout`.
+    /// The peer took too little for `write_stall_timeout`.
     WriteStalled,
     /// The stream has reached its maximum age: the client comes back, perhaps to another server (3001).
     AgeMax,

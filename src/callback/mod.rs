@@ -73,17 +73,20 @@ impl<W> Callbacks<W> {
 }
 
 impl<W: Send + 'static> Callbacks<W> {
-    /// Starts the threads that ask, each of which has one call at a time; `deliver` brings a decision to who waits.
+    /// Starts the threads that ask, each of which has one call at a time, behind the `n_threads` that there are
+    /// already; `deliver` brings a decision to who waits.
     pub fn spawn(
         self: &Arc<Self>,
+        n_threads: &mut usize,
         client: &Client,
         deliver: &Arc<dyn Fn(W, Decision) + Send + Sync>,
     ) -> io::Result<()> {
-        for number in 0..self.concurrency_max {
+        for number in *n_threads..self.concurrency_max {
             let (callbacks, client, deliver) = (self.clone(), client.clone(), deliver.clone());
             thread::Builder::new()
                 .name(format!("callback-{number}"))
                 .spawn(move || callbacks.work(&client, &*deliver))?;
+            *n_threads += 1;
         }
         Ok(())
     }
@@ -179,9 +182,26 @@ mod tests {
         let deliver: Arc<dyn Fn(i32, Decision) + Send + Sync> =
             Arc::new(move |waiter, decision| decided.send((waiter, decision)).unwrap());
         let client = Client::new(RootCerts::WebPki, 1);
-        callbacks.spawn(&client, &deliver).unwrap();
+        callbacks.spawn(&mut 0, &client, &deliver).unwrap();
         assert_eq!(inbox.recv(), Ok((7, Decision::Busy)));
         let counts = callbacks.counts();
         assert_eq!((counts.busy_total, counts.calls_total), (1, [0; 3]));
+    }
+
+    #[test]
+    fn threads_that_are_there_are_not_started_again() {
+        let config = Callback {
+            concurrency_max: 3,
+            ..Callback::default()
+        };
+        let callbacks = Arc::new(Callbacks::<()>::new(&config, Instant::now()));
+        let client = Client::new(RootCerts::WebPki, 3);
+        let deliver: Arc<dyn Fn((), Decision) + Send + Sync> = Arc::new(|(), _| ());
+        // As if starting the other two had failed before.
+        let mut n_threads = 1;
+        for _ in 0..2 {
+            callbacks.spawn(&mut n_threads, &client, &deliver).unwrap();
+            assert_eq!((n_threads, Arc::strong_count(&callbacks)), (3, 1 + 2));
+        }
     }
 }

@@ -197,7 +197,7 @@ pub static SETTINGS: &[Setting<Config>] = {
             "Bytes that wait for all clients of the process, an equal share for each shard. Beyond, clients for whom more \
              than the average waits are closed as too slow."),
         setting(Delivery, "write_stall_timeout", Duration(field!(timing.write_stall_timeout_ms), PATIENCE),
-            "How long a client may leave waiting bytes unread; then it is closed."),
+            "How long a client may take for 64 KiB of what waits for it, or for all of it; then it is closed."),
         setting(Delivery, "close_timeout", Duration(field!(timing.close_timeout_ms), 100..=MINUTE),
             "How long the closing handshake of a WebSocket may take; then the connection is cut."),
         setting(Delivery, "websocket_age_max", Duration(field!(timing.websocket_age_max_ms), 0..=365 * DAY),

@@ -162,6 +162,13 @@ impl Channel {
         self.trim();
     }
 
+    /// As [`store`](Self::store), with what all histories together leave for this one: over that, a channel makes room
+    /// out of its own past only.
+    pub fn store_within(&mut self, bytes_max: usize, message: Arc<Message>, now_ms: u64) {
+        while self.history_bytes + message.bytes() > bytes_max && self.drop_oldest() {}
+        self.store(message, now_ms);
+    }
+
     /// Other settings from now on; a shorter history is shortened at once.
     pub fn set_namespace(&mut self, namespace: Arc<Namespace>, now_ms: u64) {
         self.namespace = namespace;

@@ -94,6 +94,17 @@ pub enum ListenMode {
     Stream,
 }
 
+impl ListenMode {
+    /// Whether who gets `replay` first listens from now on.
+    pub fn stays(self, replay: &Replay) -> bool {
+        match self {
+            Self::Once => false,
+            Self::UntilFirst => replay.messages.is_empty() && !replay.lost,
+            Self::Stream => true,
+        }
+    }
+}
+
 /// Why the hub takes nothing more. Each names the setting that was hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HubFull {
@@ -151,6 +162,8 @@ pub struct Hub {
     draft_bytes: usize,
     /// What a log has to know beside the drafts; `None` without a log.
     changes: Option<Vec<Change>>,
+    /// Whoever listens is about to go, and is to find its channel again in the next process.
+    is_ending: bool,
 }
 
 impl Hub {
@@ -176,6 +189,7 @@ impl Hub {
             epochs: Epochs::new(seed, share(config.limits.channels_max)),
             draft_bytes: 0,
             changes: None,
+            is_ending: false,
             config,
         }
     }
@@ -217,11 +231,7 @@ impl Hub {
         self.expire_channel(index, now_ms);
         let channel = &mut self.channels[index];
         let replay = channel.replay(listen.since, listen.messages_max, listen.bytes_max);
-        let stays = match listen.mode {
-            ListenMode::Once => false,
-            ListenMode::UntilFirst => replay.messages.is_empty() && !replay.lost,
-            ListenMode::Stream => true,
-        };
+        let stays = listen.mode.stays(&replay);
         if channel.is_deleted() {
             // Its epoch becomes known to somebody.
             note(&mut self.changes, Change::Created, channel);
@@ -239,18 +249,13 @@ impl Hub {
             return None;
         }
         let position = self.epochs.before_first(&listen.channel)?;
-        let lost = matches!(listen.since, Since::After(cursor) if cursor != position);
-        let stays = match listen.mode {
-            ListenMode::Once => false,
-            ListenMode::UntilFirst => !lost,
-            ListenMode::Stream => true,
-        };
-        (!stays).then_some(Replay {
+        let replay = Replay {
             start: position,
             end: position,
-            lost,
+            lost: matches!(listen.since, Since::After(cursor) if cursor != position),
             messages: Vec::new(),
-        })
+        };
+        (!listen.mode.stays(&replay)).then_some(replay)
     }
 
     /// One listener on `shard` less.
@@ -259,12 +264,19 @@ impl Hub {
             let channel = &mut self.channels[index as usize];
             channel.unlisten(shard, now_ms);
             let is_blank = self.epochs.is_blank(name, channel.head()) && channel.is_settled();
-            if is_blank && channel.listeners() == 0 {
+            let is_kept = self.is_ending && self.changes.is_some();
+            if is_blank && channel.listeners() == 0 && !is_kept {
                 self.remove(index as usize);
             } else if channel.is_deleted() {
                 self.forget_if_unneeded(index as usize, now_ms);
             }
         }
+    }
+
+    /// The process is about to end, and with it all listening. The next one draws other first epochs: where a log tells
+    /// it of the channels, those without a message are kept from now on, too.
+    pub fn begin_end(&mut self) {
+        self.is_ending = true;
     }
 
     /// `None` for a channel that nobody used, or that is forgotten.

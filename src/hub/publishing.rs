@@ -160,11 +160,7 @@ impl Hub {
         channel.publish_position(message.position.offset);
         if draft.is_stored {
             let channel_bytes_max = self.history_bytes_max.saturating_sub(self.history_bytes);
-            // Over the total a channel makes room out of its own past only.
-            while channel.history_bytes() + message.bytes() > channel_bytes_max
-                && channel.drop_oldest()
-            {}
-            channel.store(message.clone(), now_ms);
+            channel.store_within(channel_bytes_max, message.clone(), now_ms);
         }
         self.history_bytes += channel.history_bytes();
         listening.clear();

@@ -18,7 +18,8 @@ pub(super) struct Backend {
     callbacks: Arc<Callbacks<Asker>>,
     client: Client,
     boxes: Arc<[Mailbox]>,
-    is_started: bool,
+    /// That have been started.
+    n_threads: usize,
 }
 
 impl Backend {
@@ -32,22 +33,21 @@ impl Backend {
             callbacks,
             client: Client::new(roots, config.callback.concurrency_max),
             boxes,
-            is_started: false,
+            n_threads: 0,
         }
     }
 
     /// Before a shard asks the first question by `config`.
     pub(super) fn start_if_asked(&mut self, config: &Config) -> io::Result<()> {
-        if self.is_started || !config.asks_backend() {
+        if !config.asks_backend() {
             return Ok(());
         }
-        self.is_started = true;
         let boxes = self.boxes.clone();
         let deliver = move |asker: Asker, decision: Decision| {
             let mail = asker.mail(Answer::Authorized(decision));
             boxes[usize::from(asker.shard.0)].post(&mut vec![mail]);
         };
         self.callbacks
-            .spawn(&self.client, &(Arc::new(deliver) as _))
+            .spawn(&mut self.n_threads, &self.client, &(Arc::new(deliver) as _))
     }
 }

@@ -164,7 +164,7 @@ impl Shard {
         if !self.door.resting.contains(&listener)
             && let Err(error) = self.arm_listener(listener)
         {
-            tracing::error!(shard = self.id.0, %error, "no longer accepting");
+            self.abort_deaf(&error);
         }
     }
 

@@ -85,9 +85,7 @@ impl Shard {
         let connection = Connection::new(socket, generation, audience, self.now_ms);
         let index = self.connections.insert(connection) as u32;
         self.metrics.on_transport(None, Some(TransportKind::Http));
-        if self.is_draining {
-            self.timers.arm(index, self.now_ms);
-        }
+        self.arm_drain(index);
         if let Some(tls) = tls
             && !self.add_session(index, tls)
         {

@@ -225,16 +225,19 @@ impl Connection {
 
     /// Whether to wait for the peer's bytes, or for its end.
     pub fn wants_read(&self, config: &Config) -> bool {
-        let kept_bytes = self.input.as_ref().map_or(0, |input| input.len());
+        if self.has(Marks::END_OF_INPUT) || self.read_armed {
+            return false;
+        }
         match (self.phase, &self.transport) {
-            _ if self.has(Marks::END_OF_INPUT) || self.read_armed => false,
-            (Phase::Open, Transport::Http(http)) => http.wants_input() && self.outbox.is_none(),
-            (Phase::Preface { .. } | Phase::Handshake { .. }, _) => true,
-            (Phase::Open, Transport::LongPoll(_)) => kept_bytes < config.limits.input_bytes_max,
-            (Phase::Open, Transport::EventStream(_)) => true,
-            (Phase::Open, Transport::WebSocket(websocket)) => websocket.wants_input(config),
-            (Phase::Open, Transport::FirstMessage(first)) => first.wants_input(),
-            (Phase::Lingering { .. }, _) => true,
+            (Phase::Preface { .. } | Phase::Handshake { .. } | Phase::Lingering { .. }, _) => true,
+            // Who does not read the answers gets no more of them.
+            (Phase::Open, Transport::Http(_)) if self.outbox.is_some() => false,
+            // What comes behind its request is kept, and its end is to be heard of.
+            (Phase::Open, Transport::LongPoll(_)) => {
+                let kept_bytes = self.input.as_ref().map_or(0, |input| input.len());
+                kept_bytes < config.limits.input_bytes_max
+            }
+            (Phase::Open, transport) => transport.wants_input(config),
             (Phase::Flushing(_) | Phase::Closing, _) => false,
         }
     }
@@ -257,7 +260,7 @@ impl Connection {
         }
     }
 
-    /// The outbox has not moved for too long.
+    /// The outbox has hardly moved for too long.
     pub fn is_stalled(&self, config: &Config, now_ms: u64) -> bool {
         let timeout_ms = config.timing.write_stall_timeout_ms;
         self.outbox

@@ -3,14 +3,14 @@
 //! *Closing*: no new work, and what is written still goes out ([`Phase::Flushing`], [`Phase::Lingering`]). *Joined*:
 //! shut down, and the polls are home. *Freed*: the slot may be somebody else's.
 
+use std::hash::BuildHasher;
 use std::sync::atomic::Ordering;
 
 use crate::close_reason::CloseReason;
 use crate::metrics::TransportKind;
-use crate::shard::Shard;
 use crate::shard::clients::subject;
 use crate::shard::connection::{Connection, Marks, Phase};
-use crate::shard::outboxes::Outboxes;
+use crate::shard::{Life, Shard};
 use crate::transport::Transport;
 
 /// Between two log lines about noteworthy ends; the counters have them all.
@@ -41,8 +41,8 @@ impl Shard {
         };
         let kind = connection.transport.kind();
         connection.phase = Phase::Closing;
-        let waiting = Outboxes::weigh(connection.outbox.take().as_deref());
-        self.outboxes.change(waiting, None);
+        self.with_outbox(index, |_, outbox| *outbox = None);
+        let connection = &mut self.connections[index as usize];
         connection.input = None;
         connection.transport.release(&mut self.scratch.effects);
         connection.transport = Transport::new(self.now_ms);
@@ -89,14 +89,12 @@ impl Shard {
         };
         let is_stalled = connection.is_stalled(&self.config, self.now_ms);
         let is_silent = connection.transport.is_silent(&self.config, self.now_ms);
-        let is_told = connection.has(Marks::DRAINED);
-        let is_newcomer = !connection.has(Marks::HEARD) && self.now_ms < self.newcomers_until_ms;
         let phase = connection.phase;
+        let drain_ms = self.drain_ms(index);
+        let is_to_be_told = drain_ms.is_some_and(|drain_ms| self.now_ms >= drain_ms);
         match phase {
-            Phase::Preface { .. } | Phase::Handshake { .. } | Phase::Open
-                if self.is_draining && is_newcomer =>
-            {
-                self.timers.arm(index, self.newcomers_until_ms);
+            Phase::Preface { .. } | Phase::Handshake { .. } if is_to_be_told => {
+                self.end_now(index, CloseReason::Shutdown)
             }
             Phase::Preface { until_ms } => self.on_preface_timer(index, until_ms),
             Phase::Handshake { until_ms } => self.on_handshake_timer(index, until_ms),
@@ -105,7 +103,7 @@ impl Shard {
             Phase::Lingering { reason, until_ms } if self.now_ms >= until_ms => {
                 self.end_now(index, reason)
             }
-            Phase::Open if self.is_draining && !is_told => {
+            Phase::Open if is_to_be_told => {
                 self.connections[index as usize].set(Marks::DRAINED, true);
                 self.step(index, |transport, context| transport.on_drain(context));
             }
@@ -123,32 +121,61 @@ impl Shard {
             Phase::Flushing(_) | Phase::Lingering { .. } => self.rest(index),
             Phase::Closing => {}
         }
+        // The wheel has one deadline for each connection, and this one has just been taken from it.
+        self.arm_drain(index);
+    }
+
+    /// When a connection is told that the server shuts down; `None` if it is not to be, or has been.
+    fn drain_ms(&self, index: u32) -> Option<u64> {
+        let Life::Draining { since_ms } = self.life else {
+            return None;
+        };
+        let connection = self.connections.get(index as usize)?;
+        let is_there = matches!(
+            connection.phase,
+            Phase::Preface { .. } | Phase::Handshake { .. } | Phase::Open
+        );
+        if !is_there || connection.has(Marks::DRAINED) {
+            return None;
+        }
+        // Drawn anew each time and always the same: the record of a connection has no room for it.
+        let draw = (self.shared.hasher).hash_one((index, connection.generation));
+        let wait_ms = draw % (self.config.timing.drain_period_ms + 1);
+        let wait_ms_min = match connection.has(Marks::HEARD) {
+            true => 0,
+            false => NEWCOMERS_MS,
+        };
+        Some(since_ms + wait_ms.max(wait_ms_min))
+    }
+
+    /// The connection is told in its time, if the server shuts down.
+    pub(super) fn arm_drain(&mut self, index: u32) {
+        if let Some(drain_ms) = self.drain_ms(index) {
+            self.timers.arm(index, drain_ms);
+        }
     }
 
     /// Ends all connections over the drain period, in random order, each in the way of its transport.
     pub(super) fn drain(&mut self) {
-        self.is_ready = false;
-        self.is_draining = true;
-        self.newcomers_until_ms = self.now_ms + NEWCOMERS_MS;
+        self.life = Life::Draining {
+            since_ms: self.now_ms,
+        };
         self.begin_to_close_door();
-        let period_ms = self.config.timing.drain_period_ms;
-        for (index, _) in &self.connections {
-            self.timers
-                .arm(index as u32, self.now_ms + self.rng.u64(0..=period_ms));
+        for index in self.indices() {
+            self.arm_drain(index);
         }
     }
 
-    /// Ends what is left.
+    /// Ends what the drain has left.
     pub(super) fn cut(&mut self) {
-        self.is_draining = true;
         self.close_door();
-        let indices: Vec<_> = self
-            .connections
-            .iter()
-            .map(|(index, _)| index as u32)
-            .collect();
-        for index in indices {
+        for index in self.indices() {
             self.end_now(index, CloseReason::Shutdown);
         }
+    }
+
+    fn indices(&self) -> Vec<u32> {
+        let connections = self.connections.iter();
+        connections.map(|(index, _)| index as u32).collect()
     }
 }

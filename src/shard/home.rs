@@ -7,9 +7,9 @@ use crate::api::question::{Answer, Question};
 use crate::hub::durable::Change;
 use crate::hub::message::{ChannelName, Message};
 use crate::hub::{HubFull, Publish, Published, Scope, ShardId};
-use crate::shard::Shard;
 use crate::shard::journal::Pending;
 use crate::shard::mailbox::{Asker, ConnectionKey, Mail, Stage};
+use crate::shard::{Life, Shard};
 
 impl Shard {
     /// Reads all mail; `false` if there was none.
@@ -68,10 +68,14 @@ impl Shard {
                 self.reload_tls(&tls);
             }
             Mail::ReloadFailed => self.metrics.reload_failures_total += 1,
-            Mail::Stage(Stage::NotReady) => self.is_ready = false,
+            Mail::Stage(Stage::NotReady) => {
+                self.life = Life::NotReady;
+                // Every home knows it before the first listener is ended.
+                self.hub.begin_end();
+            }
             Mail::Stage(Stage::Drain) => self.drain(),
             Mail::Stage(Stage::Cut) => self.cut(),
-            Mail::Over => self.is_over = true,
+            Mail::Over => self.life = Life::Over,
             Mail::Log(news) => self.on_log_news(news),
             Mail::Backplane(news) => self.on_backplane_news(news),
         }

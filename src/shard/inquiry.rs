@@ -12,7 +12,6 @@ use crate::close_reason::CloseReason;
 use crate::shard::Shard;
 use crate::shard::connection::{Connection, Phase};
 use crate::shard::mailbox::ConnectionKey;
-use crate::shard::outboxes::Outboxes;
 
 /// Connections ended by the operator in one turn: each costs a write, and the others wait for it.
 const FAREWELLS_PER_TURN: usize = 64;
@@ -82,17 +81,13 @@ impl Shard {
         !self.farewells.is_empty()
     }
 
-    /// Each in the way of its transport. The goodbye does not wait behind what waits.
+    /// Each in the way of its transport.
     fn disconnect(&mut self, index: u32) {
         let reason = CloseReason::Disconnected;
         match self.connections[index as usize].phase {
             Phase::Preface { .. } | Phase::Handshake { .. } => self.end_now(index, reason),
             Phase::Open => {
-                if let Some(outbox) = &mut self.connections[index as usize].outbox {
-                    let before = Outboxes::weigh(Some(outbox));
-                    outbox.keep_begun();
-                    self.outboxes.change(before, Outboxes::weigh(Some(outbox)));
-                }
+                self.keep_begun(index);
                 self.step(index, |transport, context| transport.on_disconnect(context));
             }
             Phase::Flushing(_) | Phase::Lingering { .. } | Phase::Closing => {}

@@ -66,7 +66,7 @@ use keyed_counts::KeyedCounts;
 use mailbox::{Asker, ConnectionKey, KeysWanted, Mail, Post};
 use outboxes::Outboxes;
 use relay::Relayed;
-use ring::{Completion, Ring};
+use ring::Ring;
 use timers::TimerWheel;
 use tls::Sessions;
 
@@ -166,18 +166,33 @@ pub struct Shard {
     /// The value of `Date`, and the second that it stands for.
     date: [u8; 29],
     date_second: u64,
-    is_ready: bool,
-    is_draining: bool,
-    /// Until when a drain waits for the first request of those who have just come.
-    newcomers_until_ms: u64,
+    life: Life,
     /// Deliveries of one turn.
     sends_per_turn: usize,
-    /// Drained, and no connection is left.
-    is_empty: bool,
-    /// So are all other shards.
-    is_over: bool,
     /// Used by every step and empty between steps, so that steps need no storage of their own.
     scratch: Scratch,
+}
+
+/// How far a shard has come. Every one goes through these in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Serving,
+    /// Says so, and serves.
+    NotReady,
+    Draining {
+        since_ms: u64,
+    },
+    /// Drained: no connection is left.
+    Empty,
+    /// So are all other shards.
+    Over,
+}
+
+impl Life {
+    /// The end of the connections has begun.
+    fn is_draining(self) -> bool {
+        !matches!(self, Self::Serving | Self::NotReady)
+    }
 }
 
 #[derive(Default)]
@@ -187,7 +202,7 @@ struct Scratch {
     /// What came in over TLS.
     plaintext: Vec<u8>,
     record: RecordBuffer,
-    completions: Vec<Completion>,
+    completions: Vec<u64>,
     mails: Vec<Mail>,
     slice: Vec<u32>,
     due: Vec<u32>,
@@ -299,12 +314,8 @@ impl Shard {
             next_sweep_ms: now_ms,
             date: http_date(0),
             date_second: 0,
-            is_ready: true,
-            is_draining: false,
-            newcomers_until_ms: 0,
+            life: Life::Serving,
             sends_per_turn,
-            is_empty: false,
-            is_over: false,
             scratch: Scratch {
                 read_buffer: vec![0; READ_BYTES],
                 ..Scratch::default()
@@ -338,7 +349,7 @@ impl Shard {
     pub async fn run(mut self) -> std::io::Result<()> {
         let mut parking = park::Parking::new(self.post.mailbox(self.id).wake())?;
         self.ring.mute(true);
-        while !self.is_over {
+        while self.life != Life::Over {
             let began = Instant::now();
             let is_busy = self.turn()?;
             if is_busy {
@@ -381,8 +392,8 @@ impl Shard {
             }
         }
         let mut is_busy = !completions.is_empty();
-        for completion in completions.drain(..) {
-            self.on_completion(completion);
+        for token in completions.drain(..) {
+            self.on_completion(token);
         }
         self.scratch.completions = completions;
         is_busy |= self.read_mail();
@@ -407,10 +418,11 @@ impl Shard {
     /// Without connections of its own a shard still is the home of channels that those of others ask for: all end
     /// together, told by the one that was the last to become empty.
     fn note_if_empty(&mut self) {
-        if !self.door.is_closed || self.is_empty || !self.connections.is_empty() {
+        let is_draining = matches!(self.life, Life::Draining { .. });
+        if !is_draining || !self.door.is_closed || !self.connections.is_empty() {
             return;
         }
-        self.is_empty = true;
+        self.life = Life::Empty;
         if self.shared.n_occupied.fetch_sub(1, Ordering::AcqRel) == 1 {
             for shard in 0..self.post.n_shards() {
                 self.post.send(ShardId(shard as u16), Mail::Over);
@@ -418,8 +430,8 @@ impl Shard {
         }
     }
 
-    fn on_completion(&mut self, completion: Completion) {
-        match Token::unpack(completion.token) {
+    fn on_completion(&mut self, token: u64) {
+        match Token::unpack(token) {
             Token::Acceptable(listener) => self.on_acceptable(listener as usize),
             Token::Readable(key) => {
                 // A freed entry has no poll with the kernel, so the key is never stale.

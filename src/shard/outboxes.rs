@@ -1,8 +1,11 @@
 //! What waits for all of a shard's clients together, and whose share of it is too large.
 
+use crate::shard::Shard;
 use crate::transport::outbox::Outbox;
 
-/// The sum over a shard's outboxes, replays left out: those are bounded by the histories that they refer to.
+/// The sum over a shard's outboxes. What is left of a replay does not count: the histories had it when it began, and
+/// clients who came together share it. A history goes on, but its old messages stay in memory until the last of them
+/// has taken them, or has been cut for taking them too slowly (`write_stall_timeout`).
 #[derive(Debug, Default)]
 pub(super) struct Outboxes {
     bytes: usize,
@@ -11,12 +14,12 @@ pub(super) struct Outboxes {
 
 impl Outboxes {
     /// The counted bytes of a connection's outbox; `None` if it has none.
-    pub(super) fn weigh(outbox: Option<&Outbox>) -> Option<usize> {
+    fn weigh(outbox: Option<&Outbox>) -> Option<usize> {
         outbox.map(Outbox::live_bytes)
     }
 
     /// A connection's outbox weighs something else than before.
-    pub(super) fn change(&mut self, before: Option<usize>, after: Option<usize>) {
+    fn change(&mut self, before: Option<usize>, after: Option<usize>) {
         self.bytes = self.bytes + after.unwrap_or(0) - before.unwrap_or(0);
         self.count = self.count + usize::from(after.is_some()) - usize::from(before.is_some());
     }
@@ -27,8 +30,32 @@ impl Outboxes {
 
     /// More than `bytes_max` waits in all, and in this outbox more than an equal share of that. Those with less go
     /// on, until they have as much.
-    pub(super) fn is_over(&self, outbox: &Outbox, bytes_max: usize) -> bool {
+    pub(super) fn is_too_large(&self, outbox: &Outbox, bytes_max: usize) -> bool {
         self.bytes > bytes_max && outbox.live_bytes() > bytes_max / self.count.max(1)
+    }
+}
+
+impl Shard {
+    /// Changes what waits for a connection, and counts the change. Meanwhile the connection itself has no outbox.
+    pub(super) fn with_outbox<R>(
+        &mut self,
+        index: u32,
+        change: impl FnOnce(&mut Self, &mut Option<Box<Outbox>>) -> R,
+    ) -> R {
+        let mut outbox = self.connections[index as usize].outbox.take();
+        let before = Outboxes::weigh(outbox.as_deref());
+        let result = change(self, &mut outbox);
+        let after = Outboxes::weigh(outbox.as_deref());
+        self.outboxes.change(before, after);
+        self.connections[index as usize].outbox = outbox;
+        result
+    }
+
+    /// The connection has only a goodbye to say, and it does not wait behind what waits; see [`Outbox::keep_begun`].
+    pub(super) fn keep_begun(&mut self, index: u32) {
+        self.with_outbox(index, |_, outbox| {
+            outbox.as_deref_mut().map(Outbox::keep_begun);
+        });
     }
 }
 
@@ -55,7 +82,7 @@ mod tests {
         }
         assert_eq!(outboxes.bytes(), 104);
         let over = |outboxes: &Outboxes, bytes_max| {
-            [&small, &middle, &large].map(|outbox| outboxes.is_over(outbox, bytes_max))
+            [&small, &middle, &large].map(|outbox| outboxes.is_too_large(outbox, bytes_max))
         };
         assert_eq!(over(&outboxes, 104), [false; 3]);
         assert_eq!(over(&outboxes, 103), [false, false, true]);

@@ -69,11 +69,9 @@ impl Shard {
         }
     }
 
-    /// The time for the header is over, or the server shuts down.
+    /// The time for the header is over.
     pub(super) fn on_preface_timer(&mut self, index: u32, until_ms: u64) {
-        if self.is_draining {
-            self.end_now(index, CloseReason::Shutdown);
-        } else if self.now_ms >= until_ms {
+        if self.now_ms >= until_ms {
             self.complain_of(
                 index,
                 Complaint::ProxyHeader,

@@ -6,7 +6,6 @@ use crate::hub::fanout::Delivery;
 use crate::hub::message::{ChannelName, Message};
 use crate::shard::Shard;
 use crate::shard::complaint::Complaint;
-use crate::shard::outboxes::Outboxes;
 use crate::transport::{Next, slow_reader};
 
 /// Between two log lines about one policy; the counters have them all.
@@ -16,21 +15,19 @@ impl Shard {
     /// Whether what waits for a connection leaves no room for a delivery, and then why it ends. Messages that may give
     /// way do so first.
     pub(super) fn is_too_slow(&mut self, index: u32, delivery: &Delivery) -> Option<CloseReason> {
-        let connection = &mut self.connections[index as usize];
-        let outbox = connection.outbox.as_deref_mut()?;
-        let before = Outboxes::weigh(Some(outbox));
-        let has_room = slow_reader::has_room(
-            &connection.transport,
-            delivery,
-            outbox,
-            &self.config,
-            &mut self.metrics,
-        );
-        self.outboxes.change(before, Outboxes::weigh(Some(outbox)));
+        let has_room = self.with_outbox(index, |shard, outbox| {
+            let transport = &shard.connections[index as usize].transport;
+            let (config, metrics) = (&shard.config, &mut shard.metrics);
+            let outbox = outbox.as_deref_mut()?;
+            Some(slow_reader::has_room(
+                transport, delivery, outbox, config, metrics,
+            ))
+        })?;
+        let outbox = self.connections[index as usize].outbox.as_deref()?;
         let total_max = self.config.limits.outbox_bytes_total_max / self.post.n_shards();
         if !has_room {
             Some(CloseReason::SlowReader)
-        } else if self.outboxes.is_over(outbox, total_max) {
+        } else if self.outboxes.is_too_large(outbox, total_max) {
             Some(CloseReason::OutboxesFull)
         } else {
             None
@@ -47,11 +44,7 @@ impl Shard {
             self.metrics.dropped_messages_total[policy as usize] += batch.messages().len() as u64;
             self.log_slow_reader(index, &batch.messages()[0].channel, policy);
         }
-        if let Some(outbox) = &mut self.connections[index as usize].outbox {
-            let before = Outboxes::weigh(Some(outbox));
-            outbox.keep_begun();
-            self.outboxes.change(before, Outboxes::weigh(Some(outbox)));
-        }
+        self.keep_begun(index);
         self.step(index, |transport, context| {
             transport.on_slow_reader(context);
             Next::End(reason)

@@ -3,15 +3,17 @@
 //! Every step ends the same way, in [`Shard::settle`]: questions are asked, subscriptions given up, bytes sent, and
 //! the connection is put to rest with its polls and its deadline armed, or comes nearer to its end.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use rustix::io::Errno;
 
 use crate::close_reason::CloseReason;
 use crate::hub::fanout::Delivery;
 use crate::shard::connection::{Marks, Phase};
 use crate::shard::mailbox::ConnectionKey;
-use crate::shard::outboxes::Outboxes;
 use crate::shard::tls;
-use crate::shard::{Shard, Token};
+use crate::shard::{Life, Shard, Token};
 use crate::transport::outbox::Outbox;
 use crate::transport::{Context, Next, Transport};
 
@@ -35,7 +37,7 @@ impl Shard {
         index: u32,
         step: impl FnOnce(&mut Transport, &mut Context<'_>) -> Next,
     ) {
-        let is_ready = self.is_ready && !self.is_deaf();
+        let is_ready = self.life == Life::Serving && !self.is_deaf();
         let connection = &mut self.connections[index as usize];
         let mut context = Context {
             config: &self.config,
@@ -45,7 +47,7 @@ impl Shard {
             unix_ms: self.unix_ms,
             date: &self.date,
             is_ready,
-            is_draining: self.is_draining,
+            is_draining: self.life.is_draining(),
             has_backlog: connection.outbox.is_some(),
             n_shards: self.post.n_shards(),
             fanout: &self.fanout,
@@ -86,11 +88,9 @@ impl Shard {
                 self.metrics
                     .on_transport(Some(connection.transport.kind()), Some(transport.kind()));
                 connection.transport = transport;
-                if self.is_draining {
-                    // It began after its like had been told.
-                    connection.set(Marks::DRAINED, false);
-                    self.timers.arm(index, self.now_ms);
-                }
+                // Perhaps it has begun after its like were told.
+                connection.set(Marks::DRAINED, false);
+                self.arm_drain(index);
             }
             Next::End(reason) => self.begin_end(index, reason),
         }
@@ -133,16 +133,14 @@ impl Shard {
         let effects = &mut self.scratch.effects;
         let connection = &mut self.connections[index as usize];
         let is_direct = connection.outbox.is_none();
-        let before = Outboxes::weigh(connection.outbox.as_deref());
+        let mut unsent = None;
         if is_direct && !effects.out.is_empty() {
             let session = self.sessions.get_mut(index);
             match tls::transmit(connection, session, &effects.out, &mut self.scratch.record) {
                 Ok(sent) => {
                     self.metrics.socket_bytes_out_total += sent.wire_bytes as u64;
                     if sent.is_full {
-                        let mut outbox = Outbox::new(self.now_ms);
-                        outbox.put_back(effects.out.take_rest(sent.taken), sent.taken > 0);
-                        connection.outbox = Some(Box::new(outbox));
+                        unsent = Some((effects.out.take_rest(sent.taken), sent.taken > 0));
                     } else {
                         effects.out.clear();
                     }
@@ -150,29 +148,30 @@ impl Shard {
                 Err(_) => return self.end_now(index, CloseReason::PeerReset),
             }
         }
-        let has_more = !effects.out.is_empty()
-            || !effects.replay.is_empty()
-            || !effects.behind.is_empty()
-            || effects.pong.is_some();
-        let mut has_dropped = false;
-        if has_more {
-            let outbox = connection
-                .outbox
-                .get_or_insert_with(|| Box::new(Outbox::new(self.now_ms)));
+        let has_more = effects.has_output();
+        if unsent.is_none() && !has_more {
+            return;
+        }
+        let has_dropped = self.with_outbox(index, |shard, outbox| {
+            let effects = &mut shard.scratch.effects;
+            let outbox = outbox.get_or_insert_with(|| Box::new(Outbox::new(shard.now_ms)));
+            if let Some((rest, begun)) = unsent {
+                outbox.put_back(rest, begun);
+            }
+            let bytes_max = shard.config.limits.outbox_bytes_max;
+            let mut has_dropped = false;
+            for waiting in effects.behind.drain(..) {
+                has_dropped |= outbox.push_live(waiting, bytes_max, &mut shard.metrics);
+            }
             outbox.push_all(&mut effects.out);
             for waiting in effects.replay.drain(..) {
                 outbox.push_replay(waiting);
             }
-            let bytes_max = self.config.limits.outbox_bytes_max;
-            for waiting in effects.behind.drain(..) {
-                has_dropped |= outbox.push_live(waiting, bytes_max, &mut self.metrics);
-            }
             if let Some(pong) = effects.pong.take() {
                 outbox.set_pong(pong.into());
             }
-        }
-        let after = Outboxes::weigh(connection.outbox.as_deref());
-        self.outboxes.change(before, after);
+            has_dropped
+        });
         if has_dropped {
             self.note_slow_reader(index);
         }
@@ -183,12 +182,18 @@ impl Shard {
 
     /// Writes what waits, until the socket is full or the turn's share is used up.
     fn drain_outbox(&mut self, index: u32) {
+        let written = self.with_outbox(index, |shard, outbox| shard.write_from(index, outbox));
+        if written.is_err() {
+            self.end_now(index, CloseReason::PeerReset);
+        }
+    }
+
+    fn write_from(&mut self, index: u32, queue: &mut Option<Box<Outbox>>) -> Result<(), Errno> {
         let mut written = 0;
         let out = &mut self.scratch.effects.out;
         debug_assert!(out.is_empty());
         let connection = &mut self.connections[index as usize];
-        let before = Outboxes::weigh(connection.outbox.as_deref());
-        while let Some(mut outbox) = connection.outbox.take() {
+        while let Some(outbox) = queue {
             let mut session = self.sessions.get_mut(index);
             // Until that is out, nothing else can go.
             let has_unsent = session.as_ref().is_some_and(|it| it.has_unsent());
@@ -196,29 +201,23 @@ impl Shard {
                 connection.transport.encode(waiting, out);
             }
             if out.is_empty() && !has_unsent {
+                *queue = None;
                 break;
             }
             let buffer = &mut self.scratch.record;
-            let Ok(sent) = tls::transmit(connection, session.take(), out, buffer) else {
-                out.clear();
-                self.outboxes.change(before, None);
-                return self.end_now(index, CloseReason::PeerReset);
-            };
+            let sent = tls::transmit(connection, session.take(), out, buffer)
+                .inspect_err(|_| out.clear())?;
             self.metrics.socket_bytes_out_total += sent.wire_bytes as u64;
             written += sent.wire_bytes;
-            if sent.wire_bytes > 0 {
-                outbox.on_progress(self.now_ms);
-            }
+            outbox.on_taken(sent.wire_bytes, self.now_ms);
             if !out.is_empty() {
                 outbox.put_back(out.take_rest(sent.taken), sent.taken > 0);
             }
-            connection.outbox = Some(outbox);
             if sent.is_full || written >= WRITE_BYTES_PER_TURN {
                 break;
             }
         }
-        let after = Outboxes::weigh(connection.outbox.as_deref());
-        self.outboxes.change(before, after);
+        Ok(())
     }
 
     /// Arms what the connection waits for, or brings its end forward.
@@ -258,10 +257,14 @@ impl Shard {
             self.timers.arm(index, deadline_ms);
         }
         if let Err(error) = armed {
-            // Without its ring a shard is deaf: better to be restarted than to look alive.
-            tracing::error!(shard = self.id.0, %error, "the ring takes no more polls");
-            std::process::abort();
+            self.abort_deaf(&error);
         }
+    }
+
+    /// Without its ring a shard is deaf, to newcomers or to whom it has: better to be restarted than to look alive.
+    pub(super) fn abort_deaf(&self, error: &io::Error) -> ! {
+        tracing::error!(shard = self.id.0, %error, "the ring takes no more polls");
+        std::process::abort();
     }
 
     /// The socket takes bytes again.

@@ -14,7 +14,7 @@ use crate::api::Audience;
 use crate::api::question::Answer;
 use crate::callback::Callbacks;
 use crate::close_reason::CloseReason;
-use crate::config::Namespace;
+use crate::config::{Namespace, SlowReader};
 
 /// Patience with the kernel; whatever the tests wait for is a matter of microseconds.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -72,7 +72,11 @@ impl Process {
 
     /// Lets every shard turn that has not ended.
     fn turn(&mut self) {
-        for shard in self.shards.iter_mut().filter(|shard| !shard.is_over) {
+        for shard in self
+            .shards
+            .iter_mut()
+            .filter(|shard| shard.life != Life::Over)
+        {
             shard.turn().unwrap();
         }
     }
@@ -94,7 +98,7 @@ impl Process {
             mailbox.post(&mut vec![Mail::Stage(Stage::Drain)]);
         }
         self.turn_until("the drain", |process| {
-            process.shards.iter().all(|shard| shard.is_draining)
+            process.shards.iter().all(|shard| shard.life.is_draining())
         });
     }
 
@@ -158,7 +162,7 @@ fn a_shard_without_connections_answers_the_others_while_they_drain() {
     assert!(answer.starts_with(b"HTTP/1.1 202 "));
     drop(client);
     process.turn_until("the end", |process| {
-        process.shards.iter().all(|shard| shard.is_over)
+        process.shards.iter().all(|shard| shard.life == Life::Over)
     });
 }
 
@@ -239,6 +243,53 @@ fn a_websocket_that_publishes_and_does_not_read_is_held_back() {
 }
 
 #[test]
+fn a_goodbye_comes_behind_the_echo_that_it_waits_for() {
+    let mut process = Process::new(2, |config| {
+        config.limits.outbox_bytes_max = 1 << 30;
+        let echo = config.namespaces.get_mut("echo").unwrap();
+        echo.slow_reader = SlowReader::DropOldest;
+    });
+    let mut client = process.connect();
+    let channel = process.channel(1);
+    let handshake = format!(
+        "GET /ws/{channel}?format=json HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    client.write_all(handshake.as_bytes()).unwrap();
+    process.read_until(&client, |answer| answer.ends_with(b"\r\n\r\n"));
+    // Frames of a client with the mask 0 and a length of two bytes.
+    let publish = |text: &str| {
+        let object = format!(r#"{{"channel":"{channel}","data":"{text}"}}"#);
+        let length = (object.len() as u16).to_be_bytes();
+        [&[0x81, 0xFE][..], &length, &[0; 4], object.as_bytes()].concat()
+    };
+    let long = publish(&"x".repeat(60_000));
+    let mut rest = &long[..];
+    process.turn_until("a backlog", |process| {
+        if rest.is_empty() {
+            if process.connection().outbox.is_some() {
+                return true;
+            }
+            rest = &long;
+        }
+        let sent = client.write(rest).unwrap_or(0);
+        rest = &rest[sent..];
+        false
+    });
+    let last = publish(&format!("{}last", "x".repeat(200)));
+    let goodbye = [&last[..], &[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xE8]].concat();
+    let mut rest = &goodbye[..];
+    process.turn_until("the goodbye", |process| {
+        let sent = client.write(rest).unwrap_or(0);
+        rest = &rest[sent..];
+        !process.connection().is_open()
+    });
+    let said = process.read_until(&client, |_| false);
+    assert!(said.ends_with(b"last\"}\x88\x02\x03\xE8"));
+}
+
+#[test]
 fn a_token_comes_back_as_it_went() {
     for index in [0, 1, u32::MAX] {
         for generation in [0, 1, GENERATION_MASK] {
@@ -315,7 +366,50 @@ fn who_was_let_in_before_the_door_closes_is_answered() {
     let answer = process.read_until(&client, |_| false);
     assert!(answer.starts_with(b"HTTP/1.1 200 "), "{answer:?}");
     drop(client);
-    process.turn_until("the end", |process| process.shards[0].is_over);
+    process.turn_until("the end", |process| process.shards[0].life == Life::Over);
+}
+
+#[test]
+fn a_drain_is_spread_over_its_period_whatever_else_is_due() {
+    const STREAMS: usize = 60;
+    const PERIOD_MS: u64 = 100_000;
+    let mut process = Process::new(1, |config| {
+        config.timing.heartbeat_ms = PERIOD_MS / 100;
+        config.timing.drain_period_ms = PERIOD_MS;
+    });
+    let open = |process: &mut Process| {
+        let mut client = process.connect();
+        client
+            .write_all(b"GET /sse/echo:1 HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+        process.read_until(&client, |answer| {
+            memchr::memmem::find(answer, b"retry: ").is_some()
+        });
+        client
+    };
+    let _clients: Vec<_> = (0..STREAMS).map(|_| open(&mut process)).collect();
+    process.drain();
+    let shard = &mut process.shards[0];
+    let began_ms = shard.now_ms;
+    let told = |shard: &Shard| {
+        let connections = shard.connections.iter();
+        let told = connections.filter(|(_, connection)| connection.has(Marks::DRAINED));
+        told.count()
+    };
+    let mut told_by_quarter = Vec::new();
+    for quarter in 1..=4 {
+        while shard.now_ms <= began_ms + PERIOD_MS * quarter / 4 {
+            shard.now_ms += 100;
+            shard.expire_timers();
+        }
+        told_by_quarter.push(told(shard));
+    }
+    assert!(told_by_quarter[0] > 0, "{told_by_quarter:?}");
+    assert!(
+        told_by_quarter.is_sorted_by(|before, after| before < after),
+        "{told_by_quarter:?}"
+    );
+    assert_eq!(told_by_quarter[3], STREAMS);
 }
 
 #[test]
@@ -333,7 +427,7 @@ fn who_knocks_while_the_door_closes_is_let_in_by_the_next_server() {
         knocked.raw_os_error(),
         Some(Errno::INPROGRESS.raw_os_error())
     );
-    process.turn_until("the end", |process| process.shards[0].is_over);
+    process.turn_until("the end", |process| process.shards[0].life == Life::Over);
     assert_eq!(process.shards[0].metrics.accepted_total, 0);
     drop(process);
     let next = TcpListener::bind(address).unwrap();

@@ -12,7 +12,6 @@ use crate::metrics::TlsHandshake;
 use crate::shard::Shard;
 use crate::shard::complaint::Complaint;
 use crate::shard::connection::{Connection, Input, Marks, Phase};
-use crate::shard::outboxes::Outboxes;
 use crate::tls::TlsConfigs;
 use crate::tls::session::{RecordBuffer, Sent, Session, SessionError};
 use crate::transport::Transport;
@@ -169,9 +168,6 @@ impl Shard {
             self.metrics.tls_handshakes_total[kind as usize] += 1;
             connection.phase = Phase::Open;
             connection.transport = Transport::new(self.now_ms);
-            if self.is_draining {
-                self.timers.arm(index, self.now_ms);
-            }
         }
         if session.has_unsent() {
             self.await_room(index);
@@ -181,12 +177,9 @@ impl Shard {
 
     /// What is unsent waits for the socket: an outbox, if an empty one, says so.
     fn await_room(&mut self, index: u32) {
-        let connection = &mut self.connections[index as usize];
-        if connection.outbox.is_none() {
-            connection.outbox = Some(Box::new(Outbox::new(self.now_ms)));
-            let after = Outboxes::weigh(connection.outbox.as_deref());
-            self.outboxes.change(None, after);
-        }
+        self.with_outbox(index, |shard, outbox| {
+            outbox.get_or_insert_with(|| Box::new(Outbox::new(shard.now_ms)));
+        });
     }
 
     fn fail_session(&mut self, index: u32, error: SessionError) {
@@ -224,11 +217,9 @@ impl Shard {
         self.end_now(index, CloseReason::PeerClosed);
     }
 
-    /// The time for the handshake is over, or the server shuts down.
+    /// The time for the handshake is over.
     pub(super) fn on_handshake_timer(&mut self, index: u32, until_ms: u64) {
-        if self.is_draining {
-            self.end_now(index, CloseReason::Shutdown);
-        } else if self.now_ms >= until_ms {
+        if self.now_ms >= until_ms {
             self.fail_handshake(index, TlsHandshake::TimedOut, "not complete in time");
         } else {
             self.rest(index);

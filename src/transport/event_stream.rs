@@ -175,6 +175,11 @@ impl EventStream {
 
     /// A stream has no word for this: who comes back is let in or not by what it shows then.
     pub fn on_disconnect(&mut self, context: &mut Context<'_>) -> Next {
+        if context.has_backlog {
+            // Of what waited perhaps half a chunk has gone out: the last one would be taken for the rest of it, and
+            // so for the end of an event that the client never got.
+            return Next::End(CloseReason::Disconnected);
+        }
         self.end(CloseReason::Disconnected, context)
     }
 

@@ -37,9 +37,9 @@ pub struct Http {
 #[derive(Debug)]
 enum Exchange {
     Head(HeadProgress),
-    /// The head is whole and waits, unread, for the key of its token. `is_over`: it has waited.
+    /// The head is whole and waits, unread, for the key of its token, or has waited.
     Keys {
-        is_over: bool,
+        has_waited: bool,
     },
     Body(Receiving),
     Asking(Asking),
@@ -81,7 +81,7 @@ impl Http {
     pub fn wants_input(&self) -> bool {
         !matches!(
             self.exchange.as_deref(),
-            Some(Exchange::Asking(_) | Exchange::Keys { is_over: false })
+            Some(Exchange::Asking(_) | Exchange::Keys { has_waited: false })
         )
     }
 
@@ -94,7 +94,7 @@ impl Http {
                 self.on_head(input, progress, context)
             }
             Some(Exchange::Body(_)) => self.on_body(input, context),
-            Some(Exchange::Keys { is_over: true }) => {
+            Some(Exchange::Keys { has_waited: true }) => {
                 self.on_head(input, HeadProgress::default(), context)
             }
             Some(Exchange::Asking(_) | Exchange::Keys { .. }) => (0, Next::Stay),
@@ -132,7 +132,7 @@ impl Http {
                         (head_bytes + body_bytes, next)
                     }
                     None => {
-                        self.exchange = Some(Box::new(Exchange::Keys { is_over: false }));
+                        self.exchange = Some(Box::new(Exchange::Keys { has_waited: false }));
                         context.effects.awaits_keys = true;
                         (0, Next::Stay)
                     }
@@ -257,8 +257,8 @@ impl Http {
 
     /// The request that waited is read once more.
     pub fn on_keys(&mut self) -> Next {
-        if let Some(Exchange::Keys { is_over }) = self.exchange.as_deref_mut() {
-            *is_over = true;
+        if let Some(Exchange::Keys { has_waited }) = self.exchange.as_deref_mut() {
+            *has_waited = true;
         }
         Next::Stay
     }
@@ -357,7 +357,7 @@ impl Http {
                 Next::End(CloseReason::RequestTimeout)
             }
             Some(Exchange::Keys { .. }) => {
-                self.exchange = Some(Box::new(Exchange::Keys { is_over: true }));
+                self.exchange = Some(Box::new(Exchange::Keys { has_waited: true }));
                 Next::Stay
             }
             asking @ Some(Exchange::Asking(_)) => {
@@ -372,7 +372,9 @@ impl Http {
             None => config.timing.idle_timeout_ms,
             Some(Exchange::Head(_)) => config.timing.head_timeout_ms,
             Some(Exchange::Body(_)) => config.timing.body_timeout_ms,
-            Some(Exchange::Keys { .. }) => KEYS_TIMEOUT_MS,
+            Some(Exchange::Keys { has_waited: false }) => KEYS_TIMEOUT_MS,
+            // Read again as soon as the answers before it are out.
+            Some(Exchange::Keys { has_waited: true }) => return None,
             // The answer comes from a thread of this process.
             Some(Exchange::Asking(_)) => return None,
         };

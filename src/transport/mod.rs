@@ -105,7 +105,8 @@ pub struct Effects {
     pub released: Vec<Subscription>,
     /// The replay of a stream that begins; goes behind `out`, exempt from the limit of the outbox.
     pub replay: Vec<Waiting>,
-    /// Deliveries that have to wait their turn; see [`outbox::Outbox::push_live`].
+    /// Deliveries that have to wait their turn, before `out`: a goodbye may have waited for them. See
+    /// [`outbox::Outbox::push_live`].
     pub behind: Vec<Waiting>,
     /// A pong for a peer that does not read fast enough; see [`outbox::Outbox::set_pong`].
     pub pong: Option<Vec<u8>>,
@@ -114,6 +115,13 @@ pub struct Effects {
 }
 
 impl Effects {
+    pub fn has_output(&self) -> bool {
+        !self.out.is_empty()
+            || !self.replay.is_empty()
+            || !self.behind.is_empty()
+            || self.pong.is_some()
+    }
+
     /// Drops what was to be sent: the connection is at its end.
     pub fn clear_output(&mut self) {
         self.out.clear();

@@ -14,6 +14,10 @@ use crate::transport::outgoing::Outgoing;
 /// Bytes moved from an outbox into one write.
 pub const REFILL_BYTES: usize = 64 * 1024;
 
+/// A client that takes so much has earned another `write_stall_timeout`, and so has one that takes all: a slow but
+/// honest reader gets everything, one that takes a byte now and then does not hold its outbox for ever.
+pub const PROGRESS_BYTES: usize = 64 * 1024;
+
 /// One thing to send, behind all others.
 #[derive(Clone, Debug)]
 pub enum Waiting {
@@ -45,14 +49,18 @@ impl Waiting {
     }
 }
 
-/// A queue of references, bounded in bytes by its owner through [`is_over`](Self::is_over).
+/// A queue of references, bounded in bytes by its owner through [`exceeds`](Self::exceeds).
 #[derive(Debug, Default)]
 pub struct Outbox {
     queue: VecDeque<Waiting>,
     /// Bytes of everything in the queue, messages counted before they are encoded.
     bytes: usize,
-    /// Bytes of the replay at the start, which the limit allows for: it is bounded by the histories.
+    /// Entries at the front that belong to the replay or come before its end.
+    replay_entries: usize,
+    /// What the limit allows for them. What gives way among them makes room for others.
     replay_bytes: usize,
+    /// The current write has taken some of them. What it puts back counts among them, at most a write's worth.
+    replay_taken: bool,
     /// The pong that goes out at the next frame border, ahead of the data: a busy peer must not look dead. One is
     /// enough, since a pong may answer the most recent ping only (RFC 6455 §5.5.3).
     pong: Option<SharedBytes>,
@@ -64,8 +72,9 @@ pub struct Outbox {
     droppable: usize,
     /// Since when something has waited without a break.
     since_ms: u64,
-    /// When the peer last took something.
+    /// When the peer last had taken [`PROGRESS_BYTES`], and how many it has taken since.
     progress_ms: u64,
+    taken_bytes: usize,
 }
 
 impl Outbox {
@@ -97,7 +106,7 @@ impl Outbox {
 
     /// More than `bytes_max` waits, beside the replay. Asked *before* something is added, so that a single message
     /// of any size finds room.
-    pub fn is_over(&self, bytes_max: usize) -> bool {
+    pub fn exceeds(&self, bytes_max: usize) -> bool {
         self.live_bytes() > bytes_max
     }
 
@@ -127,10 +136,11 @@ impl Outbox {
         self.queue.push_back(waiting);
     }
 
-    /// Adds a part of the replay.
+    /// Adds a part of the replay. Nothing live is in the queue yet.
     pub fn push_replay(&mut self, waiting: Waiting) {
-        self.replay_bytes += waiting.bytes();
         self.push(waiting);
+        self.replay_entries = self.queue.len();
+        self.replay_bytes = self.bytes;
     }
 
     /// Appends everything of a step's output.
@@ -145,9 +155,14 @@ impl Outbox {
     pub fn put_back(&mut self, rest: Vec<(SharedBytes, usize)>, begun: bool) {
         let was_begun = std::mem::take(&mut self.taken_begun);
         self.front_begun = (begun || was_begun) && !rest.is_empty();
+        let is_replay = std::mem::take(&mut self.replay_taken);
         for (bytes, sent) in rest.into_iter().rev() {
             let waiting = Waiting::Bytes { bytes, sent };
             self.bytes += waiting.bytes();
+            if is_replay {
+                self.replay_entries += 1;
+                self.replay_bytes += waiting.bytes();
+            }
             self.queue.push_front(waiting);
         }
     }
@@ -157,9 +172,13 @@ impl Outbox {
         self.pong = Some(frame);
     }
 
-    /// Notes that the peer took something.
-    pub fn on_progress(&mut self, now_ms: u64) {
-        self.progress_ms = now_ms;
+    /// Notes that the peer took `bytes`.
+    pub fn on_taken(&mut self, bytes: usize, now_ms: u64) {
+        self.taken_bytes += bytes;
+        if self.taken_bytes >= PROGRESS_BYTES {
+            self.taken_bytes = 0;
+            self.progress_ms = now_ms;
+        }
     }
 
     /// Takes the front, if `taken` bytes of this write leave room for more.
@@ -179,10 +198,19 @@ impl Outbox {
         self.bytes -= front.bytes();
         self.droppable -= usize::from(front.may_give_way());
         self.taken_begun |= std::mem::take(&mut self.front_begun);
+        if self.replay_entries > 0 {
+            self.replay_entries -= 1;
+            self.replay_bytes = match self.replay_entries {
+                0 => 0,
+                _ => self.replay_bytes.saturating_sub(front.bytes()),
+            };
+            self.replay_taken = true;
+        }
         Some(front)
     }
 
-    /// Drops all that is not yet begun: the connection has only a goodbye to say.
+    /// Drops all but the stretch of bytes that is begun. A WebSocket may say goodbye behind it, since none of its
+    /// frames is in two stretches; a chunk of an event stream may be.
     pub fn keep_begun(&mut self) {
         let begun = if self.front_begun {
             self.queue.pop_front()
@@ -191,6 +219,8 @@ impl Outbox {
         };
         self.queue.clear();
         self.bytes = 0;
+        self.replay_entries = 0;
+        self.replay_bytes = 0;
         self.droppable = 0;
         self.pong = None;
         if let Some(begun) = begun {
@@ -284,12 +314,51 @@ mod tests {
     fn the_limit_is_asked_before_and_does_not_count_the_replay() {
         let mut outbox = Outbox::new(0);
         outbox.push_replay(message(1000));
-        assert!(!outbox.is_over(0));
+        assert!(!outbox.exceeds(0));
         outbox.push(bytes("0123456789"));
-        assert!(!outbox.is_over(10));
-        assert!(outbox.is_over(9));
+        assert!(!outbox.exceeds(10));
+        assert!(outbox.exceeds(9));
         outbox.take_front(0);
-        assert!(!outbox.is_over(9), "the replay makes room");
+        assert!(outbox.exceeds(9), "the replay's room goes with it");
+    }
+
+    #[test]
+    fn the_limit_counts_all_but_what_is_left_of_the_replay() {
+        const PIECE_BYTES: usize = 40_000;
+        const PIECES: usize = 4;
+        let piece = "x".repeat(PIECE_BYTES);
+        for room in [10_000, 50_000, 100_000] {
+            let mut outbox = Outbox::new(0);
+            for _ in 0..PIECES {
+                outbox.push_replay(bytes(&piece));
+            }
+            for _ in 0..PIECES {
+                outbox.push(bytes(&piece));
+            }
+            while !outbox.is_empty() {
+                let live_bytes = outbox.bytes().min(PIECES * PIECE_BYTES);
+                let gathered_bytes = REFILL_BYTES + PIECE_BYTES;
+                let counted_bytes = live_bytes.saturating_sub(gathered_bytes)..=live_bytes;
+                assert!(counted_bytes.contains(&outbox.live_bytes()), "{outbox:?}");
+                write(&mut outbox, room);
+            }
+        }
+    }
+
+    #[test]
+    fn a_byte_now_and_then_is_no_progress() {
+        let mut outbox = Outbox::new(1);
+        for (bytes, now_ms, progress_ms) in [
+            (1, 2, 1),
+            (PROGRESS_BYTES - 2, 3, 1),
+            (1, 4, 4),
+            (1, 5, 4),
+            (PROGRESS_BYTES, 6, 6),
+            (PROGRESS_BYTES - 1, 7, 6),
+        ] {
+            outbox.on_taken(bytes, now_ms);
+            assert_eq!(outbox.progress_ms(), progress_ms, "at {now_ms}");
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub fn has_room(
         }
     }
     outbox.make_room(bytes_max, metrics);
-    !outbox.is_over(bytes_max)
+    !outbox.exceeds(bytes_max)
 }
 
 /// What the channel's namespace says.

@@ -157,9 +157,17 @@ fn positions_without_a_message_are_not_given_out_twice() {
 
 #[test]
 fn an_epoch_without_a_message_survives_and_a_deleted_one_does_not() {
+    for signal in [Signal::KILL, Signal::TERM] {
+        check_epochs_after(signal);
+    }
+}
+
+#[track_caller]
+fn check_epochs_after(signal: Signal) {
     let directory = Directory::new();
-    let server = directory.start("");
-    let listener = server.ws("/ws/listened-to");
+    let flags = "--drain-period 0s --close-timeout 100ms --linger-timeout 100ms";
+    let mut server = directory.start(flags);
+    let mut listener = server.ws("/ws/listened-to");
     let kept = listener.cursor.clone();
     let deleted = server.publish("deleted", "1");
     assert_eq!(server.ask("DELETE", "/channels/deleted", b"").status, 204);
@@ -167,7 +175,11 @@ fn an_epoch_without_a_message_survives_and_a_deleted_one_does_not() {
     for n in 0..40 {
         server.publish(&format!("c{n}"), "1");
     }
-    kill(server);
+    server.signal(signal);
+    if signal == Signal::TERM {
+        assert_eq!(listener.close().0, 3001);
+    }
+    server.wait_exit();
     let server = directory.start("");
     assert_eq!(server.ws("/ws/listened-to").cursor, kept);
     assert_eq!(server.ask("GET", "/channels/deleted", b"").status, 404);

@@ -99,11 +99,7 @@ impl<A: Copy> Relay<A> {
         }
         self.history_bytes -= channel.history_bytes();
         let bytes_max = self.history_bytes_max.saturating_sub(self.history_bytes);
-        // Over the total a channel makes room out of its own past only.
-        while channel.history_bytes() + arrival.message.bytes() > bytes_max && channel.drop_oldest()
-        {
-        }
-        channel.store(arrival.message.clone(), now_ms);
+        channel.store_within(bytes_max, arrival.message.clone(), now_ms);
         self.history_bytes += channel.history_bytes();
     }
 

@@ -3,7 +3,7 @@
 use super::feed::{Waiter, Waiting};
 use super::{Act, Relay};
 use crate::backplane::order::Order;
-use crate::hub::{HubFull, Listen, ListenMode, ShardId};
+use crate::hub::{HubFull, Listen, ShardId};
 
 impl<A: Copy> Relay<A> {
     pub(super) fn wait(&mut self, index: usize, asker: A, question: Waiting, now_ms: u64) {
@@ -54,11 +54,7 @@ impl<A: Copy> Relay<A> {
         let feed = &mut self.feeds[index];
         feed.used_ms = now_ms;
         let replay = (feed.channel).replay(listen.since, listen.messages_max, listen.bytes_max);
-        let listening = match listen.mode {
-            ListenMode::Once => false,
-            ListenMode::UntilFirst => replay.messages.is_empty() && !replay.lost,
-            ListenMode::Stream => true,
-        };
+        let listening = listen.mode.stays(&replay);
         if listening {
             feed.channel.listen(shard, now_ms);
         }

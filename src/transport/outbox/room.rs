@@ -31,7 +31,7 @@ impl Outbox {
 
     /// Drops the oldest messages that may give way, of whichever channel, for as long as too much waits.
     pub fn make_room(&mut self, bytes_max: usize, metrics: &mut Metrics) {
-        while self.is_over(bytes_max)
+        while self.exceeds(bytes_max)
             && let Some(index) = self.oldest_droppable(None)
         {
             self.drop_at(index, metrics);
@@ -73,6 +73,7 @@ impl Outbox {
         if let Some(told) = self.notice_before(index, channel) {
             *told = gap;
             self.queue.remove(index);
+            self.replay_entries -= usize::from(index < self.replay_entries);
         } else {
             metrics.gaps_told_total += 1;
             self.bytes += gap.bytes();

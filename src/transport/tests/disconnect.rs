@@ -33,6 +33,17 @@ fn check(request: &str, holds: bool, want: &[u8]) {
 }
 
 #[test]
+fn a_stream_whose_client_lags_behind_is_just_cut_off() {
+    let mut peer = Peer::new();
+    peer.get("/sse/a,b", "");
+    peer.has_backlog = true;
+    let next = peer.step(|transport, context| transport.on_disconnect(context));
+    peer.settle(next);
+    assert_eq!(peer.output, b"", "it would go into the midst of a chunk");
+    assert_eq!(peer.ended, Some(CloseReason::Disconnected));
+}
+
+#[test]
 fn each_state_has_its_own_last_word() {
     let refusal = b"403 Forbidden\r\n";
     let close = b"\x88\x1e\x0d\xafdisconnected by the operator";

@@ -421,6 +421,8 @@ fn what_brings_a_token_of_an_unknown_key_waits_for_the_keys() {
     let mut peer = with_issuer();
     peer.get("/poll/chat:1", &authorization(&new));
     peer.deadline();
+    // What is still to be sent before its answer may take long, and a time that is over is not waited for again.
+    assert_eq!(peer.transport.next_deadline_ms(&peer.config), None);
     peer.offer_input();
     assert_eq!(status(&peer.take_output()), 401);
 }

@@ -144,6 +144,15 @@ impl World {
                 *self.closed.entry(reason.label()).or_default() += 1;
             }
         }
+        for waiting in effects.behind.drain(..) {
+            it.outbox
+                .get_or_insert_with(|| Outbox::new(now_ms))
+                .push_live(
+                    waiting,
+                    self.config.limits.outbox_bytes_max,
+                    &mut it_shard.metrics,
+                );
+        }
         match &mut it.outbox {
             Some(outbox) => outbox.push_all(&mut effects.out),
             None => {
@@ -163,15 +172,6 @@ impl World {
             it.outbox
                 .get_or_insert_with(|| Outbox::new(now_ms))
                 .push_replay(waiting);
-        }
-        for waiting in effects.behind.drain(..) {
-            it.outbox
-                .get_or_insert_with(|| Outbox::new(now_ms))
-                .push_live(
-                    waiting,
-                    self.config.limits.outbox_bytes_max,
-                    &mut it_shard.metrics,
-                );
         }
         if let Some(pong) = effects.pong.take() {
             it.outbox
@@ -231,9 +231,7 @@ impl World {
             let wanted = out.bytes();
             let sent = write(&mut self.sockets[socket], out.slices());
             outbox.put_back(out.take_rest(sent), sent > 0);
-            if sent > 0 {
-                outbox.on_progress(self.now_ms);
-            }
+            outbox.on_taken(sent, self.now_ms);
             if sent < wanted {
                 break;
             }
