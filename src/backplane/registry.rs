@@ -8,6 +8,9 @@ use crate::hub::ShardId;
 use crate::hub::message::ChannelName;
 use crate::hub::position::Position;
 
+/// Channels of one batch of which all that there is is to be read: their histories are in memory at once.
+const WHOLE_HISTORIES_MAX: usize = 128;
+
 /// Every channel is there once, waiting or not, so the registry is bounded by the channels that the homes have.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
@@ -117,6 +120,7 @@ impl Registry {
     /// [`on_read`](Self::on_read).
     pub(super) fn next_batch(&mut self, channels_max: usize) -> Batch {
         let mut batch = Batch::default();
+        let mut n_whole = 0;
         for _ in 0..channels_max {
             let Some((_, channel)) = self.due.pop_first() else {
                 break;
@@ -135,11 +139,16 @@ impl Registry {
             if !entry.is_listened {
                 batch.listen.push(channel.clone());
             }
+            let after = entry.open.flatten();
+            n_whole += usize::from(after.is_none());
             batch.read.push(Reading {
                 channel,
-                after: entry.open.flatten(),
+                after,
                 keep: entry.keep,
             });
+            if n_whole == WHOLE_HISTORIES_MAX {
+                break;
+            }
         }
         batch
     }
@@ -285,6 +294,23 @@ mod tests {
         check("o1 b r o2 i b r", "U0L1R1 told U0L1R2 told");
         check("o1 b c i b", "U0L1R1 U0L0R");
         check("o1 b r c i b", "U0L1R1 told U0L0R");
+    }
+
+    #[test]
+    fn a_batch_reads_few_whole_histories() {
+        let mut registry = Registry::default();
+        let known = Position {
+            epoch: Epoch::from_random(1),
+            offset: 1,
+        };
+        for n in 0..3 * WHOLE_HISTORIES_MAX {
+            let after = (n % 3 > 0).then_some(known);
+            registry.open(HOME, name(&format!("c{n}")), after, KEEP);
+        }
+        registry.open(HOME, name("one-more"), None, KEEP);
+        let batch = registry.next_batch(usize::MAX);
+        assert_eq!(batch.read.len(), 3 * WHOLE_HISTORIES_MAX - 2);
+        assert_eq!(registry.next_batch(usize::MAX).read.len(), 3);
     }
 
     #[test]

@@ -412,7 +412,7 @@ fn a_bad_credential_is_never_nobody() {
         for path in [
             "GET /healthz",
             "GET /readyz",
-            "GET /",
+            "GET /pushring.js",
             "OPTIONS /poll/chat:1",
         ] {
             check(

@@ -379,8 +379,8 @@ fn many_opens_go_in_batches_and_starve_no_publish() {
         node.publish("b", 1);
         sleep_ms(15).await;
         assert_eq!(node.told(), ["1 published 1 at 1"]);
-        // 40 batches, 4 of them at once, each of two calls: 200 ms and what the clock rounds.
-        sleep_ms(250).await;
+        // 157 batches, 4 of them at once, each of two calls: 800 ms and what the clock rounds.
+        sleep_ms(900).await;
         assert_eq!(node.take().len(), 20_000);
         sleep_ms(1_000).await;
         assert_eq!(
