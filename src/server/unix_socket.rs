@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{BACKLOG, ServeError};
+use super::ServeError;
+use super::places::BACKLOG;
 
 /// How long the socket of a process that was killed may seem to be alive: the kernel takes its rings apart, which hold
 /// the socket, after the process has ended.
