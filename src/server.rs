@@ -18,7 +18,7 @@ use std::hash::RandomState;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -37,7 +37,7 @@ use crate::config::Config;
 use crate::disk::HistoryClock;
 use crate::hub::ShardId;
 use crate::shard::keyed_counts::KeyedCounts;
-use crate::shard::mailbox::{Mailbox, Post};
+use crate::shard::mailbox::{KeysWanted, Mailbox, Post};
 use crate::shard::ring::{self, Ring};
 use crate::shard::{Listener, Log, Shard, Shared};
 use crate::tls::TlsConfigs;
@@ -73,55 +73,26 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
     let (connections_max, connections_per_shard_max) =
         connections_max(&config, shards, has_own_tables)?;
     let config = Arc::new(config);
-    let keys = Keys::load(&config).map_err(ServeError::Keys)?;
-    for advice in keys::advice(&config) {
-        tracing::warn!("{advice}");
-    }
-    let refresher = keys
-        .issuer
-        .map(|source| Refresher::start(source, &config.auth))
-        .transpose()
-        .map_err(ServeError::Jwks)?;
+    let (keys, refresher) = load_keys(&config)?;
 
     // The order matters: what another thread writes to must be open before the descriptor tables part, and a signal
     // handler runs on any thread.
-    let boxes: Arc<[Mailbox]> = (0..shards)
-        .map(|_| Mailbox::new())
-        .collect::<Result<_, _>>()
-        .map_err(|error| ServeError::Start(error.into()))?;
+    let boxes = mailboxes(shards)?;
     let (events, inbox) = mpsc::channel();
     watch_signals(events.clone()).map_err(ServeError::Start)?;
     let tls = TlsConfigs::load(&config).map_err(ServeError::Tls)?;
     let (places, _held) = places(&config, &tls)?;
 
     let hasher = RandomState::new();
-    let loaded = config
-        .history_dir
-        .as_ref()
-        .map(|path| Histories::load(Path::new(path), &config, shards, &hasher))
-        .transpose()?;
-    let (mut histories, logs) = loaded.unzip();
-    let mut logs = logs.into_iter().flatten();
-    let history_clock = match &histories {
-        Some(histories) => histories.clock(),
-        // A broker's messages have its time.
-        None if config.backplane.is_some() => HistoryClock::of_the_wall(),
-        None => HistoryClock::default(),
-    };
+    let (histories, logs) = load_histories(&config, shards, &hasher)?;
+    let history_clock = history_clock(histories.as_ref(), &config);
     let (nodes, orders) = Nodes::prepare(&config, shards)
         .map_err(ServeError::Start)?
         .unzip();
     let issued = refresher.as_ref().map(Refresher::keys);
-    let keys_wanted = match refresher {
-        Some(refresher) => {
-            let (keys_wanted, wanted) = mpsc::channel();
-            refresher
-                .spawn(boxes.clone(), wanted)
-                .map_err(ServeError::Start)?;
-            Some(keys_wanted)
-        }
-        None => None,
-    };
+    let keys_wanted = refresher
+        .map(|refresher| follow_issuer(refresher, &boxes))
+        .transpose()?;
 
     let callbacks = Arc::new(Callbacks::new(&config.callback, history_clock.started));
     let mut backend = Backend::new(
@@ -150,51 +121,16 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
         user_counts: Arc::default(),
         n_occupied: AtomicUsize::new(shards),
     });
-    let parted = Arc::new(Barrier::new(shards + 1));
-    for shard in 0..shards {
-        let start = Start {
-            id: ShardId(shard as u16),
-            log: logs.next(),
-            orders: orders.clone(),
-            shared: shared.clone(),
-            boxes: boxes.clone(),
-            places: places.clone(),
-            has_own_tables,
-            parted: parted.clone(),
-            events: events.clone(),
-        };
-        let name = format!("shard-{shard}");
-        thread::Builder::new()
-            .name(name)
-            .spawn(move || start.run())
-            .map_err(ServeError::Start)?;
-    }
-    // The broker's thread ends with the last shard that can send to it.
-    drop(orders);
-    parted.wait();
-    let mailbox_max = config.limits.mailbox_max;
-    let nodes = nodes
-        .map(|nodes| nodes.start(boxes.clone(), mailbox_max))
-        .transpose()
-        .map_err(ServeError::Start)?;
-    if let Some(histories) = &mut histories {
-        histories.begin(&config, &boxes)?;
-    }
-    match await_start(&inbox, shards)? {
-        Started::Ended => return Ok(()),
-        Started::Serves => {}
-        // The file may have changed after it was read.
-        Started::Outdated => _ = events.send(Event::Reload),
-    }
-    for place in &places {
-        let address = &place.address;
-        let audience = if place.audience == Audience::Public {
-            "public"
-        } else {
-            "all"
-        };
-        tracing::info!(%address, audience, shards, connections_max, "listening");
-    }
+    let start = Start {
+        orders,
+        shared: shared.clone(),
+        boxes: boxes.clone(),
+        places: places.clone(),
+        has_own_tables,
+        parted: Arc::new(Barrier::new(shards + 1)),
+        events: events.clone(),
+    };
+    start.all(logs).map_err(ServeError::Start)?;
     let supervisor = Supervisor {
         config,
         read_config,
@@ -204,6 +140,34 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
         backend,
         inbox,
     };
+    serve(supervisor, &events, &places, nodes, histories)
+}
+
+/// Starts what may only begin when the descriptor tables have parted, and serves until a signal has ended it.
+fn serve(
+    supervisor: Supervisor,
+    events: &Sender<Event>,
+    places: &[Place],
+    nodes: Option<Nodes>,
+    mut histories: Option<Histories>,
+) -> Result<(), ServeError> {
+    let Supervisor { config, boxes, .. } = &supervisor;
+    let mailbox_max = config.limits.mailbox_max;
+    let nodes = nodes
+        .map(|nodes| nodes.start(boxes.clone(), mailbox_max))
+        .transpose()
+        .map_err(ServeError::Start)?;
+    if let Some(histories) = &mut histories {
+        histories.begin(config, boxes)?;
+    }
+    match await_start(&supervisor.inbox, boxes.len())? {
+        Started::Ended => return Ok(()),
+        Started::Serves => {}
+        // The file may have changed after it was read.
+        Started::Outdated => _ = events.send(Event::Reload),
+    }
+    let connections_max = supervisor.shared.connections_max.load(Ordering::Relaxed);
+    log_places(places, boxes.len(), connections_max);
     supervisor.run()?;
     if let Some(nodes) = nodes {
         let _ = nodes.join();
@@ -229,6 +193,74 @@ fn self_test() -> Result<bool, ServeError> {
     Ok(has_own_tables)
 }
 
+/// The keys of the configuration, and those of the issuer that it names.
+fn load_keys(config: &Config) -> Result<(Keys, Option<Refresher>), ServeError> {
+    let mut keys = Keys::load(config).map_err(ServeError::Keys)?;
+    for advice in keys::advice(config) {
+        tracing::warn!("{advice}");
+    }
+    let refresher = keys
+        .issuer
+        .take()
+        .map(|source| Refresher::start(source, &config.auth))
+        .transpose()
+        .map_err(ServeError::Jwks)?;
+    Ok((keys, refresher))
+}
+
+fn mailboxes(shards: usize) -> Result<Arc<[Mailbox]>, ServeError> {
+    (0..shards)
+        .map(|_| Mailbox::new())
+        .collect::<Result<_, _>>()
+        .map_err(|error| ServeError::Start(error.into()))
+}
+
+/// What is on the disk, if it is kept there, and each shard's part of it.
+fn load_histories(
+    config: &Arc<Config>,
+    shards: usize,
+    hasher: &RandomState,
+) -> Result<(Option<Histories>, Vec<Log>), ServeError> {
+    let Some(path) = &config.history_dir else {
+        return Ok((None, Vec::new()));
+    };
+    let (histories, logs) = Histories::load(Path::new(path), config, shards, hasher)?;
+    Ok((Some(histories), logs))
+}
+
+fn history_clock(histories: Option<&Histories>, config: &Config) -> HistoryClock {
+    match histories {
+        Some(histories) => histories.clock(),
+        // A broker's messages have its time.
+        None if config.backplane.is_some() => HistoryClock::of_the_wall(),
+        None => HistoryClock::default(),
+    }
+}
+
+/// Keeps the issuer's keys fresh. What it gives asks for another look at them.
+fn follow_issuer(
+    refresher: Refresher,
+    boxes: &Arc<[Mailbox]>,
+) -> Result<Sender<KeysWanted>, ServeError> {
+    let (keys_wanted, wanted) = mpsc::channel();
+    refresher
+        .spawn(boxes.clone(), wanted)
+        .map_err(ServeError::Start)?;
+    Ok(keys_wanted)
+}
+
+fn log_places(places: &[Place], shards: usize, connections_max: usize) {
+    for place in places {
+        let address = &place.address;
+        let audience = if place.audience == Audience::Public {
+            "public"
+        } else {
+            "all"
+        };
+        tracing::info!(%address, audience, shards, connections_max, "listening");
+    }
+}
+
 fn watch_signals(events: Sender<Event>) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let forward = move || {
@@ -249,10 +281,9 @@ fn watch_signals(events: Sender<Event>) -> io::Result<()> {
     Ok(())
 }
 
-/// What a shard's thread begins with.
+/// What the thread of every shard begins with.
+#[derive(Clone)]
 struct Start {
-    id: ShardId,
-    log: Option<Log>,
     orders: Option<UnboundedSender<FromShard>>,
     shared: Arc<Shared>,
     boxes: Arc<[Mailbox]>,
@@ -263,17 +294,32 @@ struct Start {
 }
 
 impl Start {
-    fn run(self) {
+    /// Starts all shards. Comes back when their descriptor tables have parted, and leaves no sender of `orders` behind:
+    /// the broker's thread ends with the last shard that can send to it.
+    fn all(self, logs: Vec<Log>) -> io::Result<()> {
+        let mut logs = logs.into_iter();
+        for shard in 0..self.boxes.len() {
+            let start = self.clone();
+            let log = logs.next();
+            thread::Builder::new()
+                .name(format!("shard-{shard}"))
+                .spawn(move || start.run(ShardId(shard as u16), log))?;
+        }
+        self.parted.wait();
+        Ok(())
+    }
+
+    fn run(self, id: ShardId, log: Option<Log>) {
         let events = self.events.clone();
         // A panic outside a connection's step leaves a shard in doubt, and with it everybody on it: the supervisor's
         // restart is better than that.
-        let Ok(result) = catch_unwind(AssertUnwindSafe(|| self.serve())) else {
+        let Ok(result) = catch_unwind(AssertUnwindSafe(|| self.serve(id, log))) else {
             std::process::abort()
         };
         let _ = events.send(Event::Ended(result));
     }
 
-    fn serve(self) -> io::Result<()> {
+    fn serve(self, id: ShardId, log: Option<Log>) -> io::Result<()> {
         let unshared = if self.has_own_tables {
             ring::unshare_descriptor_table()
         } else {
@@ -282,7 +328,7 @@ impl Start {
         self.parted.wait();
         unshared?;
         if self.shared.config.pin_threads {
-            pin(self.id);
+            pin(id);
         }
         let listener = |place: &Place| {
             Ok(Listener {
@@ -302,8 +348,8 @@ impl Start {
             .enable_timer()
             .build()?;
         runtime.block_on(async {
-            let mut shard = Shard::new(self.id, self.shared, Post::new(self.boxes), listeners)?;
-            if let Some(log) = self.log {
+            let mut shard = Shard::new(id, self.shared, Post::new(self.boxes), listeners)?;
+            if let Some(log) = log {
                 shard.keep_log(log);
             }
             if let Some(orders) = self.orders {
