@@ -7,6 +7,7 @@ mod jwks;
 mod keys;
 mod nodes;
 mod places;
+mod start;
 mod supervisor;
 mod unix_socket;
 
@@ -16,40 +17,33 @@ pub use nodes::check_backplane_url;
 
 use std::hash::RandomState;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use monoio::{IoUringDriver, RuntimeBuilder};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tokio::sync::mpsc::UnboundedSender;
 
 use crate::api::Audience;
 use crate::auth::key::KeySet;
-use crate::backplane::order::FromShard;
 use crate::callback::Callbacks;
 use crate::config::Config;
 use crate::disk::HistoryClock;
-use crate::hub::ShardId;
 use crate::shard::keyed_counts::KeyedCounts;
-use crate::shard::mailbox::{KeysWanted, Mailbox, Post};
+use crate::shard::mailbox::{KeysWanted, Mailbox};
 use crate::shard::ring::{self, Ring};
-use crate::shard::{Listener, Log, Shard, Shared};
+use crate::shard::{Log, Shared};
 use crate::tls::TlsConfigs;
 use backend::Backend;
 use histories::Histories;
 use jwks::Refresher;
 use nodes::Nodes;
 use places::{Place, connections_max, places};
+use start::Start;
 use supervisor::Supervisor;
 
-/// Entries of monoio's own ring, which has little to do.
-const PARKING_RING_ENTRIES: u32 = 256;
 /// How long connections have to notice that they were cut, before the process goes.
 const CUT_MS: u64 = 500;
 
@@ -279,104 +273,6 @@ fn watch_signals(events: Sender<Event>) -> io::Result<()> {
         .name("signals".to_owned())
         .spawn(forward)?;
     Ok(())
-}
-
-/// What the thread of every shard begins with.
-#[derive(Clone)]
-struct Start {
-    orders: Option<UnboundedSender<FromShard>>,
-    shared: Arc<Shared>,
-    boxes: Arc<[Mailbox]>,
-    places: Vec<Place>,
-    has_own_tables: bool,
-    parted: Arc<Barrier>,
-    events: Sender<Event>,
-}
-
-impl Start {
-    /// Starts all shards. Comes back when their descriptor tables have parted, and leaves no sender of `orders` behind:
-    /// the broker's thread ends with the last shard that can send to it.
-    fn all(self, logs: Vec<Log>) -> io::Result<()> {
-        let mut logs = logs.into_iter();
-        for shard in 0..self.boxes.len() {
-            let start = self.clone();
-            let log = logs.next();
-            thread::Builder::new()
-                .name(format!("shard-{shard}"))
-                .spawn(move || start.run(ShardId(shard as u16), log))?;
-        }
-        self.parted.wait();
-        Ok(())
-    }
-
-    fn run(self, id: ShardId, log: Option<Log>) {
-        let events = self.events.clone();
-        // A panic outside a connection's step leaves a shard in doubt, and with it everybody on it: the supervisor's
-        // restart is better than that.
-        let Ok(result) = catch_unwind(AssertUnwindSafe(|| self.serve(id, log))) else {
-            std::process::abort()
-        };
-        let _ = events.send(Event::Ended(result));
-    }
-
-    fn serve(self, id: ShardId, log: Option<Log>) -> io::Result<()> {
-        let unshared = if self.has_own_tables {
-            ring::unshare_descriptor_table()
-        } else {
-            Ok(())
-        };
-        self.parted.wait();
-        unshared?;
-        if self.shared.config.pin_threads {
-            pin(id);
-        }
-        let listener = |place: &Place| {
-            Ok(Listener {
-                socket: place.listen(&self.shared.config)?,
-                audience: place.audience,
-                requires_preface: place.requires_preface,
-                tls: place.tls.clone(),
-            })
-        };
-        let listeners = self
-            .places
-            .iter()
-            .map(listener)
-            .collect::<io::Result<_>>()?;
-        let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
-            .with_entries(PARKING_RING_ENTRIES)
-            .enable_timer()
-            .build()?;
-        runtime.block_on(async {
-            let mut shard = Shard::new(id, self.shared, Post::new(self.boxes), listeners)?;
-            if let Some(log) = log {
-                shard.keep_log(log);
-            }
-            if let Some(orders) = self.orders {
-                shard.keep_relay(orders);
-            }
-            let _ = self.events.send(Event::Ready);
-            shard.run().await
-        })
-    }
-}
-
-/// Ties this thread to one of the cores that the process may use.
-fn pin(shard: ShardId) {
-    let Ok(allowed) = sched_getaffinity(None) else {
-        return;
-    };
-    let cores: Vec<_> = (0..CpuSet::MAX_CPU)
-        .filter(|&core| allowed.is_set(core))
-        .collect();
-    let Some(&core) = cores.get(usize::from(shard.0) % cores.len().max(1)) else {
-        return;
-    };
-    let mut one = CpuSet::new();
-    one.set(core);
-    if let Err(error) = sched_setaffinity(None, &one) {
-        tracing::warn!(shard = shard.0, core, %error, "not pinned");
-    }
 }
 
 /// How far the server has come when its shards are ready.

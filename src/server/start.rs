@@ -1,0 +1,119 @@
+//! The shards' threads: how each begins, and what it says when it ends.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use monoio::{IoUringDriver, RuntimeBuilder};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::Event;
+use super::places::Place;
+use crate::backplane::order::FromShard;
+use crate::hub::ShardId;
+use crate::shard::mailbox::{Mailbox, Post};
+use crate::shard::{Listener, Log, Shard, Shared, ring};
+
+/// Entries of monoio's own ring, which has little to do.
+const PARKING_RING_ENTRIES: u32 = 256;
+
+/// What the thread of every shard begins with.
+#[derive(Clone)]
+pub(super) struct Start {
+    pub(super) orders: Option<UnboundedSender<FromShard>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) boxes: Arc<[Mailbox]>,
+    pub(super) places: Vec<Place>,
+    pub(super) has_own_tables: bool,
+    pub(super) parted: Arc<Barrier>,
+    pub(super) events: Sender<Event>,
+}
+
+impl Start {
+    /// Starts all shards. Comes back when their descriptor tables have parted, and leaves no sender of `orders` behind:
+    /// the broker's thread ends with the last shard that can send to it.
+    pub(super) fn all(self, logs: Vec<Log>) -> io::Result<()> {
+        let mut logs = logs.into_iter();
+        for shard in 0..self.boxes.len() {
+            let start = self.clone();
+            let log = logs.next();
+            thread::Builder::new()
+                .name(format!("shard-{shard}"))
+                .spawn(move || start.run(ShardId(shard as u16), log))?;
+        }
+        self.parted.wait();
+        Ok(())
+    }
+
+    fn run(self, id: ShardId, log: Option<Log>) {
+        let events = self.events.clone();
+        // A panic outside a connection's step leaves a shard in doubt, and with it everybody on it: the supervisor's
+        // restart is better than that.
+        let Ok(result) = catch_unwind(AssertUnwindSafe(|| self.serve(id, log))) else {
+            std::process::abort()
+        };
+        let _ = events.send(Event::Ended(result));
+    }
+
+    fn serve(self, id: ShardId, log: Option<Log>) -> io::Result<()> {
+        let unshared = if self.has_own_tables {
+            ring::unshare_descriptor_table()
+        } else {
+            Ok(())
+        };
+        self.parted.wait();
+        unshared?;
+        if self.shared.config.pin_threads {
+            pin(id);
+        }
+        let listener = |place: &Place| {
+            Ok(Listener {
+                socket: place.listen(&self.shared.config)?,
+                audience: place.audience,
+                requires_preface: place.requires_preface,
+                tls: place.tls.clone(),
+            })
+        };
+        let listeners = self
+            .places
+            .iter()
+            .map(listener)
+            .collect::<io::Result<_>>()?;
+        let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
+            .with_entries(PARKING_RING_ENTRIES)
+            .enable_timer()
+            .build()?;
+        runtime.block_on(async {
+            let mut shard = Shard::new(id, self.shared, Post::new(self.boxes), listeners)?;
+            if let Some(log) = log {
+                shard.keep_log(log);
+            }
+            if let Some(orders) = self.orders {
+                shard.keep_relay(orders);
+            }
+            let _ = self.events.send(Event::Ready);
+            shard.run().await
+        })
+    }
+}
+
+/// Ties this thread to one of the cores that the process may use.
+fn pin(shard: ShardId) {
+    let Ok(allowed) = sched_getaffinity(None) else {
+        return;
+    };
+    let cores: Vec<_> = (0..CpuSet::MAX_CPU)
+        .filter(|&core| allowed.is_set(core))
+        .collect();
+    let Some(&core) = cores.get(usize::from(shard.0) % cores.len().max(1)) else {
+        return;
+    };
+    let mut one = CpuSet::new();
+    one.set(core);
+    if let Err(error) = sched_setaffinity(None, &one) {
+        tracing::warn!(shard = shard.0, core, %error, "not pinned");
+    }
+}
