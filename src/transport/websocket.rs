@@ -1,27 +1,20 @@
-//! An open WebSocket (RFC 6455): messages out, publishes in, heartbeats, the closing handshake.
+//! An open WebSocket (RFC 6455): its frames, heartbeats, and the closing handshake.
 
 mod delivery;
 mod operator;
+mod publish;
 mod token;
 
 pub(super) use token::TokenRefusal;
 
-use std::sync::Arc;
-
-use crate::api::access;
-use crate::api::publish::event_name_is_free;
-use crate::api::question::{Answer, Question};
 use crate::auth::grant::Session;
 use crate::close_reason::CloseReason;
 use crate::config::{Config, SlowReader};
-use crate::hub::Publish;
 use crate::hub::batch::Format;
 use crate::hub::fanout::Subscription;
-use crate::hub::message::ChannelName;
 use crate::hub::position::{Position, write_cursor};
-use crate::proto::payload::PayloadKind;
-use crate::proto::ws_message::{MessageKind, WsAssembler, WsEvent, WsLimits};
-use crate::proto::{json, ws_frame, ws_handshake};
+use crate::proto::ws_message::{WsAssembler, WsEvent, WsLimits};
+use crate::proto::{ws_frame, ws_handshake};
 use crate::transport::age::EndOfLife;
 use crate::transport::inbound_rate::InboundRate;
 use crate::transport::outbox::Waiting;
@@ -29,6 +22,7 @@ use crate::transport::response::{Fields, Meta};
 use crate::transport::{
     Context, Effects, Next, Subscriptions, first_beat, jittered_around, on_beat,
 };
+use publish::OwnPublishes;
 
 /// Empty fragments in a row: they cost work and bring nothing forward.
 const EMPTY_FRAGMENTS_MAX: u32 = 65_536;
@@ -65,21 +59,6 @@ struct Rare {
     session: Option<Session>,
     /// A token whose key is being fetched.
     token: Option<Box<str>>,
-}
-
-/// What the client has published, and how it ends if it does so behind a publish: a peer that says something and then
-/// leaves, or breaks a rule, still gets its echo first.
-#[derive(Debug, Default)]
-struct OwnPublishes {
-    /// Await their home's answer.
-    in_flight: usize,
-    /// Offset of the newest one while its echo is on its way; 0 for none.
-    echo_due: u64,
-    /// Offset of the newest message that was delivered since the client began to publish: an echo may come before
-    /// the answer.
-    delivered: u64,
-    /// How to end once the echo is there.
-    goodbye: Option<Goodbye>,
 }
 
 /// A closing handshake and its reason.
@@ -260,110 +239,6 @@ impl WebSocket {
         is_within
     }
 
-    /// A data frame is a publish, where the namespace allows it.
-    fn on_message(&mut self, kind: MessageKind, payload: &[u8], context: &mut Context<'_>) -> Next {
-        let publish = match self.format {
-            Format::Raw => self.publish_raw(kind, payload, context),
-            Format::Json => self.publish_json(payload, context),
-        };
-        let publish = match publish {
-            Ok(publish) => publish,
-            Err(reason) => return self.violate(reason, context),
-        };
-        if !access::may_publish_frame(context.config, &publish.channel, self.grant()) {
-            return self.violate("clients may not publish to this channel", context);
-        }
-        if publish.payload.len() > context.config.limits.message_bytes_max {
-            let text = "message is too big";
-            return self.leave(
-                Goodbye {
-                    code: Some(1009),
-                    text,
-                    reason: CloseReason::WebSocketProtocol,
-                },
-                context,
-            );
-        }
-        self.rare.get_or_insert_default().own.in_flight += 1;
-        context
-            .effects
-            .questions
-            .push((0, Question::Publish(publish)));
-        Next::Stay
-    }
-
-    fn publish_raw(
-        &self,
-        kind: MessageKind,
-        payload: &[u8],
-        context: &Context<'_>,
-    ) -> Result<Publish, &'static str> {
-        let Subscriptions::One(subscription) = self.subscriptions else {
-            return Err("name the channel: publish with format=json");
-        };
-        let kind = match kind {
-            MessageKind::Text => PayloadKind::Text,
-            MessageKind::Binary => PayloadKind::Binary,
-        };
-        Ok(publish(
-            context.fanout.name(subscription).clone(),
-            kind,
-            None,
-            payload.into(),
-        ))
-    }
-
-    fn publish_json(&self, payload: &[u8], context: &Context<'_>) -> Result<Publish, &'static str> {
-        let client =
-            json::ClientPublish::decode(payload).map_err(json::ClientPublishError::message)?;
-        let mut own = self
-            .subscriptions
-            .iter()
-            .map(|subscription| context.fanout.name(subscription));
-        let Some(channel) = own.find(|name| name.as_str() == client.channel) else {
-            return Err("publish to a channel of this connection");
-        };
-        if client
-            .event
-            .as_deref()
-            .is_some_and(|event| !event_name_is_free(event))
-        {
-            return Err(
-                "an event name has 1 to 128 bytes, no line end, and not the prefix pushring.",
-            );
-        }
-        Ok(publish(
-            channel.clone(),
-            client.kind,
-            client.event.as_deref().map(Into::into),
-            client.payload[..].into(),
-        ))
-    }
-
-    pub fn on_answer(&mut self, answer: &Answer, context: &mut Context<'_>) -> Next {
-        let own = &mut self.rare.get_or_insert_default().own;
-        own.in_flight -= 1;
-        match answer {
-            Answer::Published(Ok((published, _))) => {
-                let is_on_its_way = published.position.offset > own.delivered;
-                if matches!(self.subscriptions, Subscriptions::One(_)) && is_on_its_way {
-                    own.echo_due = published.position.offset;
-                }
-                self.leave_if_due(context)
-            }
-            _ if self.closing == Closing::Sent => Next::Stay,
-            // A frame has no answer that could say "later", and a promise that is not kept must be told.
-            _ => {
-                self.close(
-                    1011,
-                    "the message could not be taken, come back later",
-                    context,
-                );
-                Next::End(CloseReason::Unavailable)
-            }
-        }
-    }
-
     pub fn on_deadline(&mut self, context: &mut Context<'_>) -> Next {
         let timing = &context.config.timing;
         if self.closing == Closing::Sent {
@@ -467,18 +342,14 @@ impl WebSocket {
 
     /// When a message that has begun is to be whole. Who is about to leave sends none.
     fn message_due_ms(&self, config: &Config) -> Option<u64> {
-        let rare = self.rare.as_ref();
-        let is_leaving = rare.is_some_and(|rare| rare.own.goodbye.is_some());
         let since_ms = self.assembler.partial_since_ms()?;
-        (!is_leaving).then_some(since_ms + config.timing.body_timeout_ms)
+        (!self.is_leaving()).then_some(since_ms + config.timing.body_timeout_ms)
     }
 
     /// Says when to come back, and waits for the peer's own goodbye.
     pub fn on_drain(&mut self, context: &mut Context<'_>) -> Next {
         // Who waits for an echo to leave has a goodbye already.
-        let rare = self.rare.as_ref();
-        let is_leaving = rare.is_some_and(|rare| rare.own.goodbye.is_some());
-        if self.closing == Closing::Open && !is_leaving {
+        if self.closing == Closing::Open && !self.is_leaving() {
             let delay_ms = jittered_around(context.config.timing.sse_retry_ms, context.rng);
             self.close(
                 3001,
@@ -487,13 +358,6 @@ impl WebSocket {
             );
         }
         Next::Stay
-    }
-
-    pub fn wants_input(&self, config: &Config) -> bool {
-        let in_flight_max = config.limits.publishes_in_flight_max;
-        self.rare
-            .as_ref()
-            .is_none_or(|rare| rare.own.goodbye.is_none() && rare.own.in_flight < in_flight_max)
     }
 
     pub fn release(&mut self, effects: &mut Effects) {
@@ -541,27 +405,6 @@ impl WebSocket {
         )
     }
 
-    /// Ends as `goodbye` says, now or when the echo of what came before is there.
-    fn leave(&mut self, goodbye: Goodbye, context: &mut Context<'_>) -> Next {
-        match &mut self.rare {
-            Some(rare) if rare.own.is_due() && self.closing == Closing::Open => {
-                rare.own.goodbye = Some(goodbye);
-                Next::Stay
-            }
-            _ => self.say_goodbye(goodbye, context),
-        }
-    }
-
-    fn leave_if_due(&mut self, context: &mut Context<'_>) -> Next {
-        match &self.rare {
-            Some(rare) if !rare.own.is_due() => rare
-                .own
-                .goodbye
-                .map_or(Next::Stay, |goodbye| self.say_goodbye(goodbye, context)),
-            _ => Next::Stay,
-        }
-    }
-
     fn say_goodbye(&mut self, goodbye: Goodbye, context: &mut Context<'_>) -> Next {
         match goodbye.code {
             Some(code) => self.close(code, goodbye.text, context),
@@ -574,17 +417,6 @@ impl WebSocket {
             }
         }
         Next::End(goodbye.reason)
-    }
-
-    fn violate(&mut self, text: &'static str, context: &mut Context<'_>) -> Next {
-        self.leave(
-            Goodbye {
-                code: Some(1008),
-                text,
-                reason: CloseReason::Policy,
-            },
-            context,
-        )
     }
 }
 
@@ -599,29 +431,5 @@ pub(super) fn pong(payload: &[u8], context: &mut Context<'_>) {
             .effects
             .out
             .write(|own| ws_frame::pong_frame(own, payload));
-    }
-}
-
-fn publish(
-    channel: ChannelName,
-    kind: PayloadKind,
-    event: Option<Box<str>>,
-    payload: Arc<[u8]>,
-) -> Publish {
-    Publish {
-        channel,
-        kind,
-        event,
-        payload,
-        ttl_ms: None,
-        store: true,
-        idempotency_key: None,
-    }
-}
-
-impl OwnPublishes {
-    /// Something of it has not come back yet.
-    fn is_due(&self) -> bool {
-        self.in_flight > 0 || self.echo_due > 0
     }
 }

@@ -38,11 +38,7 @@ impl WebSocket {
                     .last()
                     .map_or(0, |last| last.position.offset);
                 if let Some(rare) = &mut self.rare {
-                    let own = &mut rare.own;
-                    own.delivered = last;
-                    if last >= own.echo_due {
-                        own.echo_due = 0;
-                    }
+                    rare.own.on_delivery(last);
                 }
                 self.leave_if_due(context)
             }

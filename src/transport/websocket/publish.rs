@@ -1,0 +1,221 @@
+//! What a client publishes on its WebSocket, and its end behind that.
+
+use std::sync::Arc;
+
+use crate::api::access;
+use crate::api::publish::event_name_is_free;
+use crate::api::question::{Answer, Question};
+use crate::close_reason::CloseReason;
+use crate::config::Config;
+use crate::hub::Publish;
+use crate::hub::batch::Format;
+use crate::hub::message::ChannelName;
+use crate::proto::json;
+use crate::proto::payload::PayloadKind;
+use crate::proto::ws_message::MessageKind;
+use crate::transport::{Context, Next, Subscriptions};
+
+use super::{Closing, Goodbye, WebSocket};
+
+/// What the client has published, and how it ends if it does so behind a publish: a peer that says something and then
+/// leaves, or breaks a rule, still gets its echo first.
+#[derive(Debug, Default)]
+pub(super) struct OwnPublishes {
+    /// Await their home's answer.
+    in_flight: usize,
+    /// Offset of the newest one while its echo is on its way; 0 for none.
+    echo_due: u64,
+    /// Offset of the newest message that was delivered since the client began to publish: an echo may come before
+    /// the answer.
+    delivered: u64,
+    /// How to end once the echo is there.
+    goodbye: Option<Goodbye>,
+}
+
+impl OwnPublishes {
+    /// Something of it has not come back yet.
+    fn is_due(&self) -> bool {
+        self.in_flight > 0 || self.echo_due > 0
+    }
+
+    /// Up to this offset.
+    pub(super) fn on_delivery(&mut self, offset: u64) {
+        self.delivered = offset;
+        if offset >= self.echo_due {
+            self.echo_due = 0;
+        }
+    }
+}
+
+impl WebSocket {
+    /// A data frame is a publish, where the namespace allows it.
+    pub(super) fn on_message(
+        &mut self,
+        kind: MessageKind,
+        payload: &[u8],
+        context: &mut Context<'_>,
+    ) -> Next {
+        let publish = match self.format {
+            Format::Raw => self.publish_raw(kind, payload, context),
+            Format::Json => self.publish_json(payload, context),
+        };
+        let publish = match publish {
+            Ok(publish) => publish,
+            Err(reason) => return self.violate(reason, context),
+        };
+        if !access::may_publish_frame(context.config, &publish.channel, self.grant()) {
+            return self.violate("clients may not publish to this channel", context);
+        }
+        if publish.payload.len() > context.config.limits.message_bytes_max {
+            let text = "message is too big";
+            return self.leave(
+                Goodbye {
+                    code: Some(1009),
+                    text,
+                    reason: CloseReason::WebSocketProtocol,
+                },
+                context,
+            );
+        }
+        self.rare.get_or_insert_default().own.in_flight += 1;
+        context
+            .effects
+            .questions
+            .push((0, Question::Publish(publish)));
+        Next::Stay
+    }
+
+    fn publish_raw(
+        &self,
+        kind: MessageKind,
+        payload: &[u8],
+        context: &Context<'_>,
+    ) -> Result<Publish, &'static str> {
+        let Subscriptions::One(subscription) = self.subscriptions else {
+            return Err("name the channel: publish with format=json");
+        };
+        let kind = match kind {
+            MessageKind::Text => PayloadKind::Text,
+            MessageKind::Binary => PayloadKind::Binary,
+        };
+        Ok(publish(
+            context.fanout.name(subscription).clone(),
+            kind,
+            None,
+            payload.into(),
+        ))
+    }
+
+    fn publish_json(&self, payload: &[u8], context: &Context<'_>) -> Result<Publish, &'static str> {
+        let client =
+            json::ClientPublish::decode(payload).map_err(json::ClientPublishError::message)?;
+        let mut own = self
+            .subscriptions
+            .iter()
+            .map(|subscription| context.fanout.name(subscription));
+        let Some(channel) = own.find(|name| name.as_str() == client.channel) else {
+            return Err("publish to a channel of this connection");
+        };
+        if client
+            .event
+            .as_deref()
+            .is_some_and(|event| !event_name_is_free(event))
+        {
+            return Err(
+                "an event name has 1 to 128 bytes, no line end, and not the prefix pushring.",
+            );
+        }
+        Ok(publish(
+            channel.clone(),
+            client.kind,
+            client.event.as_deref().map(Into::into),
+            client.payload[..].into(),
+        ))
+    }
+
+    pub fn on_answer(&mut self, answer: &Answer, context: &mut Context<'_>) -> Next {
+        let own = &mut self.rare.get_or_insert_default().own;
+        own.in_flight -= 1;
+        match answer {
+            Answer::Published(Ok((published, _))) => {
+                let is_on_its_way = published.position.offset > own.delivered;
+                if matches!(self.subscriptions, Subscriptions::One(_)) && is_on_its_way {
+                    own.echo_due = published.position.offset;
+                }
+                self.leave_if_due(context)
+            }
+            _ if self.closing == Closing::Sent => Next::Stay,
+            // A frame has no answer that could say "later", and a promise that is not kept must be told.
+            _ => {
+                self.close(
+                    1011,
+                    "the message could not be taken, come back later",
+                    context,
+                );
+                Next::End(CloseReason::Unavailable)
+            }
+        }
+    }
+
+    pub fn wants_input(&self, config: &Config) -> bool {
+        let in_flight_max = config.limits.publishes_in_flight_max;
+        self.rare
+            .as_ref()
+            .is_none_or(|rare| rare.own.goodbye.is_none() && rare.own.in_flight < in_flight_max)
+    }
+
+    /// Ends as `goodbye` says, now or when the echo of what came before is there.
+    pub(super) fn leave(&mut self, goodbye: Goodbye, context: &mut Context<'_>) -> Next {
+        match &mut self.rare {
+            Some(rare) if rare.own.is_due() && self.closing == Closing::Open => {
+                rare.own.goodbye = Some(goodbye);
+                Next::Stay
+            }
+            _ => self.say_goodbye(goodbye, context),
+        }
+    }
+
+    pub(super) fn leave_if_due(&mut self, context: &mut Context<'_>) -> Next {
+        match &self.rare {
+            Some(rare) if !rare.own.is_due() => rare
+                .own
+                .goodbye
+                .map_or(Next::Stay, |goodbye| self.say_goodbye(goodbye, context)),
+            _ => Next::Stay,
+        }
+    }
+
+    /// How it ends is decided, once the echo is there.
+    pub(super) fn is_leaving(&self) -> bool {
+        let rare = self.rare.as_ref();
+        rare.is_some_and(|rare| rare.own.goodbye.is_some())
+    }
+
+    fn violate(&mut self, text: &'static str, context: &mut Context<'_>) -> Next {
+        self.leave(
+            Goodbye {
+                code: Some(1008),
+                text,
+                reason: CloseReason::Policy,
+            },
+            context,
+        )
+    }
+}
+
+fn publish(
+    channel: ChannelName,
+    kind: PayloadKind,
+    event: Option<Box<str>>,
+    payload: Arc<[u8]>,
+) -> Publish {
+    Publish {
+        channel,
+        kind,
+        event,
+        payload,
+        ttl_ms: None,
+        store: true,
+        idempotency_key: None,
+    }
+}
