@@ -132,11 +132,17 @@ fn start(cursor: Option<u64>, entries: &[Entry], stream: &Stream) -> u64 {
         .iter()
         .filter(|entry| Some(entry.sequence) > cursor)
         .count() as u64;
+    let just_before = first.sequence - 1;
     // The entry in front of the first one can have been of this subject, and gone for another reason than its age.
     if first.is_cut || behind >= stream.always_kept {
-        return first.sequence - 1;
+        return just_before;
     }
-    stream.first.min(first.sequence) - 1
+    match cursor {
+        Some(_) => just_before.min(stream.first - 1),
+        // Whoever begins here is told so, and has to be told the same by all nodes, while the stream's oldest entry
+        // moves on.
+        None => just_before,
+    }
 }
 
 #[cfg(test)]
