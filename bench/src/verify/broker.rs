@@ -79,6 +79,11 @@ impl Broker {
         }
     }
 
+    /// Somebody watches over it, and lets another server take its place.
+    pub(super) fn fails_over(&self) -> bool {
+        self.kind == BrokerKind::RedisSentinel
+    }
+
     pub(super) fn stop_for(&self, duration: Duration) {
         self.servers[0].signal(Signal::STOP);
         thread::sleep(duration);

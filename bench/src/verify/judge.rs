@@ -130,6 +130,16 @@ pub(super) struct Place {
     pub(super) notice_is_due: bool,
 }
 
+impl Place {
+    /// A hole is one of its epoch.
+    fn go_to(&mut self, at: Position) {
+        if self.at.is_some_and(|has| has.epoch != at.epoch) {
+            self.hole = (0, 0);
+        }
+        self.at = Some(at);
+    }
+}
+
 /// A message as it came; text and base64 are decoded.
 #[derive(Debug)]
 pub(super) struct Delivery<'a> {
@@ -169,7 +179,7 @@ impl View<'_> {
     /// The first word of where this client is.
     pub(super) fn start(&mut self, at: Position) {
         self.on_epoch(at);
-        self.has.at = Some(at);
+        self.has.go_to(at);
     }
 
     /// A message at `at`.
@@ -284,7 +294,7 @@ impl View<'_> {
                 });
             }
         }
-        self.has.at = Some(at);
+        self.has.go_to(at);
     }
 
     /// Something is lost, of this channel or of another one; whether it is in front of `at`, the numbers say where they
@@ -500,6 +510,18 @@ mod tests {
         assert_eq!(check_with_holes(100, &over_two, &[]), 2);
         let moved = [start, "cursor aaaaaaaa-19"];
         assert_eq!(check_with_holes(100, &moved, &[]), 0);
+    }
+
+    #[test]
+    fn a_hole_is_one_of_its_epoch() {
+        let steps = [
+            "cursor aaaaaaaa-10",
+            "message aaaaaaaa-90",
+            "gap bbbbbbbb-10",
+            "message bbbbbbbb-11",
+            "message bbbbbbbb-12",
+        ];
+        check_with_holes(5, &steps, &[]);
     }
 
     #[test]

@@ -175,7 +175,13 @@ impl Nodes {
     fn suffer(&mut self, event: Event) -> Result<(), String> {
         let node = self.rng.usize(..self.nodes.len());
         let silence = Duration::from_millis(self.rng.u64(SILENCE_MS));
-        if matches!(event, Event::BrokerLoss | Event::Flush | Event::FailOver) {
+        let ends_epochs = match event {
+            Event::BrokerLoss | Event::Flush | Event::FailOver => true,
+            // A master that is silent for too long has its place taken.
+            Event::BrokerStop => self.broker.as_ref().is_some_and(Broker::fails_over),
+            _ => false,
+        };
+        if ends_epochs {
             self.ledger.expect_epoch();
             self.ledger.expect_new_memory();
         }
