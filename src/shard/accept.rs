@@ -14,7 +14,7 @@ use crate::api::refusal::Refusal;
 use crate::proto::http_response;
 use crate::shard::complaint::Complaint;
 use crate::shard::{Shard, Token};
-use crate::transport::response::{Meta, RETRY_AFTER_SECONDS};
+use crate::transport::response::{Meta, retry_after_seconds};
 
 /// Newcomers taken in one turn, before the others get theirs.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -102,7 +102,7 @@ impl Door {
             head_only,
             ..
         } = Meta::UNKNOWN;
-        let seconds = rng.u32(RETRY_AFTER_SECONDS).to_string();
+        let seconds = retry_after_seconds(rng);
         let fields = [("Retry-After", &*seconds)];
         http_response::write_error(
             &mut refusal,

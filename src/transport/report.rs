@@ -43,7 +43,7 @@ pub(super) fn published(
     }
     let mut body = Vec::with_capacity(64 + 64 * results.len());
     let status = publish::answer(results, &mut body);
-    let seconds = (status == 503).then(|| retry_after_seconds(context));
+    let seconds = (status == 503).then(|| retry_after_seconds(context.rng));
     let mut fields = Fields::new(&meta.cors);
     if let Some(seconds) = &seconds {
         fields.push("Retry-After", seconds);

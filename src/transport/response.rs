@@ -9,7 +9,7 @@ use crate::proto::http_response::{self, ResponseBody, ResponseHead};
 use crate::transport::{Context, Next};
 
 /// Seconds of `Retry-After`: drawn from here, so that those who were turned away together come back spread out.
-pub const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u32> = 1..=5;
+const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u32> = 1..=5;
 
 /// Header fields of one answer beside the framing.
 const FIELDS_MAX: usize = 8;
@@ -123,7 +123,7 @@ pub fn respond(
 pub fn refuse(context: &mut Context<'_>, meta: &Meta, refusal: &Refusal) -> Next {
     context.metrics.on_refusal(refusal.code, refusal.status);
     let keep_alive = meta.keep_alive && !context.is_draining;
-    let seconds = retry_after_seconds(context);
+    let seconds = retry_after_seconds(context.rng);
     let mut fields = Fields::new(&meta.cors);
     match refusal.extra {
         Extra::Nothing => {}
@@ -157,8 +157,8 @@ pub fn refuse(context: &mut Context<'_>, meta: &Meta, refusal: &Refusal) -> Next
 }
 
 /// The value of `Retry-After`: jittered, so that those who are turned away together do not come back together.
-pub fn retry_after_seconds(context: &mut Context<'_>) -> String {
-    context.rng.u32(RETRY_AFTER_SECONDS).to_string()
+pub fn retry_after_seconds(rng: &mut fastrand::Rng) -> String {
+    rng.u32(RETRY_AFTER_SECONDS).to_string()
 }
 
 fn after(keep_alive: bool) -> Next {
