@@ -6,12 +6,17 @@ use std::process::Command;
 /// Where the broker and the clients are is the host's own namespace. The broker has an address for itself, which each
 /// node reaches by its cable alone.
 pub(super) struct Network {
-    /// Begins the names of everything that is made, so that two runs don't meet.
-    tag: String,
-    /// Third byte of the addresses on the cables of node 0; each node takes two.
-    base: u8,
+    /// Which share of the addresses is this run's: what else runs, or was killed and left its own behind, has another.
+    place: u8,
     nodes: u8,
 }
+
+/// Runs that have room beside each other.
+const PLACES: u8 = 15;
+/// Two cables each, a third byte of the address for a cable: `PLACES` of them fit below that of the brokers.
+pub(super) const NODES_MAX: u8 = 8;
+const BROKERS: u8 = 254;
+const _: () = assert!(PLACES as u16 * NODES_MAX as u16 * 2 <= BROKERS as u16);
 
 /// Addresses on the clients' end of a cable, so that their ports don't run short.
 pub(super) const SOURCES: u8 = 32;
@@ -19,22 +24,18 @@ const NODE_HOST: u8 = 200;
 
 impl Network {
     pub(super) fn make(nodes: u8) -> Result<Self, String> {
-        let id = std::process::id();
         let network = Self {
-            // Names of devices have at most 15 bytes.
-            tag: format!("pv{:x}", id % 0x1_0000),
-            base: (id % 100) as u8 * 2,
+            place: claim_place()?,
             nodes,
         };
-        let broker = network.broker_address();
-        ip(&format!("address add {broker}/32 dev lo"))?;
         for node in 0..nodes {
-            network.make_node(node, broker)?;
+            network.make_node(node)?;
         }
         Ok(network)
     }
 
-    fn make_node(&self, node: u8, broker: Ipv4Addr) -> Result<(), String> {
+    fn make_node(&self, node: u8) -> Result<(), String> {
+        let broker = self.broker_address();
         let (space, clients, cable) = (self.space(node), self.clients(node), self.cable(node));
         let to_clients = |host| self.address(2 * node, host);
         let to_broker = |host| self.address(2 * node + 1, host);
@@ -70,7 +71,7 @@ impl Network {
 
     /// Where the broker listens.
     pub(super) fn broker_address(&self) -> Ipv4Addr {
-        Ipv4Addr::new(10, 213, 254, self.base)
+        broker_address(self.place)
     }
 
     /// Where clients reach the node.
@@ -95,20 +96,20 @@ impl Network {
     }
 
     fn address(&self, cable: u8, host: u8) -> Ipv4Addr {
-        let third = self.base + cable;
+        let third = self.place * NODES_MAX * 2 + cable;
         Ipv4Addr::new(10, 213, third, host)
     }
 
     fn space(&self, node: u8) -> String {
-        format!("{}-{node}", self.tag)
+        format!("pv{}-{node}", self.place)
     }
 
     fn clients(&self, node: u8) -> String {
-        format!("{}c{node}", self.tag)
+        format!("pv{}c{node}", self.place)
     }
 
     fn cable(&self, node: u8) -> String {
-        format!("{}b{node}", self.tag)
+        format!("pv{}b{node}", self.place)
     }
 }
 
@@ -123,6 +124,24 @@ impl Drop for Network {
             self.broker_address()
         ));
     }
+}
+
+/// The first place that nobody has: whose broker's address can be added is alone there.
+fn claim_place() -> Result<u8, String> {
+    let mut error = String::new();
+    for place in 0..PLACES {
+        match ip(&format!("address add {}/32 dev lo", broker_address(place))) {
+            Ok(()) => return Ok(place),
+            Err(why) => error = why,
+        }
+    }
+    Err(format!(
+        "{error}; what killed runs left behind goes with `ip netns delete pvN-M` and `ip address delete ADDRESS dev lo`"
+    ))
+}
+
+fn broker_address(place: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 213, BROKERS, place)
 }
 
 fn ip(arguments: &str) -> Result<(), String> {

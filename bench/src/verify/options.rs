@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::network::NODES_MAX;
+
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Verify {
     /// The server's program.
@@ -106,6 +108,9 @@ impl Verify {
     pub(super) fn check(&self) -> Result<(), String> {
         if self.nodes > 1 && self.broker.is_none() {
             return Err("several --nodes need a --broker".into());
+        }
+        if self.nodes > NODES_MAX {
+            return Err(format!("--nodes: at most {NODES_MAX}"));
         }
         if self.durable && self.broker.is_some() {
             return Err("--durable is for a server without a --broker".into());
