@@ -12,13 +12,13 @@ use super::judge::Findings;
 use super::ledger::Ledger;
 use super::nodes::Nodes;
 use super::options::Verify;
-use super::worker::{self, POLL_PAUSE_MS_MAX, Tally, Worker};
+use super::worker::{self, Tally, Worker};
 use crate::fleet::worker_count;
 use crate::options::Options;
 
 /// Every so many clients one listens on three channels.
 const SEVERAL_EVERY: u32 = 5;
-/// For clients to come to the end, from the last message on, beside the pause in which one may just be.
+/// For clients to come to the end, from the last message on.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(30);
 /// For what comes although nothing should.
 const AFTERMATH: Duration = Duration::from_millis(700);
@@ -72,8 +72,7 @@ impl Crowd {
     /// Leaves them alone until all are at the end, or the time is over.
     pub(super) fn finish(self) -> Result<Vec<Tally>, String> {
         self.shared.is_calm.store(true, Ordering::Release);
-        let pause_max = Duration::from_millis(POLL_PAUSE_MS_MAX) * self.shared.ease;
-        let end = Instant::now() + CATCH_UP_TIMEOUT + pause_max;
+        let end = Instant::now() + CATCH_UP_TIMEOUT;
         let is_behind = || {
             let mut behind = self.shared.behind.iter();
             behind.any(|behind| behind.load(Ordering::Acquire) > 0)

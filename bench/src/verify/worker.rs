@@ -31,7 +31,7 @@ const SMALL_BUFFER_BYTES: usize = 4 * 1024;
 const SLOW_BYTES: usize = 600;
 const SLOW_INTERVAL_NS: u64 = 15 * MILLISECOND_NS;
 /// Between two short polls, at most; times the ease.
-pub(super) const POLL_PAUSE_MS_MAX: u64 = 400;
+const POLL_PAUSE_MS_MAX: u64 = 400;
 /// Of a long poll; and what the server grants by default.
 const WAIT_S: u32 = 2;
 const WAIT_S_MAX: u32 = 60;
@@ -49,7 +49,7 @@ pub(super) struct Shared {
     pub(super) frames_can_be_counted: bool,
     /// Mean life of a connection.
     pub(super) life: Duration,
-    /// Factor on the intervals at which a client acts by itself.
+    /// Factor on the intervals at which a client acts by itself, until there is calm.
     pub(super) ease: u32,
     /// Nothing is done to the clients any more; they only come to the end.
     pub(super) is_calm: AtomicBool,
@@ -57,6 +57,16 @@ pub(super) struct Shared {
     pub(super) deliveries: AtomicU64,
     /// Clients of each worker that are not at the end, while calm.
     pub(super) behind: Vec<AtomicU64>,
+}
+
+impl Shared {
+    /// Who only has to come to the end takes no time over it.
+    fn ease_now(&self) -> u64 {
+        match self.is_calm.load(Ordering::Acquire) {
+            true => 1,
+            false => u64::from(self.ease),
+        }
+    }
 }
 
 /// What a worker did to its clients, and what they got.
@@ -150,7 +160,8 @@ impl Worker {
     fn turn(&mut self, events: &mut Vec<epoll::Event>) -> io::Result<()> {
         events.clear();
         let room = rustix::buffer::spare_capacity(events);
-        let turn_ns = TURN_NS * u64::from(self.shared.ease);
+        let ease = self.shared.ease_now();
+        let turn_ns = TURN_NS * ease;
         let timeout = Timespec {
             tv_sec: 0,
             tv_nsec: turn_ns as i64,
@@ -169,7 +180,7 @@ impl Worker {
         }
         let (now_ns, is_calm) = (now_ns(), self.shared.is_calm.load(Ordering::Acquire));
         // Where clients have time, most of the work would be to look through them.
-        if self.shared.ease == 1 || now_ns >= self.looked_ns + turn_ns {
+        if ease == 1 || now_ns >= self.looked_ns + turn_ns {
             self.looked_ns = now_ns;
             for slot in 0..self.seats.len() {
                 if is_calm || self.seats[slot].due_ns <= now_ns {
@@ -296,7 +307,7 @@ impl Worker {
                 let pause_ns = match transport {
                     Transport::ShortPoll => {
                         let pause_ms = seat.rng.u64(50..POLL_PAUSE_MS_MAX);
-                        pause_ms * MILLISECOND_NS * u64::from(self.shared.ease)
+                        pause_ms * MILLISECOND_NS * self.shared.ease_now()
                     }
                     _ => 0,
                 };
@@ -327,6 +338,8 @@ impl Worker {
         if is_calm && link.fate.ends_ns != u64::MAX && !link.fate.is_half_asked {
             link.fate = Fate::calm();
             link.cut_after = None;
+            // It may be dozens of polls from the end.
+            link.asks_ns = link.asks_ns.map(|_| now_ns);
             seat.due_ns = now_ns;
         }
         if seat.due_ns > now_ns || !link.is_connected && now_ns < link.fate.ends_ns {
