@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 
+use super::close_code;
 use super::utf8::{Utf8Error, Utf8Validator};
 use super::ws_frame::{self, CLIENT_HEADER_BYTES_MAX, FrameError, FrameHeader, Opcode};
 
@@ -68,10 +69,10 @@ impl WsError {
             | Self::ContinuationUnexpected
             | Self::ContinuationExpected
             | Self::CloseTruncated
-            | Self::CloseCodeInvalid => 1002,
-            Self::NotUtf8 => 1007,
+            | Self::CloseCodeInvalid => close_code::PROTOCOL_ERROR,
+            Self::NotUtf8 => close_code::NOT_UTF8,
             Self::EmptyFragments => 1008,
-            Self::MessageTooBig => 1009,
+            Self::MessageTooBig => close_code::TOO_BIG,
         }
     }
 

@@ -12,6 +12,7 @@ use crate::hub::fanout::{Delivery, Subscription};
 use crate::hub::message::ChannelName;
 use crate::hub::position::Since;
 use crate::hub::{Listen, ListenMode};
+use crate::proto::close_code;
 use crate::proto::{ws_frame, ws_handshake};
 use crate::transport::event_stream::EventStream;
 use crate::transport::first_message::{self, FirstMessage};
@@ -503,7 +504,7 @@ pub(super) fn disconnect_websocket(context: &mut Context<'_>) -> Next {
     context
         .effects
         .out
-        .write(|own| ws_frame::close_frame(own, 3503, DISCONNECTED_TEXT));
+        .write(|own| ws_frame::close_frame(own, close_code::DISCONNECTED, DISCONNECTED_TEXT));
     Next::End(CloseReason::Disconnected)
 }
 
@@ -528,7 +529,7 @@ fn close_refused(refusal: Refusal, context: &mut Context<'_>) -> Next {
         context
             .effects
             .out
-            .write(|own| ws_frame::close_frame(own, 1011, text));
+            .write(|own| ws_frame::close_frame(own, close_code::UNAVAILABLE, text));
         return Next::End(CloseReason::Unavailable);
     }
     first_message::refuse(refusal.into(), context)
@@ -540,6 +541,6 @@ fn close_unavailable(context: &mut Context<'_>) -> Next {
     context
         .effects
         .out
-        .write(|own| ws_frame::close_frame(own, 1011, text));
+        .write(|own| ws_frame::close_frame(own, close_code::UNAVAILABLE, text));
     Next::End(CloseReason::Unavailable)
 }

@@ -11,6 +11,7 @@ use crate::auth::{KEYS_TIMEOUT_MS, Verified};
 use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::hub::fanout::{Delivery, Subscription};
+use crate::proto::close_code;
 use crate::proto::ws_message::{MessageKind, WsAssembler, WsEvent, WsLimits};
 use crate::proto::{json, ws_frame, ws_handshake};
 use crate::transport::exchange::Asking;
@@ -19,6 +20,8 @@ use crate::transport::response::{Fields, Meta};
 use crate::transport::websocket::{TokenRefusal, pong};
 use crate::transport::{Context, Effects, Next, jittered_around};
 
+/// Empty fragments in a row: nobody sends a token in many.
+const EMPTY_FRAGMENTS_MAX: u32 = 64;
 /// A token in its object.
 const MESSAGE_BYTES_MAX: usize = TOKEN_BYTES_MAX + 256;
 
@@ -29,7 +32,7 @@ pub struct FirstMessage {
     meta: Meta,
     listen: ListenRequest,
     state: State,
-    /// Begin of the state.
+    /// When the state began.
     since_ms: u64,
     /// Of what comes before the message, which may be pings.
     inbound: InboundRate,
@@ -81,7 +84,7 @@ impl FirstMessage {
         let input_bytes = input.len();
         let limits = WsLimits {
             message_bytes_max: MESSAGE_BYTES_MAX,
-            empty_fragments_max: 64,
+            empty_fragments_max: EMPTY_FRAGMENTS_MAX,
         };
         let (consumed, event) = match self.assembler.feed(input, &limits) {
             Ok(fed) => fed,
@@ -96,7 +99,7 @@ impl FirstMessage {
             let text = "messages come too fast";
             return (
                 input_bytes,
-                close(1008, text, CloseReason::RateExceeded, context),
+                close(close_code::POLICY, text, CloseReason::RateExceeded, context),
             );
         }
         let token = match event {
@@ -212,7 +215,7 @@ impl FirstMessage {
         }
         let delay_ms = jittered_around(context.config.timing.sse_retry_ms, context.rng);
         let text = format!("shutdown, reconnect after {delay_ms} ms");
-        close(3001, &text, CloseReason::Shutdown, context)
+        close(close_code::SHUTDOWN, &text, CloseReason::Shutdown, context)
     }
 
     pub fn session(&self) -> Option<&Session> {
@@ -228,7 +231,7 @@ impl FirstMessage {
 
 pub(super) fn refuse(refusal: TokenRefusal, context: &mut Context<'_>) -> Next {
     refusal.count(context);
-    close(refusal.close_code, refusal.text, refusal.reason(), context)
+    close(refusal.close_code, refusal.text, refusal.reason, context)
 }
 
 fn close(code: u16, text: &str, reason: CloseReason, context: &mut Context<'_>) -> Next {

@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::hub::fanout::{Delivery, Fanout, Subscription};
 use crate::hub::position::{Position, write_cursor};
 use crate::metrics::{Metrics, TransportKind};
+use crate::proto::close_code;
 
 use event_stream::EventStream;
 use first_message::FirstMessage;
@@ -295,7 +296,7 @@ impl Transport {
     /// The slow reader's goodbye, after which nothing else is sent.
     pub fn on_slow_reader(&mut self, context: &mut Context<'_>) {
         if let Self::WebSocket(websocket) = self {
-            websocket.close(3008, "slow reader", context);
+            websocket.close(close_code::SLOW_READER, "slow reader", context);
         }
     }
 

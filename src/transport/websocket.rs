@@ -13,6 +13,7 @@ use crate::config::{Config, SlowReader};
 use crate::hub::batch::Format;
 use crate::hub::fanout::Subscription;
 use crate::hub::position::{Position, write_cursor};
+use crate::proto::close_code;
 use crate::proto::ws_message::{WsAssembler, WsEvent, WsLimits};
 use crate::proto::{ws_frame, ws_handshake};
 use crate::transport::age::EndOfLife;
@@ -207,7 +208,7 @@ impl WebSocket {
         let is_counted = self.closing == Closing::Open && !is_goodbye && !is_heartbeat;
         if is_counted && !self.is_within_rate(consumed, is_whole, context) {
             let goodbye = Goodbye {
-                code: Some(1008),
+                code: Some(close_code::POLICY),
                 text: "messages come too fast",
                 reason: CloseReason::RateExceeded,
             };
@@ -258,7 +259,7 @@ impl WebSocket {
         if self.end_of_life.is_here(context.now_ms) {
             let delay_ms = EndOfLife::reconnect_ms(context.rng);
             let text = format!("maximum age, reconnect after {delay_ms} ms");
-            self.close(3001, &text, context);
+            self.close(close_code::SHUTDOWN, &text, context);
             return Next::End(EndOfLife::REASON);
         }
         if context.has_backlog {
@@ -276,7 +277,7 @@ impl WebSocket {
             self.has_spoken = false;
         }
         if self.is_silent(context.config, context.now_ms) {
-            self.close(3012, "no pong", context);
+            self.close(close_code::NO_PONG, "no pong", context);
             return Next::End(CloseReason::NoPong);
         }
         if self
@@ -284,7 +285,7 @@ impl WebSocket {
             .is_some_and(|due_ms| context.now_ms >= due_ms)
         {
             let goodbye = Goodbye {
-                code: Some(1008),
+                code: Some(close_code::POLICY),
                 text: "the message took too long",
                 reason: CloseReason::RequestTimeout,
             };
@@ -352,7 +353,7 @@ impl WebSocket {
         if self.closing == Closing::Open && !self.is_leaving() {
             let delay_ms = jittered_around(context.config.timing.sse_retry_ms, context.rng);
             self.close(
-                3001,
+                close_code::SHUTDOWN,
                 &format!("shutdown, reconnect after {delay_ms} ms"),
                 context,
             );

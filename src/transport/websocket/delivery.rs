@@ -5,6 +5,7 @@ use crate::close_reason::CloseReason;
 use crate::config::SlowReader;
 use crate::hub::batch::{WireForm, write_websocket};
 use crate::hub::fanout::Delivery;
+use crate::proto::close_code;
 use crate::proto::{json, ws_frame};
 use crate::transport::outbox::Waiting;
 use crate::transport::outgoing::Outgoing;
@@ -54,11 +55,15 @@ impl WebSocket {
             }
             // A frame that is a payload has no room for a notice: the answer to the next handshake has.
             Delivery::Gap(..) => {
-                self.close(3010, "position lost, reconnect with your cursor", context);
+                self.close(
+                    close_code::POSITION_LOST,
+                    "position lost, reconnect with your cursor",
+                    context,
+                );
                 Next::End(CloseReason::PositionLost)
             }
             Delivery::End => {
-                self.close(1000, "the channel was deleted", context);
+                self.close(close_code::NORMAL, "the channel was deleted", context);
                 Next::End(CloseReason::ChannelDeleted)
             }
         }

@@ -1,8 +1,9 @@
-//! What the operator asks of an open WebSocket, and its end by his hand.
+//! What the operator asks of an open WebSocket, and its end by the operator.
 
 use crate::close_reason::CloseReason;
 use crate::hub::fanout::Subscription;
 use crate::hub::position::Position;
+use crate::proto::close_code;
 use crate::transport::exchange::DISCONNECTED_TEXT;
 use crate::transport::{Context, Next};
 
@@ -11,7 +12,7 @@ use super::WebSocket;
 impl WebSocket {
     /// No echo is waited for.
     pub fn on_disconnect(&mut self, context: &mut Context<'_>) -> Next {
-        self.close(3503, DISCONNECTED_TEXT, context);
+        self.close(close_code::DISCONNECTED, DISCONNECTED_TEXT, context);
         Next::End(CloseReason::Disconnected)
     }
 

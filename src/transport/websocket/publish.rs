@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::hub::Publish;
 use crate::hub::batch::Format;
 use crate::hub::message::ChannelName;
+use crate::proto::close_code;
 use crate::proto::json;
 use crate::proto::payload::PayloadKind;
 use crate::proto::ws_message::MessageKind;
@@ -70,7 +71,7 @@ impl WebSocket {
             let text = "message is too big";
             return self.leave(
                 Goodbye {
-                    code: Some(1009),
+                    code: Some(close_code::TOO_BIG),
                     text,
                     reason: CloseReason::WebSocketProtocol,
                 },
@@ -148,7 +149,7 @@ impl WebSocket {
             // A frame has no answer that could say "later", and a promise that is not kept must be told.
             _ => {
                 self.close(
-                    1011,
+                    close_code::UNAVAILABLE,
                     "the message could not be taken, come back later",
                     context,
                 );
@@ -194,7 +195,7 @@ impl WebSocket {
     fn violate(&mut self, text: &'static str, context: &mut Context<'_>) -> Next {
         self.leave(
             Goodbye {
-                code: Some(1008),
+                code: Some(close_code::POLICY),
                 text,
                 reason: CloseReason::Policy,
             },

@@ -7,6 +7,7 @@ use crate::auth::error::TokenError;
 use crate::auth::grant::{Grant, Session};
 use crate::close_reason::CloseReason;
 use crate::hub::batch::Format;
+use crate::proto::close_code;
 use crate::proto::json;
 use crate::proto::ws_frame::{self, Opcode};
 use crate::proto::ws_message::MessageKind;
@@ -21,6 +22,7 @@ const REFRESHED: &[u8] = br#"{"refreshed":true}"#;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::transport) struct TokenRefusal {
     pub close_code: u16,
+    pub reason: CloseReason,
     /// As an answer to a request would have it, for the counter.
     code: &'static str,
     status: u16,
@@ -29,7 +31,8 @@ pub(in crate::transport) struct TokenRefusal {
 
 impl TokenRefusal {
     pub(in crate::transport) const TIMEOUT: Self = Self {
-        close_code: 3500,
+        close_code: close_code::BAD_TOKEN,
+        reason: CloseReason::CredentialRefused,
         code: "auth_timeout",
         status: 401,
         text: "no token came in time: send {\"token\":\"...\"} first",
@@ -40,18 +43,12 @@ impl TokenRefusal {
         ..Self::TIMEOUT
     };
     const OTHER_USER: Self = Self {
-        close_code: 3507,
+        close_code: close_code::NOT_ALLOWED,
+        reason: CloseReason::CredentialRefused,
         code: "user_changed",
         status: 403,
         text: "the new token is another user's (sub): open a connection for it",
     };
-
-    pub(in crate::transport) fn reason(self) -> CloseReason {
-        match self.close_code {
-            1008 => CloseReason::TooManyConnections,
-            _ => CloseReason::CredentialRefused,
-        }
-    }
 
     pub(in crate::transport) fn count(self, context: &mut Context<'_>) {
         context.metrics.on_refusal(self.code, self.status);
@@ -61,11 +58,12 @@ impl TokenRefusal {
 impl From<TokenError> for TokenRefusal {
     fn from(error: TokenError) -> Self {
         let close_code = match error {
-            TokenError::Expired => 3005,
-            _ => 3500,
+            TokenError::Expired => close_code::TOKEN_EXPIRED,
+            _ => close_code::BAD_TOKEN,
         };
         Self {
             close_code,
+            reason: CloseReason::CredentialRefused,
             code: error.code(),
             status: 401,
             text: error.message(),
@@ -76,9 +74,13 @@ impl From<TokenError> for TokenRefusal {
 impl From<Refusal> for TokenRefusal {
     fn from(refusal: Refusal) -> Self {
         // One user's connections come and go: other than a verdict, a limit lets the client try again.
-        let close_code = if refusal.status == 429 { 1008 } else { 3507 };
+        let (close_code, reason) = match refusal.status {
+            429 => (close_code::POLICY, CloseReason::TooManyConnections),
+            _ => (close_code::NOT_ALLOWED, CloseReason::CredentialRefused),
+        };
         Self {
             close_code,
+            reason,
             code: refusal.code,
             status: refusal.status,
             text: refusal.message,
@@ -197,7 +199,7 @@ impl WebSocket {
         let goodbye = Goodbye {
             code: Some(refusal.close_code),
             text: refusal.text,
-            reason: refusal.reason(),
+            reason: refusal.reason,
         };
         self.leave(goodbye, context)
     }
@@ -211,7 +213,7 @@ impl WebSocket {
             true => "permission expired, reconnect",
             false => "token expired",
         };
-        self.close(3005, text, context);
+        self.close(close_code::TOKEN_EXPIRED, text, context);
         Next::End(CloseReason::TokenExpired)
     }
 }
