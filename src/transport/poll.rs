@@ -10,10 +10,8 @@ use crate::transport::exchange::refuse_disconnected;
 use crate::transport::http::Http;
 use crate::transport::inbound_rate::InboundRate;
 use crate::transport::replay::{self, Part};
-use crate::transport::response::{Body, Fields, Meta, respond};
+use crate::transport::response::{Body, Fields, JSON, Meta, respond};
 use crate::transport::{Context, Effects, Next, Transport, jittered_down};
-
-const JSON: Option<&str> = Some("application/json");
 
 /// A request that waits for the first message, or for its time to be over.
 #[derive(Debug)]

@@ -9,10 +9,8 @@ use crate::api::refusal::Refusal;
 use crate::hub::message::ChannelName;
 use crate::metrics;
 use crate::transport::exchange::Purpose;
-use crate::transport::response::{Body, Fields, Meta, refuse, respond, retry_after_seconds};
+use crate::transport::response::{Body, Fields, JSON, Meta, refuse, respond, retry_after_seconds};
 use crate::transport::{Context, Next};
-
-const JSON: Option<&str> = Some("application/json");
 
 pub(super) fn published(
     context: &mut Context<'_>,

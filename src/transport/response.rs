@@ -11,6 +11,8 @@ use crate::transport::{Context, Next};
 /// Seconds of `Retry-After`: drawn from here, so that those who were turned away together come back spread out.
 const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u32> = 1..=5;
 
+pub const JSON: Option<&str> = Some("application/json");
+
 /// Header fields of one answer beside the framing.
 const FIELDS_MAX: usize = 8;
 
@@ -122,7 +124,6 @@ pub fn respond(
 /// Refuses, counts it, and says whether the connection is kept.
 pub fn refuse(context: &mut Context<'_>, meta: &Meta, refusal: &Refusal) -> Next {
     context.metrics.on_refusal(refusal.code, refusal.status);
-    let keep_alive = meta.keep_alive && !context.is_draining;
     let seconds = retry_after_seconds(context.rng);
     let mut fields = Fields::new(&meta.cors);
     match refusal.extra {
@@ -137,23 +138,28 @@ pub fn refuse(context: &mut Context<'_>, meta: &Meta, refusal: &Refusal) -> Next
         }
         Extra::RetryAfter => fields.push("Retry-After", &seconds),
     }
-    context.effects.out.write(|own| {
-        http_response::write_error(
-            own,
-            meta.version,
-            keep_alive,
-            refusal.status,
-            refusal.code,
-            refusal.message,
-            Some(context.date),
-            fields.as_slice(),
-            meta.head_only,
-        );
-    });
-    match after(keep_alive) {
+    let body = http_response::error_body(refusal.code, refusal.message);
+    let body = Body::Own(body.as_bytes());
+    match respond(context, meta, refusal.status, JSON, &fields, body) {
         Next::End(_) => Next::End(CloseReason::Refused),
         next => next,
     }
+}
+
+/// A refusal with `Retry-After` to somebody whose request is not read; the connection does not outlive it.
+pub fn write_unread_refusal(out: &mut Vec<u8>, refusal: &Refusal, rng: &mut fastrand::Rng) {
+    let body = http_response::error_body(refusal.code, refusal.message);
+    let head = ResponseHead {
+        status: refusal.status,
+        version: Version::Http11,
+        keep_alive: false,
+        body: ResponseBody::Length(body.len()),
+        content_type: JSON,
+        date: None,
+        extra: &[("Retry-After", &retry_after_seconds(rng))],
+    };
+    http_response::write_head(out, &head);
+    out.extend_from_slice(body.as_bytes());
 }
 
 /// The value of `Retry-After`: jittered, so that those who are turned away together do not come back together.
