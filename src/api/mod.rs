@@ -88,9 +88,34 @@ const SCRIPT: Page = Page {
     content: include_str!("page/pushring.js"),
 };
 
-const GET: &str = "GET, HEAD, OPTIONS";
-const POST: &str = "POST, OPTIONS";
-const GET_DELETE: &str = "GET, HEAD, DELETE, OPTIONS";
+/// What may be done with a path; OPTIONS always may be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Methods {
+    Read,
+    ReadDelete,
+    Write,
+}
+
+impl Methods {
+    fn allow(self, method: Method) -> bool {
+        match method {
+            Method::Get | Method::Head => matches!(self, Self::Read | Self::ReadDelete),
+            Method::Delete => self == Self::ReadDelete,
+            Method::Post => self == Self::Write,
+            Method::Options => true,
+            Method::Put | Method::Patch | Method::Other => false,
+        }
+    }
+
+    /// The value of `Allow` (RFC 9110 §10.2.1).
+    fn text(self) -> &'static str {
+        match self {
+            Self::Read => "GET, HEAD, OPTIONS",
+            Self::ReadDelete => "GET, HEAD, DELETE, OPTIONS",
+            Self::Write => "POST, OPTIONS",
+        }
+    }
+}
 
 /// What a path is about. Names are still percent-encoded.
 #[derive(Clone, Copy, Debug)]
@@ -145,11 +170,10 @@ impl<'a> Route<'a> {
         })
     }
 
-    /// The methods that it knows.
-    fn allow(self) -> &'static str {
+    fn methods(self) -> Methods {
         match self {
-            Self::Publish(_) => POST,
-            Self::Channel(_) | Self::Connection(_) | Self::User(_) => GET_DELETE,
+            Self::Publish(_) => Methods::Write,
+            Self::Channel(_) | Self::Connection(_) | Self::User(_) => Methods::ReadDelete,
             Self::Poll(_)
             | Self::EventStream(_)
             | Self::WebSocket(_)
@@ -158,7 +182,7 @@ impl<'a> Route<'a> {
             | Self::Metrics
             | Self::Health
             | Self::Readiness
-            | Self::Page(_) => GET,
+            | Self::Page(_) => Methods::Read,
         }
     }
 
@@ -189,14 +213,13 @@ pub fn parse(
     if !route.is_public(config) && audience == Audience::Public {
         return Err(Refusal::INTERNAL_ONLY);
     }
-    let allow = route.allow();
+    let methods = route.methods();
+    let allow = methods.text();
     match head.method {
         Method::Options => return Ok(Request::Preflight { allow }),
         // RFC 9110 §9.1: 405 is for what the server knows and another path may take.
         Method::Other => return Err(Refusal::from(HeadError::MethodUnsupported)),
-        Method::Get | Method::Head if allow != POST => {}
-        Method::Post if allow == POST => {}
-        Method::Delete if allow == GET_DELETE => {}
+        method if methods.allow(method) => {}
         _ => return Err(Refusal::method(allow)),
     }
     let is_delete = head.method == Method::Delete;

@@ -61,20 +61,25 @@ const LENGTH: &str = "Content-Length: 1\r\n";
 fn every_route_knows_its_methods() {
     const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"];
     for (path, fields, known, allow) in [
-        ("/poll/a", "", &[("GET", "Poll"), ("HEAD", "Poll")][..], GET),
+        (
+            "/poll/a",
+            "",
+            &[("GET", "Poll"), ("HEAD", "Poll")][..],
+            Methods::Read,
+        ),
         (
             "/sse/a",
             "",
             &[("GET", "EventStream"), ("HEAD", "EventStream")],
-            GET,
+            Methods::Read,
         ),
         (
             "/ws/a",
             HANDSHAKE,
             &[("GET", "WebSocket"), ("HEAD", "426 upgrade_required")],
-            GET,
+            Methods::Read,
         ),
-        ("/pub/a", LENGTH, &[("POST", "Publish")], POST),
+        ("/pub/a", LENGTH, &[("POST", "Publish")], Methods::Write),
         (
             "/channels/a",
             "",
@@ -83,19 +88,19 @@ fn every_route_knows_its_methods() {
                 ("HEAD", "ChannelInfo"),
                 ("DELETE", "ChannelDelete"),
             ],
-            GET_DELETE,
+            Methods::ReadDelete,
         ),
         (
             "/channels",
             "",
             &[("GET", "ChannelList"), ("HEAD", "ChannelList")],
-            GET,
+            Methods::Read,
         ),
         (
             "/channels/a/subscribers",
             "",
             &[("GET", "Inquiry"), ("HEAD", "Inquiry")],
-            GET,
+            Methods::Read,
         ),
         (
             "/users/u%2F/connections",
@@ -105,32 +110,32 @@ fn every_route_knows_its_methods() {
                 ("HEAD", "Inquiry"),
                 ("DELETE", "Inquiry"),
             ],
-            GET_DELETE,
+            Methods::ReadDelete,
         ),
         (
             "/metrics",
             "",
             &[("GET", "Metrics"), ("HEAD", "Metrics")],
-            GET,
+            Methods::Read,
         ),
         (
             "/healthz",
             "",
             &[("GET", "Health"), ("HEAD", "Health")],
-            GET,
+            Methods::Read,
         ),
         (
             "/readyz",
             "",
             &[("GET", "Readiness"), ("HEAD", "Readiness")],
-            GET,
+            Methods::Read,
         ),
-        ("/", "", &[("GET", "Page"), ("HEAD", "Page")], GET),
+        ("/", "", &[("GET", "Page"), ("HEAD", "Page")], Methods::Read),
         (
             "/pushring.js",
             "",
             &[("GET", "Page"), ("HEAD", "Page")],
-            GET,
+            Methods::Read,
         ),
     ] {
         for method in METHODS {
@@ -147,7 +152,7 @@ fn every_route_knows_its_methods() {
             if let Err(refusal) = parse_request(&request, fields, Audience::Internal)
                 && refusal.status == 405
             {
-                assert_eq!(refusal.extra, Extra::Allow(allow), "{request}");
+                assert_eq!(refusal.extra, Extra::Allow(allow.text()), "{request}");
             }
         }
     }
@@ -473,7 +478,7 @@ fn every_refusal_says_what_to_do_in_text_that_needs_no_escape() {
         Refusal::BODY_TIMEOUT,
         Refusal::NOT_READY,
         Refusal::CONNECTIONS_FULL,
-        Refusal::method(GET),
+        Refusal::method(Methods::Read.text()),
     ];
     refusals.extend([Channels, History, Backlog, DiskSlow, WriteFailed].map(Refusal::from));
     let mut codes = std::collections::HashSet::new();
