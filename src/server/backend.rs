@@ -45,7 +45,7 @@ impl Backend {
         let boxes = self.boxes.clone();
         let deliver = move |asker: Asker, decision: Decision| {
             let mail = asker.mail(Answer::Authorized(decision));
-            boxes[usize::from(asker.shard.0)].post(&mut vec![mail]);
+            boxes[usize::from(asker.shard.0)].post(mail);
         };
         self.callbacks
             .spawn(&mut self.n_threads, &self.client, &(Arc::new(deliver) as _))

@@ -76,7 +76,7 @@ impl Histories {
     ) -> Result<(), DiskError> {
         let boxes = boxes.clone();
         let report: Report =
-            Arc::new(move |shard: usize, news: News| boxes[shard].post(&mut vec![Mail::Log(news)]));
+            Arc::new(move |shard: usize, news: News| boxes[shard].post(Mail::Log(news)));
         let batches = std::mem::take(&mut self.batches);
         let interval_ms = config.timing.history_sync_interval_ms;
         let writers = Writers::start(&self.directory, self.clock, batches, interval_ms, &report);

@@ -194,7 +194,7 @@ impl Refresher {
 
     fn tell(&self, mailbox: &Mailbox, read: KeysRead) {
         let issued = self.keys.clone();
-        mailbox.post(&mut vec![Mail::Keys { issued, read }]);
+        mailbox.post(Mail::Keys { issued, read });
     }
 
     /// Jittered down by up to a tenth: many servers that were started together do not ask together.

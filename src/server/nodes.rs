@@ -127,7 +127,7 @@ struct Boxes {
 impl Sink for Boxes {
     fn post(&mut self, shard: ShardId, news: &mut Vec<News>) {
         self.mails.extend(news.drain(..).map(Mail::Backplane));
-        self.boxes[usize::from(shard.0)].post(&mut self.mails);
+        self.boxes[usize::from(shard.0)].post_all(&mut self.mails);
     }
 
     fn is_congested(&self) -> bool {

@@ -60,7 +60,7 @@ impl Supervisor {
             }
             tracing::info!("{text}");
             for mailbox in &*self.boxes {
-                mailbox.post(&mut vec![Mail::Stage(stage)]);
+                mailbox.post(Mail::Stage(stage));
             }
             let end = Instant::now() + Duration::from_millis(wait_ms);
             while let Waited::Reload = self.wait(Some(end), &mut left)? {
@@ -146,7 +146,7 @@ impl Supervisor {
                 token_keys: keys.token_keys.clone(),
                 api_keys: keys.api_keys.clone(),
             };
-            mailbox.post(&mut vec![mail]);
+            mailbox.post(mail);
         }
         if let Some(keys_wanted) = &self.shared.keys_wanted {
             let _ = keys_wanted.send(KeysWanted::Reload);
@@ -172,6 +172,6 @@ impl Supervisor {
         for line in error.lines() {
             tracing::error!("not reloaded, the old configuration stays in force: {line}");
         }
-        self.boxes[0].post(&mut vec![Mail::ReloadFailed]);
+        self.boxes[0].post(Mail::ReloadFailed);
     }
 }

@@ -27,17 +27,7 @@ impl Shard {
 
     fn on_mail(&mut self, mail: Mail) {
         match mail {
-            Mail::Ask {
-                from,
-                connection,
-                place,
-                question,
-            } => {
-                let asker = Asker {
-                    shard: from,
-                    connection,
-                    place,
-                };
+            Mail::Ask { asker, question } => {
                 if let Some(answer) = self.answer(asker, question) {
                     self.reply(asker, answer);
                 }
@@ -89,12 +79,12 @@ impl Shard {
         place: u16,
         question: Question,
     ) -> Option<Answer> {
+        let asker = Asker {
+            shard: self.id,
+            connection,
+            place,
+        };
         if let Question::Authorize(consultation) = question {
-            let asker = Asker {
-                shard: self.id,
-                connection,
-                place,
-            };
             return self.ask_backend(asker, *consultation);
         }
         let home = match question.channel() {
@@ -102,22 +92,9 @@ impl Shard {
             None => question.shard().unwrap_or(ShardId(place)),
         };
         if home == self.id {
-            let asker = Asker {
-                shard: home,
-                connection,
-                place,
-            };
             return self.answer(asker, question);
         }
-        self.post.send(
-            home,
-            Mail::Ask {
-                from: self.id,
-                connection,
-                place,
-                question,
-            },
-        );
+        self.post.send(home, Mail::Ask { asker, question });
         None
     }
 

@@ -52,13 +52,8 @@ impl Asker {
 /// One thing that a shard has to say to another.
 #[derive(Debug)]
 pub enum Mail {
-    /// To a channel's home. The answer goes to `connection` on shard `from`.
-    Ask {
-        from: ShardId,
-        connection: ConnectionKey,
-        place: u16,
-        question: Question,
-    },
+    /// To a channel's home.
+    Ask { asker: Asker, question: Question },
     Answer {
         connection: ConnectionKey,
         place: u16,
@@ -150,7 +145,7 @@ impl Mailbox {
     }
 
     /// Puts `mails` into the box, and leaves them empty.
-    pub fn post(&self, mails: &mut Vec<Mail>) {
+    pub fn post_all(&self, mails: &mut Vec<Mail>) {
         let was_empty = {
             let mut queue = self.mails.lock().unwrap_or_else(PoisonError::into_inner);
             let was_empty = queue.is_empty();
@@ -162,6 +157,10 @@ impl Mailbox {
         if was_empty {
             let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         }
+    }
+
+    pub fn post(&self, mail: Mail) {
+        self.post_all(&mut vec![mail]);
     }
 
     /// Takes everything out of the box into `mails`, which must be empty.
@@ -216,7 +215,7 @@ impl Post {
     pub fn flush(&mut self) {
         for (mailbox, mails) in self.boxes.iter().zip(&mut self.outgoing) {
             if !mails.is_empty() {
-                mailbox.post(mails);
+                mailbox.post_all(mails);
             }
         }
     }
