@@ -11,10 +11,9 @@ use socket2::{SockFilter, SockRef};
 
 use crate::api::Audience;
 use crate::api::refusal::Refusal;
-use crate::proto::http_response;
 use crate::shard::complaint::Complaint;
 use crate::shard::{Shard, Token};
-use crate::transport::response::{Meta, retry_after_seconds};
+use crate::transport::response::write_unread_refusal;
 
 /// Newcomers taken in one turn, before the others get theirs.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -90,31 +89,7 @@ impl Door {
         let Listener { socket, tls, .. } = &self.listeners[listener];
         let is_plain = tls.is_none();
         let mut refusal = Vec::new();
-        let Refusal {
-            status,
-            code,
-            message,
-            ..
-        } = Refusal::CONNECTIONS_FULL;
-        let Meta {
-            version,
-            keep_alive,
-            head_only,
-            ..
-        } = Meta::UNKNOWN;
-        let seconds = retry_after_seconds(rng);
-        let fields = [("Retry-After", &*seconds)];
-        http_response::write_error(
-            &mut refusal,
-            version,
-            keep_alive,
-            status,
-            code,
-            message,
-            None,
-            &fields,
-            head_only,
-        );
+        write_unread_refusal(&mut refusal, &Refusal::CONNECTIONS_FULL, rng);
         let mut turned_away = 0;
         let mut request = [0; 4096];
         for _ in 0..ACCEPTS_PER_TURN {
@@ -164,7 +139,7 @@ impl Shard {
         if !self.door.resting.contains(&listener)
             && let Err(error) = self.arm_listener(listener)
         {
-            self.abort_deaf(&error);
+            self.abort_without_ring(&error);
         }
     }
 

@@ -1,11 +1,11 @@
-//! What the operator should hear of a full table: once in a while in the log, always in a counter.
+//! What the operator should hear of: once in a while in the log, always in a counter.
 
 use crate::hub::HubFull;
 
 /// Between two log lines about the same thing: a flood of newcomers must not become a flood of lines.
 const INTERVAL_MS: u64 = 60_000;
 
-/// A limit that turns somebody away.
+/// A limit, or somebody else's fault, that turns clients away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Complaint {
     Connections,
@@ -28,10 +28,9 @@ pub(super) enum Complaint {
 }
 
 impl Complaint {
+    /// `Callbacks` is the last.
     const COUNT: usize = Self::Callbacks as usize + 1;
-}
 
-impl Complaint {
     /// What to change.
     pub(super) fn advice(self) -> &'static str {
         match self {

@@ -115,10 +115,10 @@ impl Shard {
                 if deadline_ms.is_some_and(|deadline_ms| self.now_ms >= deadline_ms) {
                     self.step(index, |transport, context| transport.on_deadline(context));
                 } else {
-                    self.rest(index);
+                    self.await_next(index);
                 }
             }
-            Phase::Flushing(_) | Phase::Lingering { .. } => self.rest(index),
+            Phase::Flushing(_) | Phase::Lingering { .. } => self.await_next(index),
             Phase::Closing => {}
         }
         // The wheel has one deadline for each connection, and this one has just been taken from it.

@@ -26,19 +26,21 @@ impl Shard {
             }
             (Ok(Some(0)) | Err(_), Phase::Handshake { .. }) => self.on_handshake_cut(index),
             // Behind the end that its TLS has announced.
-            (Ok(Some(_)), Phase::Open) if connection.has(Marks::END_OF_INPUT) => self.rest(index),
+            (Ok(Some(_)), Phase::Open) if connection.has(Marks::END_OF_INPUT) => {
+                self.await_next(index)
+            }
             (Ok(Some(bytes @ 1..)), Phase::Open) => {
                 self.on_bytes(index, &mut buffer[..bytes]);
             }
             (Ok(Some(0)), Phase::Open) => self.on_end_of_input(index),
             (Ok(None), Phase::Open | Phase::Preface { .. } | Phase::Handshake { .. }) => {
-                self.rest(index)
+                self.await_next(index)
             }
             (Err(_), Phase::Open | Phase::Preface { .. }) => {
                 self.end_now(index, CloseReason::PeerReset)
             }
             // What a refused peer still sends is read over.
-            (Ok(Some(1..) | None), Phase::Lingering { .. }) => self.rest(index),
+            (Ok(Some(1..) | None), Phase::Lingering { .. }) => self.await_next(index),
             (_, Phase::Lingering { reason, .. }) => self.end_now(index, reason),
             (_, Phase::Flushing(_)) => {}
             (_, Phase::Closing) => self.free_if_joined(index),
@@ -82,7 +84,7 @@ impl Shard {
                 self.feed_kept(index, input);
             }
         }
-        self.rest(index);
+        self.await_next(index);
     }
 
     /// Goes on with what came in while the connection was busy, and ends when that was all.

@@ -24,7 +24,7 @@ impl Shard {
         connection.phase = Phase::Preface {
             until_ms: self.now_ms + self.config.timing.proxy_header_timeout_ms,
         };
-        self.rest(index);
+        self.await_next(index);
     }
 
     /// Bytes of a connection whose header is not complete.
@@ -35,7 +35,7 @@ impl Shard {
         match proxy_header::decode(input.unused()) {
             Ok(None) => {
                 connection.input = Some(input);
-                self.rest(index);
+                self.await_next(index);
             }
             Ok(Some((header, header_bytes))) => {
                 input.mark_used(header_bytes);
@@ -80,7 +80,7 @@ impl Shard {
             let refusal = Refusal::PROXY_HEADER_TIMEOUT;
             self.refuse_preface(index, refusal, CloseReason::RequestTimeout);
         } else {
-            self.rest(index);
+            self.await_next(index);
         }
     }
 

@@ -118,7 +118,7 @@ impl Shard {
         self.release_all();
         self.send(index);
         self.resume(index);
-        self.rest(index);
+        self.await_next(index);
     }
 
     pub(super) fn release_all(&mut self) {
@@ -220,8 +220,8 @@ impl Shard {
         Ok(())
     }
 
-    /// Arms what the connection waits for, or brings its end forward.
-    pub(super) fn rest(&mut self, index: u32) {
+    /// Lets a connection that ends linger when its answer is sent, then arms what it waits for.
+    pub(super) fn await_next(&mut self, index: u32) {
         let connection = &self.connections[index as usize];
         if let Phase::Flushing(reason) = connection.phase
             && connection.outbox.is_none()
@@ -235,6 +235,10 @@ impl Shard {
             let until_ms = self.now_ms + self.config.timing.linger_timeout_ms;
             connection.phase = Phase::Lingering { reason, until_ms };
         }
+        self.arm(index);
+    }
+
+    fn arm(&mut self, index: u32) {
         let connection = &mut self.connections[index as usize];
         let key = ConnectionKey {
             index,
@@ -257,12 +261,12 @@ impl Shard {
             self.timers.arm(index, deadline_ms);
         }
         if let Err(error) = armed {
-            self.abort_deaf(&error);
+            self.abort_without_ring(&error);
         }
     }
 
     /// Without its ring a shard is deaf, to newcomers or to whom it has: better to be restarted than to look alive.
-    pub(super) fn abort_deaf(&self, error: &io::Error) -> ! {
+    pub(super) fn abort_without_ring(&self, error: &io::Error) -> ! {
         tracing::error!(shard = self.id.0, %error, "the ring takes no more polls");
         std::process::abort();
     }
@@ -276,7 +280,7 @@ impl Shard {
                 if self.connections[index as usize].phase == Phase::Closing {
                     self.free_if_joined(index);
                 } else {
-                    self.rest(index);
+                    self.await_next(index);
                 }
             }
             Phase::Lingering { .. } => {}

@@ -95,7 +95,7 @@ impl Process {
     fn drain(&mut self) {
         for shard in &self.shards {
             let mailbox = shard.post.mailbox(shard.id);
-            mailbox.post(&mut vec![Mail::Stage(Stage::Drain)]);
+            mailbox.post(Mail::Stage(Stage::Drain));
         }
         self.turn_until("the drain", |process| {
             process.shards.iter().all(|shard| shard.life.is_draining())

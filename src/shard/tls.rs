@@ -105,9 +105,9 @@ impl Shard {
             }
             Some(input) if !has_session => {
                 self.feed_kept(index, input);
-                self.rest(index);
+                self.await_next(index);
             }
-            _ => self.rest(index),
+            _ => self.await_next(index),
         }
     }
 
@@ -119,7 +119,7 @@ impl Shard {
         if has_input {
             self.on_input(index, &mut plaintext);
         } else if is_ok {
-            self.rest(index);
+            self.await_next(index);
         }
         plaintext.clear();
         self.scratch.plaintext = plaintext;
@@ -222,7 +222,7 @@ impl Shard {
         if self.now_ms >= until_ms {
             self.fail_handshake(index, TlsHandshake::TimedOut, "not complete in time");
         } else {
-            self.rest(index);
+            self.await_next(index);
         }
     }
 
