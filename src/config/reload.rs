@@ -7,8 +7,8 @@ use super::Config;
 use super::setting::{HIDDEN, Setting};
 use super::table::{NAMESPACE_SETTINGS, SETTINGS};
 
-/// Of these, sockets, threads and the log's writer were made at the start; a thread reads the issuer's
-/// keys. All others take effect by a reload.
+/// From these, listeners, threads, the log's form, the caches of callbacks, the directory of histories and the
+/// connections to brokers were made at the start. All others take effect by a reload.
 pub const RESTART_SETTINGS: &[&str] = &[
     "listen",
     "internal",
@@ -28,9 +28,6 @@ pub const RESTART_SETTINGS: &[&str] = &[
     "callback_ca_file",
     "history_dir",
     "history_sync_interval",
-    "history_stall_timeout",
-    "history_queue_bytes_max",
-    "history_log_bytes_min",
     "backplane",
     "backplane_prefix",
     "backplane_ca_file",
