@@ -1,5 +1,4 @@
-//! Why a connection ended. Each has exactly one reason; it gives the metric label, the level of the log line and,
-//! where the peer is told, the WebSocket close code.
+//! Why a connection ended. Each has exactly one reason, under which it is counted and logged.
 
 /// The last stop of every error that ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -123,7 +123,8 @@ impl Refusal {
         400,
         "parameter_invalid",
         "A query parameter has a value that it cannot have: wait and ttl are seconds; limit and last are numbers, limit \
-         from 1; format is raw or json; store is true or false; count is cluster.",
+         from 1; format is raw or json; store is true or false; count is node or \
+         cluster.",
     );
     pub const EVENT_NAME_INVALID: Self = Self::new(
         400,

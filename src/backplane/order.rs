@@ -129,8 +129,8 @@ pub struct Arrival {
 /// What the broker has of a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// Position of the newest message, stored or not. Of a channel that nobody knows the broker begins one, with
-    /// offset 0, and remembers it for as long as the channel may be idle.
+    /// Position of the newest message, stored or not. Of a channel that nobody knows the broker begins one
+    /// where it likes, and remembers it for as long as the channel may be idle: who stands there has missed nothing.
     pub head: Position,
     /// Somebody has published on it, as far as the broker can still know.
     pub is_used: bool,

@@ -1,8 +1,8 @@
 //! Every number that an operator may change: its name, its unit, its default and its reason.
 //!
 //! A [`Config`] is plain data, never changed once it is made: [`reload`] puts another one in its place. Durations are
-//! milliseconds (`_ms`), sizes are bytes (`_bytes_`), so that no reader has to ask. Defaults stand in this file and
-//! nowhere else.
+//! milliseconds (`_ms`), sizes are bytes (`_bytes_`), so that no reader has to ask. Defaults stand beside their
+//! fields.
 
 pub mod address;
 pub mod auth;
@@ -81,7 +81,8 @@ pub struct Timing {
     pub pong_timeout_ms: u64,
     /// The longest `wait=` of a long poll.
     pub poll_wait_max_ms: u64,
-    /// What an event stream tells its client to wait before it reconnects; jittered per connection.
+    /// What an event stream, or a WebSocket that the server ends for a while, tells its client to wait before it comes
+    /// back; jittered per connection.
     pub sse_retry_ms: u64,
     /// From the accept until the header of the PROXY protocol is complete, where one is required.
     pub proxy_header_timeout_ms: u64,
@@ -99,7 +100,7 @@ pub struct Timing {
     pub linger_timeout_ms: u64,
     /// How long a WebSocket's closing handshake may take.
     pub close_timeout_ms: u64,
-    /// How long a non-empty outbox may go without the peer taking a byte.
+    /// How long a peer may take for 64 KiB of what waits for it, or for all of it.
     pub write_stall_timeout_ms: u64,
     /// How long a WebSocket may live; 0 is without a limit. Jittered per connection.
     pub websocket_age_max_ms: u64,
@@ -167,7 +168,7 @@ pub struct Limits {
     pub outbox_bytes_total_max: usize,
     /// Pipelined bytes kept while an answer is pending; beyond, the connection is not read.
     pub input_bytes_max: usize,
-    /// Publishes of one WebSocket that await another shard; beyond, the connection is not read.
+    /// Publishes of one WebSocket that await another shard, the disk or the broker; beyond, the connection is not read.
     pub publishes_in_flight_max: usize,
     /// All histories of the process together.
     pub history_bytes_total_max: usize,
@@ -195,7 +196,7 @@ pub struct Namespace {
     pub history_messages: usize,
     /// How long a message is kept.
     pub history_age_ms: u64,
-    /// Payload bytes kept per channel.
+    /// Bytes of the messages kept per channel.
     pub history_bytes: usize,
     /// Whether a WebSocket client may publish to the channel it listens on.
     pub client_publish: bool,
@@ -280,7 +281,7 @@ impl Config {
     }
 }
 
-/// A shard's number fits a byte.
+/// More threads than any host has cores for; what each shard keeps of the others stays small.
 pub const THREADS_MAX: usize = 256;
 
 const KIB: usize = 1024;

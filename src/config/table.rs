@@ -187,7 +187,8 @@ pub static SETTINGS: &[Setting<Config>] = {
         setting(Delivery, "poll_limit_max", Count(field!(limits.poll_limit_max), 1..=100_000),
             "Messages in one poll answer at most. The next poll gets the rest."),
         setting(Delivery, "sse_retry", Duration(field!(timing.sse_retry_ms), 100..=10 * MINUTE),
-            "What an event stream tells its client to wait before it reconnects; jittered for each connection."),
+            "What an event stream, or a WebSocket that the server ends for a while, tells its client to wait before it comes \
+             back; jittered for each connection."),
         setting(Delivery, "channels_per_connection_max", Count(field!(limits.channels_per_connection_max), 1..=1_000),
             "Channels of one request. More are refused with 400."),
         setting(Delivery, "outbox_bytes_max", Bytes(field!(limits.outbox_bytes_max), KIB..=GIB),
@@ -223,7 +224,8 @@ pub static SETTINGS: &[Setting<Config>] = {
         setting(Channels, "idempotency_keys_max", Count(field!(limits.idempotency_keys_max), 0..=100_000_000),
             "Remembered publishes of the process. Beyond, the oldest are forgotten before the window is over."),
         setting(Channels, "publishes_in_flight_max", Count(field!(limits.publishes_in_flight_max), 1..=10_000),
-            "Publishes of one WebSocket that await another shard, or the disk. At the limit the connection is not read."),
+            "Publishes of one WebSocket that await another shard, the disk or the broker. At the limit the connection is not \
+             read."),
 
         setting(HistoryLog, "history_dir", OptionalText(field!(history_dir)),
             "The directory that keeps histories, positions and epochs over a restart. It is made if it is missing, and \

@@ -52,7 +52,7 @@ pub fn write_message(
     out.push(b'}');
 }
 
-/// Appends `{"channel":"news","position":"k3Qz9aXb-1043"}`: messages before this position are lost.
+/// Appends `{"channel":"news","position":"k3Qz9aXb-1043"}`: messages up to this position are lost.
 pub fn write_gap(out: &mut Vec<u8>, channel: &str, position: &str) {
     out.extend_from_slice(b"{\"channel\":");
     write_string(out, channel);
@@ -107,17 +107,6 @@ pub enum ClientPublishError {
 }
 
 impl ClientPublishError {
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::NotJson => "publish_json_invalid",
-            Self::FieldsInvalid => "publish_fields_invalid",
-            Self::DataMissing => "publish_data_missing",
-            Self::DataTwice => "publish_data_twice",
-            Self::Base64Invalid => "publish_base64_invalid",
-            Self::TooDeep => "publish_json_too_deep",
-        }
-    }
-
     /// Short enough for the reason of a close frame.
     pub fn message(self) -> &'static str {
         match self {

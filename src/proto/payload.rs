@@ -54,7 +54,7 @@ impl PayloadError {
 /// What a `Content-Type` says about the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MediaType {
-    /// `application/json`, or a type built on it (RFC 6839 §3.1).
+    /// `application/json`.
     Json,
     /// `text/*` in UTF-8.
     Text,
