@@ -10,12 +10,12 @@ use crate::proto::http_request::Version;
 use crate::proto::http_response::{self, ResponseBody, ResponseHead};
 use crate::proto::{json, sse_event};
 use crate::transport::age::EndOfLife;
+use crate::transport::beat::{first_beat, jittered_around, on_beat};
 use crate::transport::outbox::Waiting;
 use crate::transport::outgoing::Outgoing;
 use crate::transport::response::{Fields, Meta};
-use crate::transport::{
-    Context, Effects, Next, Subscriptions, first_beat, jittered_around, on_beat, slow_reader,
-};
+use crate::transport::subscriptions::Subscriptions;
+use crate::transport::{Context, Effects, Next, slow_reader};
 
 /// One open stream.
 #[derive(Debug)]
@@ -189,14 +189,9 @@ impl EventStream {
 
     /// A stream of several channels knows its positions, since they are its ids.
     pub fn listening(&self) -> Vec<(Subscription, Option<Position>)> {
-        match (&self.subscriptions, self.has_left) {
-            (_, true) => Vec::new(),
-            (Subscriptions::Several(several), false) => several
-                .0
-                .iter()
-                .map(|&(it, position)| (it, Some(position)))
-                .collect(),
-            (subscriptions, false) => subscriptions.iter().map(|it| (it, None)).collect(),
+        match self.has_left {
+            true => Vec::new(),
+            false => self.subscriptions.standings(),
         }
     }
 

@@ -14,11 +14,12 @@ use crate::hub::fanout::{Delivery, Subscription};
 use crate::proto::close_code;
 use crate::proto::ws_message::{MessageKind, WsAssembler, WsEvent, WsLimits};
 use crate::proto::{json, ws_frame, ws_handshake};
+use crate::transport::beat::jittered_around;
 use crate::transport::exchange::Asking;
 use crate::transport::inbound_rate::InboundRate;
 use crate::transport::response::{Fields, Meta};
 use crate::transport::websocket::{TokenRefusal, pong};
-use crate::transport::{Context, Effects, Next, jittered_around};
+use crate::transport::{Context, Effects, Next};
 
 /// Empty fragments in a row: nobody sends a token in many.
 const EMPTY_FRAGMENTS_MAX: u32 = 64;

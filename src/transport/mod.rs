@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod age;
+pub mod beat;
 pub mod event_stream;
 pub mod exchange;
 pub mod first_message;
@@ -16,6 +17,7 @@ mod replay;
 mod report;
 pub mod response;
 pub mod slow_reader;
+pub mod subscriptions;
 pub mod token_bucket;
 pub mod websocket;
 
@@ -26,10 +28,10 @@ use crate::auth::{Authenticator, Clock};
 use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::hub::fanout::{Delivery, Fanout, Subscription};
-use crate::hub::position::{Position, write_cursor};
 use crate::metrics::{Metrics, TransportKind};
 use crate::proto::close_code;
 
+use beat::on_beat;
 use event_stream::EventStream;
 use first_message::FirstMessage;
 use http::Http;
@@ -346,91 +348,6 @@ impl Transport {
             Self::WebSocket(_) | Self::FirstMessage(_) => TransportKind::WebSocket,
         }
     }
-}
-
-/// The subscriptions of one connection, in the order of its request. One is the rule and costs no allocation.
-#[derive(Debug)]
-pub enum Subscriptions {
-    None,
-    One(Subscription),
-    /// Each with the position up to which the connection has everything.
-    Several(Box<Several>),
-}
-
-/// More than one, behind a thin pointer: the record of every connection has room for the rule, not for the exception.
-#[derive(Debug)]
-pub struct Several(Vec<(Subscription, Position)>);
-
-const _: () = assert!(size_of::<Subscriptions>() <= 16);
-
-impl Subscriptions {
-    /// `positions` are where the connection stands; they are kept only where a cursor needs them.
-    pub fn new(subscriptions: Vec<(Subscription, Position)>) -> Self {
-        match *subscriptions {
-            [] => Self::None,
-            [(only, _)] => Self::One(only),
-            _ => Self::Several(Box::new(Several(subscriptions))),
-        }
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = Subscription> + '_ {
-        let (one, several) = match self {
-            Self::None => (None, &[][..]),
-            Self::One(one) => (Some(*one), &[][..]),
-            Self::Several(several) => (None, &several.0[..]),
-        };
-        one.into_iter()
-            .chain(several.iter().map(|&(subscription, _)| subscription))
-    }
-
-    /// Moves on at `place`, where there are several, and writes the new cursor.
-    pub fn advance(&mut self, place: u16, position: Position, cursor: &mut String) {
-        if let Self::Several(several) = self {
-            several.0[usize::from(place)].1 = position;
-            write_cursor(cursor, several.0.iter().map(|&(_, position)| position));
-        }
-    }
-
-    /// Place in the request's order of the subscription on the fan-out's `channel`.
-    pub fn place(&self, channel: u32) -> u16 {
-        self.iter()
-            .position(|subscription| subscription.channel() == channel)
-            .unwrap_or(0) as u16
-    }
-
-    pub fn release(&mut self, effects: &mut Effects) {
-        effects.released.extend(self.iter());
-        *self = Self::None;
-    }
-}
-
-/// A heartbeat's time on its beat: what is due at the same beat goes out in one turn of the shard, and the pongs come
-/// back together, instead of waking it for each.
-pub fn on_beat(due_ms: u64, heartbeat_ms: u64) -> u64 {
-    due_ms - due_ms % beat_ms(heartbeat_ms)
-}
-
-/// The first heartbeat of a connection that begins: a random phase spreads those who came together.
-pub fn first_beat(now_ms: u64, heartbeat_ms: u64, rng: &mut fastrand::Rng) -> u64 {
-    // Two beats ahead, one may be rounded off.
-    let soonest_ms = heartbeat_ms.min(2 * beat_ms(heartbeat_ms));
-    on_beat(now_ms + rng.u64(soonest_ms..=heartbeat_ms), heartbeat_ms)
-}
-
-/// Less than a fiftieth of the interval, so that the load stays even.
-fn beat_ms(heartbeat_ms: u64) -> u64 {
-    const BEAT_MS_MAX: u64 = 512;
-    (heartbeat_ms / 64).clamp(1, BEAT_MS_MAX)
-}
-
-/// A wait around `ms`, by up to a half less or more: those whom one restart cut off come back spread out.
-pub fn jittered_around(ms: u64, rng: &mut fastrand::Rng) -> u64 {
-    rng.u64(ms / 2..=ms + ms / 2)
-}
-
-/// A wait of `ms` jittered down by up to a tenth, so that a herd spreads out.
-pub fn jittered_down(ms: u64, rng: &mut fastrand::Rng) -> u64 {
-    ms - rng.u64(0..=ms / 10)
 }
 
 #[cfg(test)]

@@ -6,12 +6,13 @@ use crate::hub::batch::{WireForm, write_poll_body};
 use crate::hub::fanout::{Delivery, Subscription};
 use crate::hub::message::Message;
 use crate::hub::position::{Position, write_cursor};
+use crate::transport::beat::jittered_down;
 use crate::transport::exchange::refuse_disconnected;
 use crate::transport::http::Http;
 use crate::transport::inbound_rate::InboundRate;
 use crate::transport::replay::{self, Part};
 use crate::transport::response::{Body, Fields, JSON, Meta, respond};
-use crate::transport::{Context, Effects, Next, Transport, jittered_down};
+use crate::transport::{Context, Effects, Next, Transport};
 
 /// A request that waits for the first message, or for its time to be over.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::hub::position::{Epoch, Since};
+use crate::hub::position::{Epoch, Position, Since};
 use crate::hub::{Hub, Listen, ListenMode, Publish, Scope, ShardId};
 use crate::proto::payload::PayloadKind;
 

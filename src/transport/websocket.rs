@@ -17,12 +17,12 @@ use crate::proto::close_code;
 use crate::proto::ws_message::{WsAssembler, WsEvent, WsLimits};
 use crate::proto::{ws_frame, ws_handshake};
 use crate::transport::age::EndOfLife;
+use crate::transport::beat::{first_beat, jittered_around, on_beat};
 use crate::transport::inbound_rate::InboundRate;
 use crate::transport::outbox::Waiting;
 use crate::transport::response::{Fields, Meta};
-use crate::transport::{
-    Context, Effects, Next, Subscriptions, first_beat, jittered_around, on_beat,
-};
+use crate::transport::subscriptions::Subscriptions;
+use crate::transport::{Context, Effects, Next};
 use publish::OwnPublishes;
 
 /// Empty fragments in a row: they cost work and bring nothing forward.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::Namespace;
+use crate::transport::beat::first_beat;
 
 fn echo_peer() -> Peer {
     let mut config = Config::default();

@@ -14,7 +14,8 @@ use crate::proto::close_code;
 use crate::proto::json;
 use crate::proto::payload::PayloadKind;
 use crate::proto::ws_message::MessageKind;
-use crate::transport::{Context, Next, Subscriptions};
+use crate::transport::subscriptions::Subscriptions;
+use crate::transport::{Context, Next};
 
 use super::{Closing, Goodbye, WebSocket};
 
