@@ -1,8 +1,8 @@
 //! Asking about channels.
 
-use std::io::Write;
+use serde::Serialize;
 
-use crate::api::listen::parse_number;
+use crate::api::listen::parse_limit;
 use crate::api::refusal::Refusal;
 use crate::hub::ChannelInfo;
 use crate::proto::{json, query};
@@ -33,10 +33,7 @@ impl ChannelList {
             match &*key {
                 "prefix" => list.prefix = value.into(),
                 "after" => list.after = Some(value.into()),
-                "limit" => match parse_number(&value)? {
-                    0 => return Err(Refusal::PARAMETER_INVALID),
-                    limit => list.limit = limit.min(LIMIT_MAX),
-                },
+                "limit" => list.limit = parse_limit(&value, LIMIT_MAX)?,
                 _ => {}
             }
         }
@@ -44,43 +41,53 @@ impl ChannelList {
     }
 }
 
-/// `{"channel":…,"position":…,"oldest":…,"messages":…,"subscribers":…,"bytes":…}`
-pub fn write_info(out: &mut Vec<u8>, info: &ChannelInfo) {
-    out.extend_from_slice(br#"{"channel":"#);
-    json::write_string(out, info.name.as_str());
-    let ChannelInfo {
-        position,
-        oldest,
-        messages,
-        bytes,
-        subscribers,
-        ..
-    } = info;
-    write!(
-        out,
-        r#","position":"{position}","oldest":"{oldest}","messages":{messages},"subscribers":{subscribers},"bytes":{bytes}}}"#
-    )
-    .expect("writing to a Vec");
+/// One channel, as the answer shows it.
+#[derive(Serialize)]
+struct Info<'a> {
+    channel: &'a str,
+    position: String,
+    oldest: String,
+    messages: usize,
+    subscribers: u32,
+    bytes: usize,
 }
 
-/// `{"channels":[…],"next":"…"}`; `next` is the `after` of the following page, and absent on the last one. `pages`
-/// are the shards' own pages, each in the order of names.
+/// `next` is the `after` of the following page, and absent on the last one.
+#[derive(Serialize)]
+struct List<'a> {
+    channels: Vec<Info<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<&'a str>,
+}
+
+impl<'a> From<&'a ChannelInfo> for Info<'a> {
+    fn from(info: &'a ChannelInfo) -> Self {
+        Self {
+            channel: info.name.as_str(),
+            position: info.position.to_string(),
+            oldest: info.oldest.to_string(),
+            messages: info.messages,
+            subscribers: info.subscribers,
+            bytes: info.bytes,
+        }
+    }
+}
+
+/// `{"channel":…,"position":…,"oldest":…,"messages":…,"subscribers":…,"bytes":…}`
+pub fn write_info(out: &mut Vec<u8>, info: &ChannelInfo) {
+    json::write(out, &Info::from(info));
+}
+
+/// `{"channels":[…],"next":"…"}`. `pages` are the shards' own pages, each in the order of names.
 pub fn write_list(out: &mut Vec<u8>, pages: Vec<Vec<ChannelInfo>>, limit: usize) {
     let mut all: Vec<_> = pages.into_iter().flatten().collect();
     all.sort_by(|a, b| a.name.cmp(&b.name));
     let has_more = all.len() > limit;
     all.truncate(limit);
-    out.extend_from_slice(br#"{"channels":["#);
-    for (index, info) in all.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        write_info(out, info);
-    }
-    out.push(b']');
-    if has_more && let Some(last) = all.last() {
-        out.extend_from_slice(br#","next":"#);
-        json::write_string(out, last.name.as_str());
-    }
-    out.push(b'}');
+    let last = all.last().filter(|_| has_more);
+    let list = List {
+        channels: all.iter().map(Info::from).collect(),
+        next: last.map(|info| info.name.as_str()),
+    };
+    json::write(out, &list);
 }

@@ -1,18 +1,17 @@
 //! Asking about connections, and ending them.
 
 use std::fmt;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::api::Audience;
-use crate::api::listen::{parse_channel, parse_number};
+use crate::api::listen::{parse_channel, parse_limit};
 use crate::api::refusal::Refusal;
 use crate::hub::ShardId;
 use crate::hub::message::ChannelName;
 use crate::hub::position::Position;
-use crate::proto::{json, query};
+use crate::proto::query;
 
 /// Connections of one page when the request does not say.
 const LIMIT_DEFAULT: usize = 100;
@@ -164,10 +163,7 @@ impl Page {
                     let place = value.parse().map_err(|()| Refusal::PARAMETER_INVALID)?;
                     page.after = Some(place);
                 }
-                "limit" => match parse_number(&value)? {
-                    0 => return Err(Refusal::PARAMETER_INVALID),
-                    limit => page.limit = limit.min(LIMIT_MAX),
-                },
+                "limit" => page.limit = parse_limit(&value, LIMIT_MAX)?,
                 _ => {}
             }
         }
@@ -236,138 +232,15 @@ fn has_leading_zero(text: &str) -> bool {
     text.len() > 1 && text.starts_with('0')
 }
 
-/// What all shards have found together, as the body of the answer. A list shows at most `limit`.
-pub fn write_findings(
-    out: &mut Vec<u8>,
-    findings: Vec<Finding>,
-    limit: usize,
-) -> Result<(), Refusal> {
-    let mut listed = None;
-    let mut ended = None;
-    for finding in findings {
-        match finding {
-            Finding::Listed(part) => listed.get_or_insert_with(Vec::new).extend(part),
-            Finding::Ended(count) => *ended.get_or_insert(0) += count,
-            Finding::State(None) => return Err(Refusal::CONNECTION_UNKNOWN),
-            Finding::State(Some(state)) => write_state(out, &state),
-        }
-    }
-    if let Some(listed) = listed {
-        write_list(out, listed, limit);
-    }
-    if let Some(ended) = ended {
-        write!(out, r#"{{"ended":{ended}}}"#).expect("writing to a Vec");
-    }
-    Ok(())
-}
-
-/// `{"connections":[…],"next":"…"}`; `next` is the `after` of the following page, and absent on the last one.
-fn write_list(out: &mut Vec<u8>, mut listed: Vec<(Place, ConnectionInfo)>, limit: usize) {
-    listed.sort_by_key(|&(place, _)| place);
-    let has_more = listed.len() > limit;
-    listed.truncate(limit);
-    out.extend_from_slice(br#"{"connections":["#);
-    for (index, (_, info)) in listed.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        out.push(b'{');
-        write_info(out, info);
-        out.push(b'}');
-    }
-    out.push(b']');
-    if has_more && let Some((last, _)) = listed.last() {
-        write!(out, r#","next":"{last}""#).expect("writing to a Vec");
-    }
-    out.push(b'}');
-}
-
-fn write_info(out: &mut Vec<u8>, info: &ConnectionInfo) {
-    write!(out, r#""id":"{}","#, info.id).expect("writing to a Vec");
-    if let Some(user) = &info.user {
-        out.extend_from_slice(br#""user":"#);
-        json::write_string(out, user);
-        out.push(b',');
-    }
-    write!(out, r#""transport":"{}","#, info.transport).expect("writing to a Vec");
-    if let Some(address) = info.address {
-        write!(out, r#""address":"{address}","#).expect("writing to a Vec");
-    }
-    write!(out, r#""age_seconds":{}"#, info.age_ms / 1000).expect("writing to a Vec");
-}
-
-fn write_state(out: &mut Vec<u8>, state: &ConnectionState) {
-    let ConnectionState {
-        info,
-        audience,
-        is_ending,
-        silent_ms,
-        token_left_ms,
-        outbox,
-        channels,
-    } = state;
-    out.push(b'{');
-    write_info(out, info);
-    let listener = match audience {
-        Audience::Public => "public",
-        Audience::Internal => "internal",
-    };
-    let shard = info.id.shard.0;
-    write!(out, r#","shard":{shard},"listener":"{listener}""#).expect("writing to a Vec");
-    write!(out, r#","ending":{is_ending}"#).expect("writing to a Vec");
-    for (name, ms) in [
-        ("silent_seconds", silent_ms),
-        ("token_left_seconds", token_left_ms),
-    ] {
-        if let Some(ms) = ms {
-            write!(out, r#","{name}":{}"#, ms / 1000).expect("writing to a Vec");
-        }
-    }
-    let OutboxState {
-        bytes,
-        entries,
-        since_ms,
-    } = outbox;
-    write!(
-        out,
-        r#","outbox_bytes":{bytes},"outbox_entries":{entries},"outbox_seconds":{},"channels":["#,
-        since_ms / 1000
-    )
-    .expect("writing to a Vec");
-    for (index, (channel, position)) in channels.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        out.extend_from_slice(br#"{"channel":"#);
-        json::write_string(out, channel.as_str());
-        if let Some(position) = position {
-            write!(out, r#","position":"{position}""#).expect("writing to a Vec");
-        }
-        out.push(b'}');
-    }
-    out.extend_from_slice(b"]}");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const POSITION: &str = "k3Qz9aXb-1043";
     const ID: ConnectionId = ConnectionId {
         shard: ShardId(1),
         index: 17,
         generation: 4711,
     };
-
-    fn info(index: u32) -> ConnectionInfo {
-        ConnectionInfo {
-            id: ConnectionId { index, ..ID },
-            user: Some("a\"b".into()),
-            transport: "websocket",
-            address: Some("192.0.2.1:5".parse().unwrap()),
-            age_ms: 12_999,
-        }
-    }
 
     #[test]
     fn one_connection_has_one_name() {
@@ -412,81 +285,5 @@ mod tests {
         ] {
             assert_eq!(page(query), Err(Refusal::PARAMETER_INVALID), "{query}");
         }
-    }
-
-    #[test]
-    fn pages_of_several_shards_become_one() {
-        let part = |shard, numbers: &[u32]| {
-            let place = |&number| {
-                let place = Place {
-                    shard: ShardId(shard),
-                    number,
-                };
-                (place, info(number))
-            };
-            Finding::Listed(numbers.iter().map(place).collect())
-        };
-        for (limit, ids, next) in [
-            (9, &["1-3-4711", "1-8-4711", "1-2-4711"][..], None),
-            (3, &["1-3-4711", "1-8-4711", "1-2-4711"], None),
-            (2, &["1-3-4711", "1-8-4711"], Some("0-8")),
-            (1, &["1-3-4711"], Some("0-3")),
-        ] {
-            let mut out = Vec::new();
-            let findings = vec![part(1, &[2]), part(0, &[3, 8]), part(2, &[])];
-            write_findings(&mut out, findings, limit).unwrap();
-            let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
-            let found = json["connections"].as_array().unwrap();
-            let found: Vec<_> = found.iter().map(|it| it["id"].as_str().unwrap()).collect();
-            assert_eq!(found, ids);
-            assert_eq!(json["next"].as_str(), next);
-        }
-    }
-
-    #[test]
-    fn what_is_known_is_told() {
-        let mut state = ConnectionState {
-            info: info(17),
-            audience: Audience::Public,
-            is_ending: false,
-            silent_ms: Some(3_500),
-            token_left_ms: None,
-            outbox: OutboxState {
-                bytes: 10,
-                entries: 2,
-                since_ms: 1_000,
-            },
-            channels: vec![
-                (ChannelName::parse("a").unwrap(), None),
-                (ChannelName::parse("b").unwrap(), Position::parse(POSITION)),
-            ],
-        };
-        let text = |state: &ConnectionState| {
-            let mut out = Vec::new();
-            let findings = vec![Finding::State(Some(Box::new(state.clone())))];
-            write_findings(&mut out, findings, 0).unwrap();
-            String::from_utf8(out).unwrap()
-        };
-        assert_eq!(
-            text(&state),
-            [
-                r#"{"id":"1-17-4711","user":"a\"b","transport":"websocket","address":"192.0.2.1:5","age_seconds":12,"#,
-                r#""shard":1,"listener":"public","ending":false,"silent_seconds":3,"outbox_bytes":10,"#,
-                r#""outbox_entries":2,"outbox_seconds":1,"channels":[{"channel":"a"},"#,
-                r#"{"channel":"b","position":"k3Qz9aXb-1043"}]}"#,
-            ]
-            .concat()
-        );
-        state.info.user = None;
-        state.info.address = None;
-        state.channels.clear();
-        state.token_left_ms = Some(60_000);
-        assert!(
-            text(&state)
-                .starts_with(r#"{"id":"1-17-4711","transport":"websocket","age_seconds":12,"#)
-        );
-        assert!(text(&state).contains(r#""token_left_seconds":60,"#));
-        let unknown = write_findings(&mut Vec::new(), vec![Finding::State(None)], 0);
-        assert_eq!(unknown, Err(Refusal::CONNECTION_UNKNOWN));
     }
 }

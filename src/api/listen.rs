@@ -172,14 +172,10 @@ impl PollParameters {
             let (key, value) = pair?;
             match &*key {
                 "wait" => {
-                    let wait_ms =
-                        query::parse_seconds_ms(&value).map_err(|_| Refusal::PARAMETER_INVALID)?;
+                    let wait_ms = query::parse_seconds_ms(&value)?;
                     parameters.wait_ms = wait_ms.min(config.timing.poll_wait_max_ms);
                 }
-                "limit" => match parse_number(&value)? {
-                    0 => return Err(Refusal::PARAMETER_INVALID),
-                    limit => parameters.limit = limit.min(config.limits.poll_limit_max),
-                },
+                "limit" => parameters.limit = parse_limit(&value, config.limits.poll_limit_max)?,
                 _ => {}
             }
         }
@@ -208,8 +204,16 @@ pub fn parse_channels(raw: &str, config: &Config) -> Result<Vec<ChannelName>, Re
     Ok(names)
 }
 
+/// How many of something are wanted: one at least, and `max` at most whatever is asked for.
+pub fn parse_limit(value: &str, max: usize) -> Result<usize, Refusal> {
+    match parse_number(value)? {
+        0 => Err(Refusal::PARAMETER_INVALID),
+        limit => Ok(limit.min(max)),
+    }
+}
+
 /// A count in a query; larger than anything here can be is as good as the largest.
 pub fn parse_number(value: &str) -> Result<usize, Refusal> {
-    let number = query::parse_number(value).map_err(|_| Refusal::PARAMETER_INVALID)?;
+    let number = query::parse_number(value)?;
     Ok(usize::try_from(number).unwrap_or(usize::MAX))
 }

@@ -51,9 +51,7 @@ impl PublishRequest {
                 ("event", name) if event_name_is_free(name) => request.event = Some(name.into()),
                 ("event", _) => return Err(Refusal::EVENT_NAME_INVALID),
                 ("ttl", seconds) => {
-                    request.ttl_ms = Some(
-                        query::parse_seconds_ms(seconds).map_err(|_| Refusal::PARAMETER_INVALID)?,
-                    );
+                    request.ttl_ms = Some(query::parse_seconds_ms(seconds)?);
                 }
                 ("store", "true") => request.store = true,
                 ("store", "false") => request.store = false,

@@ -311,12 +311,15 @@ impl From<PayloadError> for Refusal {
 }
 
 impl From<QueryError> for Refusal {
-    fn from(_: QueryError) -> Self {
-        Self::new(
-            400,
-            "target_invalid",
-            "The request target has a bad percent-encoding, or is not UTF-8.",
-        )
+    fn from(error: QueryError) -> Self {
+        match error {
+            QueryError::PercentInvalid | QueryError::NotUtf8 => Self::new(
+                400,
+                "target_invalid",
+                "The request target has a bad percent-encoding, or is not UTF-8.",
+            ),
+            QueryError::NumberInvalid | QueryError::SecondsInvalid => Self::PARAMETER_INVALID,
+        }
     }
 }
 

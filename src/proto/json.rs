@@ -1,13 +1,13 @@
 //! JSON as it goes over the wire: what a poll, `format=json` and a gap notice say, and what a WebSocket client
-//! publishes (RFC 8259). Written by hand because it is written per message; read with serde_json.
+//! publishes (RFC 8259). What is written per message is written by hand, all else by serde_json.
 
 use std::borrow::Cow;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use memchr::memchr2_iter;
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::payload::PayloadKind;
@@ -59,6 +59,11 @@ pub fn write_gap(out: &mut Vec<u8>, channel: &str, position: &str) {
     out.extend_from_slice(b",\"position\":");
     write_string(out, position);
     out.push(b'}');
+}
+
+/// Appends a value whose keys are text.
+pub fn write(out: &mut Vec<u8>, value: &impl Serialize) {
+    serde_json::to_writer(out, value).expect("a Vec takes everything");
 }
 
 /// Appends a JSON string (RFC 8259 §7).

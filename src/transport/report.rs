@@ -2,7 +2,7 @@
 
 use crate::api::Page;
 use crate::api::channels;
-use crate::api::connections;
+use crate::api::findings;
 use crate::api::publish::{self, PublishResult};
 use crate::api::question::Answer;
 use crate::api::refusal::Refusal;
@@ -78,7 +78,7 @@ pub(super) fn report(
     match purpose {
         Purpose::ChannelList { limit } => channels::write_list(&mut body, pages, *limit),
         Purpose::Inquiry { limit } => {
-            if let Err(refusal) = connections::write_findings(&mut body, findings, *limit) {
+            if let Err(refusal) = findings::write_findings(&mut body, findings, *limit) {
                 return refuse(context, meta, &refusal);
             }
         }
