@@ -15,6 +15,7 @@ use toml::de::{DeTable, DeValue};
 use super::setting::Setting;
 use super::table::{NAMESPACE_SETTINGS, SETTINGS};
 use super::{Config, Namespace};
+use crate::proto::channel_name;
 
 /// Every variable that begins like this is ours, and one that is not known is a mistake.
 pub const VARIABLE_PREFIX: &str = "PUSHRING_";
@@ -207,11 +208,9 @@ impl Loader {
     }
 
     fn namespace_mut(&mut self, place: &str, name: &str) -> Option<&mut Namespace> {
-        if name.len() <= 254
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"_-.@$~=#".contains(&b))
-        {
+        // A colon comes behind it.
+        let is_allowed = |byte| byte != b':' && channel_name::is_allowed(byte);
+        if name.len() < channel_name::BYTES_MAX && name.bytes().all(is_allowed) {
             let inherited = self.config.namespaces[""].clone();
             let entry = self.config.namespaces.entry(name.to_owned());
             return Some(entry.or_insert(inherited));

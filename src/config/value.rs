@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use super::network::Network;
+use crate::proto::channel_name;
 
 /// Why a text is not the value that a setting needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,8 +108,8 @@ pub fn parse_url(text: &str) -> Result<String, ValueError> {
 /// Reads a channel's name, `prefix*`, or `*`.
 pub fn parse_channel_pattern(text: &str) -> Result<String, ValueError> {
     let name = text.strip_suffix('*').unwrap_or(text);
-    let is_name_byte = |b: u8| b.is_ascii_alphanumeric() || b"_-.:@$~=#".contains(&b);
-    let is_valid = !text.is_empty() && text.len() <= 255 && name.bytes().all(is_name_byte);
+    let is_valid = (1..=channel_name::BYTES_MAX).contains(&text.len())
+        && name.bytes().all(channel_name::is_allowed);
     is_valid
         .then(|| text.to_owned())
         .ok_or(ValueError::Malformed)

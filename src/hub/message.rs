@@ -5,10 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::hub::position::Position;
+use crate::proto::channel_name;
 use crate::proto::payload::PayloadKind;
-
-/// Bytes of a channel name.
-pub const CHANNEL_NAME_BYTES_MAX: usize = 255;
 
 /// A channel's name: 1–255 bytes out of `A–Z a–z 0–9 _ - . : @ $ ~ = #`. A `ChannelName` that exists is valid.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,9 +15,9 @@ pub struct ChannelName(Arc<str>);
 impl ChannelName {
     /// `None` when the name is empty, too long or has a byte outside the alphabet.
     pub fn parse(name: &str) -> Option<Self> {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:@$~=#".contains(&byte);
-        let valid = (1..=CHANNEL_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed);
-        valid.then(|| Self(name.into()))
+        let is_valid = (1..=channel_name::BYTES_MAX).contains(&name.len())
+            && name.bytes().all(channel_name::is_allowed);
+        is_valid.then(|| Self(name.into()))
     }
 
     pub fn as_str(&self) -> &str {

@@ -1,6 +1,7 @@
 //! Bytes ↔ values: HTTP/1.1, WebSocket, Server-Sent Events, JSON. No I/O, no clock, no state of a server.
 #![forbid(unsafe_code)]
 
+pub mod channel_name;
 pub mod close_code;
 pub mod decimal;
 pub mod http_body;

@@ -13,6 +13,7 @@
 use crate::backplane::order::NodeId;
 use crate::hub::message::ChannelName;
 use crate::hub::position::{EPOCH_BYTES, Epoch};
+use crate::proto::channel_name;
 
 #[derive(Clone, Debug)]
 pub struct Subjects {
@@ -100,10 +101,9 @@ impl Subjects {
 pub fn token(name: &str) -> String {
     let mut token = String::with_capacity(name.len());
     for byte in name.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => token.push(char::from(byte)),
-            _ if b"_-:@$~=#".contains(&byte) => token.push(char::from(byte)),
-            _ => token.push_str(&format!("%{byte:02X}")),
+        match byte != b'.' && channel_name::is_allowed(byte) {
+            true => token.push(char::from(byte)),
+            false => token.push_str(&format!("%{byte:02X}")),
         }
     }
     token
