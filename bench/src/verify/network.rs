@@ -115,8 +115,11 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        // A cable goes with its end.
         for node in 0..self.nodes {
+            // A namespace's own devices outlive it for a moment, in which the next run would find their names taken.
+            for device in [self.clients(node), self.cable(node)] {
+                let _ = ip(&format!("link delete {device}"));
+            }
             let _ = ip(&format!("netns delete {}", self.space(node)));
         }
         let _ = ip(&format!(
