@@ -155,10 +155,14 @@ impl Channel {
         if self.namespace.history_messages == 0 || message.expires_ms <= now_ms {
             return;
         }
+        self.insert(self.history.len(), message);
+    }
+
+    fn insert(&mut self, at: usize, message: Arc<Message>) {
         self.history_bytes += message.bytes();
         self.early_expiry_ms = self.early_expiry_ms.min(self.early_expiry(&message));
         self.kept_until_ms = self.kept_until_ms.max(message.expires_ms);
-        self.history.push_back(message);
+        self.history.insert(at, message);
         self.trim();
     }
 
@@ -374,16 +378,13 @@ impl Channel {
             return self.store(message, now_ms);
         }
         // A checkpoint brings what is old behind what came in while it was written.
-        self.history_bytes += message.bytes();
-        self.early_expiry_ms = self.early_expiry_ms.min(self.early_expiry(&message));
-        self.history.insert(at, message);
+        self.insert(at, message);
     }
 
     /// Begins its life in a hub. Those who have been here before have the whole of their time to come back.
     pub fn adopt(&mut self, namespace: Arc<Namespace>, now_ms: u64) {
-        self.namespace = namespace;
         self.used_ms = now_ms;
-        self.expire(now_ms);
+        self.set_namespace(namespace, now_ms);
     }
 
     /// The history behind `offset`, oldest first.

@@ -234,7 +234,10 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::position::Epoch;
+    use crate::config::Namespace;
+    use crate::hub::position::{Epoch, Since};
+    use crate::hub::{Listen, ListenMode, ShardId};
+    use crate::proto::payload::PayloadKind;
 
     const KEYS_MAX: usize = 10;
 
@@ -274,5 +277,52 @@ mod tests {
             let last: Vec<u64> = (1001 - KEYS_MAX as u64..=1000).collect();
             assert!(ends.ends_with(&last), "{name}: {ends:?}");
         }
+    }
+
+    fn message(offset: u64) -> Fact<'static> {
+        Fact::Message(MessageFact {
+            name: "a",
+            position: Position {
+                epoch: Epoch::from_random(1),
+                offset,
+            },
+            kind: PayloadKind::Text,
+            event: None,
+            payload: Some(b"hi"),
+            published_ms: offset,
+            published_us: 0,
+            expires_ms: u64::MAX,
+            idempotency_key: None,
+        })
+    }
+
+    #[test]
+    fn a_history_that_is_told_behind_newer_messages_stays_within_its_namespace() {
+        let mut config = Config::default();
+        let few = Namespace {
+            history_messages: 4,
+            ..Namespace::default()
+        };
+        config.namespaces.insert(String::new(), few);
+        let config = Arc::new(config);
+        let mut restored = Restored::new(config.clone());
+        for offset in (8..=10).chain(1..=7) {
+            restored.apply(message(offset));
+            let messages = restored.messages();
+            assert!(messages <= 4, "{messages} behind {offset}");
+        }
+        let mut hub = Hub::new(config, 1, 99);
+        let share = restored.into_shares(1, |_| 0).pop().unwrap();
+        hub.adopt(share, 10);
+        let listen = Listen {
+            channel: ChannelName::parse("a").unwrap(),
+            since: Since::Earliest,
+            mode: ListenMode::Once,
+            messages_max: usize::MAX,
+            bytes_max: usize::MAX,
+        };
+        let (replay, _) = hub.listen(&listen, ShardId(0), 10).unwrap();
+        let offsets = replay.messages.iter().map(|one| one.position.offset);
+        assert_eq!(offsets.collect::<Vec<_>>(), [7, 8, 9, 10]);
     }
 }
