@@ -47,7 +47,8 @@
 //!
 //! `main → server → shard → transport → api → auth → hub → proto`, `shard → disk → history → hub`,
 //! `shard → backplane → hub` and `shard → callback → api`; [`tls`] is for `server` and `shard`. Nothing points the
-//! other way; [`config`], [`close_reason`] and [`metrics`] are plain data that all may know.
+//! other way; [`config`], [`close_reason`] and [`metrics`] are plain data that all may know, and [`threads`] starts
+//! those of whoever has one.
 //!
 //! # Invariants
 //!
@@ -89,5 +90,6 @@ pub mod metrics;
 pub mod proto;
 pub mod server;
 pub mod shard;
+pub mod threads;
 pub mod tls;
 pub mod transport;

@@ -35,6 +35,7 @@ use crate::shard::keyed_counts::KeyedCounts;
 use crate::shard::mailbox::{KeysWanted, Mailbox};
 use crate::shard::ring::{self, Ring};
 use crate::shard::{Log, Shared};
+use crate::threads::spawn_or_abort;
 use crate::tls::TlsConfigs;
 use backend::Backend;
 use histories::Histories;
@@ -269,10 +270,7 @@ fn watch_signals(events: Sender<Event>) -> io::Result<()> {
             }
         }
     };
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(forward)?;
-    Ok(())
+    spawn_or_abort("signals", forward).map(drop)
 }
 
 /// How far the server has come when its shards are ready.

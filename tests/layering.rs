@@ -34,7 +34,9 @@ const PURE: &[(&str, &[&str])] = &[
 /// Not pure, and below the shards all the same.
 const BELOW_SHARDS: &[(&str, &[&str])] = &[(
     "src/callback",
-    &["proto", "hub", "auth", "api", "config", "metrics"],
+    &[
+        "proto", "hub", "auth", "api", "config", "metrics", "threads",
+    ],
 )];
 
 /// What reaches the world: the runtime, system calls, threads, files, shared state and clocks.
@@ -120,6 +122,22 @@ fn what_a_node_decides_needs_no_broker() {
         found.extend(names_outside(source, "std::net::", ADDRESSES));
     }
     source::assert_none(found, "a pure part of a broker names the world");
+}
+
+/// A panic in any other would leave the process alive and without it.
+#[test]
+fn every_thread_and_task_aborts_the_process_when_it_panics() {
+    let mut found = Vec::new();
+    for source in source::rust_files("src") {
+        if source.path != "src/threads.rs" {
+            found.extend(source.code_words(&["thread::Builder"]));
+            let tasks = source.code_words(&["tokio::spawn("]).len();
+            if tasks != source.code_words(&["tokio::spawn(or_abort("]).len() {
+                found.push(format!("{}: tokio::spawn without or_abort", source.path));
+            }
+        }
+    }
+    source::assert_none(found, "a thread or task is not begun by src/threads.rs");
 }
 
 #[test]

@@ -8,14 +8,15 @@ pub mod client;
 mod table;
 
 use std::fmt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-use std::{io, thread};
 
 use crate::api::callback::{Decision, cache_ttl_ms};
 use crate::config::callback::Callback;
 use crate::metrics::CallbackCounts;
+use crate::threads::spawn_or_abort;
 
 use client::Client;
 pub use table::Call;
@@ -83,9 +84,9 @@ impl<W: Send + 'static> Callbacks<W> {
     ) -> io::Result<()> {
         for number in *n_threads..self.concurrency_max {
             let (callbacks, client, deliver) = (self.clone(), client.clone(), deliver.clone());
-            thread::Builder::new()
-                .name(format!("callback-{number}"))
-                .spawn(move || callbacks.work(&client, &*deliver))?;
+            spawn_or_abort(format!("callback-{number}"), move || {
+                callbacks.work(&client, &*deliver)
+            })?;
             *n_threads += 1;
         }
         Ok(())

@@ -6,11 +6,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use crate::disk::writer::{News, Report};
 use crate::disk::{FileName, RESTORED, files, sync_directory};
+use crate::threads::spawn_or_abort;
 
 /// One shard's log, for the thread that syncs it.
 #[derive(Debug, Default)]
@@ -96,9 +96,7 @@ impl Syncer {
                 }
             }
         };
-        thread::Builder::new()
-            .name("history-sync".to_owned())
-            .spawn(run)?;
+        spawn_or_abort("history-sync", run)?;
         Ok(Self { _stop: stop })
     }
 }

@@ -5,16 +5,15 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::disk::syncer::{Synced, Syncer};
 use crate::disk::{Directory, FileName, HistoryClock, sync_directory};
 use crate::history::record::{self, BootId, Entry, FILE_HEAD};
+use crate::threads::spawn_or_abort;
 
 /// How far the wall clock may drift from the clock of the histories before the log notes it.
 const DRIFT_MS: u64 = 1_000;
@@ -95,15 +94,10 @@ impl Writers {
             logs.push(writer.synced.clone());
             let (report, end) = (report.clone(), end.clone());
             let run = move || {
-                // A log in doubt is worse than a restart.
-                if catch_unwind(AssertUnwindSafe(|| writer.run(&batches, &report))).is_err() {
-                    std::process::abort();
-                }
+                writer.run(&batches, &report);
                 drop(end);
             };
-            thread::Builder::new()
-                .name(format!("history-{shard}"))
-                .spawn(run)?;
+            spawn_or_abort(format!("history-{shard}"), run)?;
         }
         let interval = match sync_interval_ms {
             0 => CLEAN_INTERVAL,

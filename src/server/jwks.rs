@@ -4,7 +4,6 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use ureq::Agent;
@@ -14,6 +13,7 @@ use crate::auth::jwks::{self, JWKS_BYTES_MAX};
 use crate::auth::key::TokenKey;
 use crate::config::auth::Auth;
 use crate::shard::mailbox::{KeysRead, KeysWanted, Mail, Mailbox};
+use crate::threads::spawn_or_abort;
 
 /// How long a fetch may take in all: less than the requests wait that it is for.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -147,8 +147,7 @@ impl Refresher {
         wanted: Receiver<KeysWanted>,
     ) -> io::Result<()> {
         let run = move || self.run(&boxes, &wanted);
-        thread::Builder::new().name("jwks".to_owned()).spawn(run)?;
-        Ok(())
+        spawn_or_abort("jwks", run).map(drop)
     }
 
     fn run(mut self, boxes: &[Mailbox], wanted: &Receiver<KeysWanted>) {

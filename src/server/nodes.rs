@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::{self, Runtime};
@@ -16,6 +16,7 @@ use crate::backplane::redis::{self, Redis};
 use crate::config::Config;
 use crate::hub::ShardId;
 use crate::shard::mailbox::{Mail, Mailbox};
+use crate::threads::spawn_or_abort;
 
 /// A broker that is not connected yet.
 pub(super) struct Nodes {
@@ -83,9 +84,7 @@ impl Nodes {
                 Kind::Nats => runtime.block_on(driver::run::<Nats>(settings, received, sink)),
             }
         };
-        thread::Builder::new()
-            .name("broker".to_owned())
-            .spawn(serve)
+        spawn_or_abort("broker", serve)
     }
 }
 

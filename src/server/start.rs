@@ -1,10 +1,8 @@
 //! The shards' threads: how each begins, and what it says when it ends.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Barrier};
-use std::thread;
 
 use monoio::{IoUringDriver, RuntimeBuilder};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -16,6 +14,7 @@ use crate::backplane::order::FromShard;
 use crate::hub::ShardId;
 use crate::shard::mailbox::{Mailbox, Post};
 use crate::shard::{Listener, Log, Shard, Shared, ring};
+use crate::threads::spawn_or_abort;
 
 /// Entries of monoio's own ring, which has little to do.
 const PARKING_RING_ENTRIES: u32 = 256;
@@ -40,9 +39,9 @@ impl Start {
         for shard in 0..self.boxes.len() {
             let start = self.clone();
             let log = logs.next();
-            thread::Builder::new()
-                .name(format!("shard-{shard}"))
-                .spawn(move || start.run(ShardId(shard as u16), log))?;
+            spawn_or_abort(format!("shard-{shard}"), move || {
+                start.run(ShardId(shard as u16), log)
+            })?;
         }
         self.parted.wait();
         Ok(())
@@ -50,12 +49,7 @@ impl Start {
 
     fn run(self, id: ShardId, log: Option<Log>) {
         let events = self.events.clone();
-        // A panic outside a connection's step leaves a shard in doubt, and with it everybody on it: the supervisor's
-        // restart is better than that.
-        let Ok(result) = catch_unwind(AssertUnwindSafe(|| self.serve(id, log))) else {
-            std::process::abort()
-        };
-        let _ = events.send(Event::Ended(result));
+        let _ = events.send(Event::Ended(self.serve(id, log)));
     }
 
     fn serve(self, id: ShardId, log: Option<Log>) -> io::Result<()> {

@@ -18,6 +18,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::backplane::broker::{BrokerError, Event, Settings};
+use crate::threads::or_abort;
 
 use super::address::{Address, Login};
 
@@ -101,7 +102,8 @@ impl Link {
             .subscribe(format!("{inbox}.*"))
             .await
             .map_err(|error| no_connection(error.to_string()))?;
-        let router = tokio::spawn(route(answers, inbox.len() + 1, shared.clone())).abort_handle();
+        let route = route(answers, inbox.len() + 1, shared.clone());
+        let router = tokio::spawn(or_abort(route)).abort_handle();
         let link = Self {
             client,
             shared,

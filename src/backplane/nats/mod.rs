@@ -36,6 +36,7 @@ use crate::backplane::order::{Keep, NodeId, NotPublished, Standing};
 use crate::hub::Published;
 use crate::hub::message::ChannelName;
 use crate::hub::position::{Epoch, Position};
+use crate::threads::or_abort;
 
 use address::Address;
 use entry::{Content, Heard, Live};
@@ -276,7 +277,8 @@ impl Broker for Nats {
 impl Nats {
     async fn hear(&self, subject: String, listener: Listener) -> Result<AbortHandle, BrokerError> {
         let messages = self.link.subscribe(subject).await?;
-        Ok(tokio::spawn(hear(messages, listener, self.link.shared())).abort_handle())
+        let hear = hear(messages, listener, self.link.shared());
+        Ok(tokio::spawn(or_abort(hear)).abort_handle())
     }
 
     /// Makes sure that the stream keeps as much as is wanted.

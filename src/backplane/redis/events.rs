@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::backplane::broker::{BrokerError, Event};
 use crate::backplane::redis::frame::Frame;
 use crate::backplane::redis::keys::Keys;
+use crate::threads::or_abort;
 
 /// Events that wait for whoever holds the broker.
 const EVENTS_MAX: usize = 64;
@@ -116,7 +117,8 @@ pub(super) fn ears(
     let (heard_in, heard_out) = mpsc::unbounded_channel();
     let (events_in, events_out) = mpsc::channel(EVENTS_MAX);
     let waiting = Arc::new(Waiting::default());
-    tokio::spawn(relay(heard_out, waiting.clone(), names, events_in));
+    let relay = relay(heard_out, waiting.clone(), names, events_in);
+    tokio::spawn(or_abort(relay));
     let hearing = Hearing(heard_in.downgrade());
     let ear = move |connection| {
         let leaving = Leaving::default();
