@@ -165,7 +165,7 @@ fn serve(
     log_places(places, boxes.len(), connections_max);
     supervisor.run()?;
     if let Some(nodes) = nodes {
-        let _ = nodes.join();
+        nodes.join().expect("a panic there has aborted the process");
     }
     if let Some(histories) = histories {
         histories.finish();

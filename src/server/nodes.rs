@@ -67,7 +67,7 @@ impl Nodes {
         boxes: Arc<[Mailbox]>,
         mailbox_max: usize,
     ) -> io::Result<JoinHandle<()>> {
-        let serve = move || {
+        let run = move || {
             let Self {
                 runtime,
                 kind,
@@ -80,12 +80,19 @@ impl Nodes {
                 mails: Vec::new(),
             };
             match kind {
-                Kind::Redis => runtime.block_on(driver::run::<Redis>(settings, received, sink)),
-                Kind::Nats => runtime.block_on(driver::run::<Nats>(settings, received, sink)),
+                Kind::Redis => serve(runtime, driver::run::<Redis>(settings, received, sink)),
+                Kind::Nats => serve(runtime, driver::run::<Nats>(settings, received, sink)),
             }
         };
-        spawn_or_abort("broker", serve)
+        spawn_or_abort("broker", run)
     }
+}
+
+/// Looking a name up is a call that no one can end, on a thread of the runtime's: what is still looked up then is left
+/// behind.
+fn serve(runtime: Runtime, until_the_end: impl Future<Output = ()>) {
+    runtime.block_on(until_the_end);
+    runtime.shutdown_background();
 }
 
 impl Kind {
@@ -132,5 +139,29 @@ impl Sink for Boxes {
     fn is_congested(&self) -> bool {
         let is_full = |mailbox: &Mailbox| mailbox.is_congested(self.mailbox_max, usize::MAX);
         self.boxes.iter().any(is_full)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn the_end_does_not_wait_for_a_name_that_is_looked_up() {
+        let runtime = runtime::Builder::new_current_thread().build().unwrap();
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let (ended, has_ended) = mpsc::channel();
+        let (waited, has_waited) = mpsc::channel();
+        serve(runtime, async {
+            tokio::task::spawn_blocking(move || {
+                begun.send(()).unwrap();
+                let result = has_ended.recv_timeout(Duration::from_secs(10));
+                waited.send(result.is_err()).unwrap();
+            });
+            has_begun.await.unwrap();
+        });
+        let _ = ended.send(());
+        assert_eq!(has_waited.recv(), Ok(false));
     }
 }
