@@ -99,6 +99,11 @@ impl Position {
             offset: offset.parse().ok()?,
         })
     }
+
+    /// Whoever has everything up to `end` has this one; of another epoch, it has nothing.
+    pub fn is_within(self, end: Self) -> bool {
+        self.epoch == end.epoch && self.offset <= end.offset
+    }
 }
 
 /// A position as it stands on the wire.

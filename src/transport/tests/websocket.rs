@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::Namespace;
+use crate::hub::Published;
 use crate::transport::beat::first_beat;
 
 fn echo_peer() -> Peer {
@@ -88,6 +89,45 @@ fn an_echo_may_come_before_the_answer() {
     peer.settle(next);
     assert_eq!(take_close_code(&mut peer), 1000);
     assert_eq!(peer.ended, Some(CloseReason::PeerClosed));
+}
+
+#[test]
+fn who_leaves_does_not_wait_for_an_echo_that_is_lost() {
+    let epoch = Epoch::from_random(12345);
+    for (echo_is_lost, closes_before) in [(true, true), (true, false), (false, false)] {
+        let mut peer = echo_peer();
+        peer.get("/ws/echo:a?format=json", HANDSHAKE);
+        peer.holds_questions = true;
+        peer.send(&frame(1, br#"{"channel":"echo:a","data":1}"#));
+        let (place, _) = peer.questions.remove(0);
+        let old_epoch = Position::parse(&peer.head("echo:a")).unwrap().epoch;
+        let position = Position {
+            epoch: if echo_is_lost { old_epoch } else { epoch },
+            offset: 100,
+        };
+        let published = Published {
+            position,
+            receivers: 1,
+        };
+        let answer = Answer::Published(Ok((published, Scope::Alone)));
+        let next =
+            peer.step(|transport, context| transport.on_answer(place, answer, None, context));
+        peer.settle(next);
+        let close = frame(8, &1000u16.to_be_bytes());
+        if closes_before {
+            peer.send(&close);
+            assert_eq!(peer.ended, None, "its echo comes first");
+        }
+        // What has the message is no more; others number from here on.
+        let gap = Position { epoch, offset: 7 };
+        peer.fanout.enqueue_gap(&name("echo:a"), gap);
+        assert!(peer.deliver().contains("gap"));
+        if !closes_before {
+            peer.send(&close);
+        }
+        let want = echo_is_lost.then_some(CloseReason::PeerClosed);
+        assert_eq!(peer.ended, want, "{echo_is_lost} {closes_before}");
+    }
 }
 
 #[test]

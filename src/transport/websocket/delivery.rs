@@ -34,12 +34,8 @@ impl WebSocket {
                     let place = self.subscriptions.place(channel);
                     slow_reader::wait_behind(batch, place, policy, context.effects);
                 }
-                let last = batch
-                    .messages()
-                    .last()
-                    .map_or(0, |last| last.position.offset);
-                if let Some(rare) = &mut self.rare {
-                    rare.own.on_delivery(last);
+                if let (Some(rare), Some(last)) = (&mut self.rare, batch.messages().last()) {
+                    rare.own.on_delivery(last.position);
                 }
                 self.leave_if_due(context)
             }
@@ -51,7 +47,10 @@ impl WebSocket {
                 } else {
                     self.encode(&gap, &mut context.effects.out);
                 }
-                Next::Stay
+                if let Some(rare) = &mut self.rare {
+                    rare.own.on_gap(*position);
+                }
+                self.leave_if_due(context)
             }
             // A frame that is a payload has no room for a notice: the answer to the next handshake has.
             Delivery::Gap(..) => {

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::hub::Publish;
 use crate::hub::batch::Format;
 use crate::hub::message::ChannelName;
+use crate::hub::position::Position;
 use crate::proto::close_code;
 use crate::proto::json;
 use crate::proto::payload::PayloadKind;
@@ -25,11 +26,10 @@ use super::{Closing, Goodbye, WebSocket};
 pub(super) struct OwnPublishes {
     /// Await their home's answer.
     in_flight: usize,
-    /// Offset of the newest one while its echo is on its way; 0 for none.
-    echo_due: u64,
-    /// Offset of the newest message that was delivered since the client began to publish: an echo may come before
-    /// the answer.
-    delivered: u64,
+    /// The newest one while its echo is on its way.
+    echo_due: Option<Position>,
+    /// What was delivered, or told as lost, since the client began to publish: an echo may come before the answer.
+    delivered: Option<Position>,
     /// How to end once the echo is there.
     goodbye: Option<Goodbye>,
 }
@@ -37,15 +37,19 @@ pub(super) struct OwnPublishes {
 impl OwnPublishes {
     /// Something of it has not come back yet.
     fn is_due(&self) -> bool {
-        self.in_flight > 0 || self.echo_due > 0
+        self.in_flight > 0 || self.echo_due.is_some()
     }
 
-    /// Up to this offset.
-    pub(super) fn on_delivery(&mut self, offset: u64) {
-        self.delivered = offset;
-        if offset >= self.echo_due {
-            self.echo_due = 0;
-        }
+    /// Up to `position`.
+    pub(super) fn on_delivery(&mut self, position: Position) {
+        self.delivered = Some(position);
+        self.echo_due = self.echo_due.filter(|echo| !echo.is_within(position));
+    }
+
+    /// Up to `position`; of another epoch nothing comes behind that.
+    pub(super) fn on_gap(&mut self, position: Position) {
+        self.echo_due = self.echo_due.filter(|echo| echo.epoch == position.epoch);
+        self.on_delivery(position);
     }
 }
 
@@ -140,9 +144,10 @@ impl WebSocket {
         own.in_flight -= 1;
         match answer {
             Answer::Published(Ok((published, _))) => {
-                let is_on_its_way = published.position.offset > own.delivered;
-                if matches!(self.subscriptions, Subscriptions::One(_)) && is_on_its_way {
-                    own.echo_due = published.position.offset;
+                let echo = published.position;
+                let is_here = own.delivered.is_some_and(|it| echo.is_within(it));
+                if matches!(self.subscriptions, Subscriptions::One(_)) && !is_here {
+                    own.echo_due = Some(echo);
                 }
                 self.leave_if_due(context)
             }
