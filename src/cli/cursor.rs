@@ -57,7 +57,8 @@ impl CursorTracker {
         }
     }
 
-    /// Notes a message. `false` if it was seen before: same epoch, and an offset that is not above the last one.
+    /// Notes a message, or the last one that is lost. `false` if it was seen before: same epoch, and an offset that is
+    /// not above the last one.
     pub fn observe(&mut self, channel: &str, id: &str) -> bool {
         let Some(tracked) = self.channels.iter_mut().find(|c| c.name == channel) else {
             return true;

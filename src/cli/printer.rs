@@ -84,11 +84,12 @@ impl<O: Write, E: Write> Printer<O, E> {
         })
     }
 
-    /// The position in a gap is not remembered: its message has yet to come.
+    /// Prints a gap, unless it is a repeat. Its position is the last one that is lost: a reconnect goes on behind it.
     pub fn print_gap(&mut self, gap: Option<&str>) {
         let notice = match gap.and_then(|gap| serde_json::from_str::<Gap>(gap).ok()) {
+            Some(Gap { channel, position }) if !self.tracker.observe(&channel, &position) => return,
             Some(Gap { channel, position }) => {
-                format!("gap: messages of {channel} before {position} are lost")
+                format!("gap: messages of {channel} up to {position} are lost")
             }
             None => "gap: messages before the next one are lost".to_owned(),
         };
@@ -180,15 +181,25 @@ mod tests {
 
     #[test]
     fn gaps_and_garbage_go_to_stderr() {
-        let gap = r#"{"gap":{"channel":"a","position":"k-9"}}"#;
+        let gap = r#"{"gap":{"channel":"a","position":"k-8"}}"#;
         let after = r#"{"channel":"a","id":"k-9","data":9}"#;
         check(
             false,
-            &[gap, after],
+            &[gap, after, gap],
             "9\n",
-            "pushring: gap: messages of a before k-9 are lost\n",
+            "pushring: gap: messages of a up to k-8 are lost\n",
         );
         check(false, &["hello"], "", "pushring: not a message: hello\n");
+    }
+
+    #[test]
+    fn a_gap_is_not_asked_for_again() {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let mut printer = Printer::new(&mut out, &mut err, &["a".to_owned()], false, None);
+        printer.print_gap(Some(r#"{"channel":"a","position":"k-8"}"#));
+        assert_eq!(printer.cursor().as_deref(), Some("k-8"));
+        printer.print_gap(Some(r#"{"channel":"a","position":"m-0"}"#));
+        assert_eq!(printer.cursor().as_deref(), Some("m-0"));
     }
 
     #[test]

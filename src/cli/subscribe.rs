@@ -226,11 +226,12 @@ impl Subscriber<'_> {
             {
                 match item {
                     StreamItem::Retry(ms) => self.retry = Some(Duration::from_millis(ms)),
-                    StreamItem::Event(event) if event.name == "pushring.gap" => {
-                        self.printer.print_gap(Some(&event.data));
-                    }
                     StreamItem::Event(event) => {
-                        self.print(&event.data)?;
+                        if event.name == "pushring.gap" {
+                            self.printer.print_gap(Some(&event.data));
+                        } else {
+                            self.print(&event.data)?;
+                        }
                         if let Some(id) = &event.last_id {
                             self.printer.replace_cursor(id);
                         }
