@@ -65,8 +65,11 @@ impl Idempotency {
 
     /// Takes up a result that is remembered until `end_ms`, which must not be before that of any other.
     pub fn restore(&mut self, channel: &ChannelName, key: &str, published: Published, end_ms: u64) {
+        if self.keys_max == 0 {
+            return;
+        }
         if self.ends.len() >= self.keys_max {
-            self.forgotten_early_total += u64::from(!self.ends.is_empty());
+            self.forgotten_early_total += 1;
             self.forget_oldest();
         }
         let key: Key = (channel.clone(), key.into());
@@ -168,5 +171,16 @@ mod tests {
         assert_eq!(idempotency.forgotten_early_total, 1);
         idempotency.expire(100);
         assert_eq!(idempotency.forgotten_early_total, 1);
+    }
+
+    #[test]
+    fn without_room_none_is_remembered() {
+        let a = ChannelName::parse("a").unwrap();
+        let mut idempotency = Idempotency::new(100, 0);
+        for (n, key) in ["x", "y"].into_iter().enumerate() {
+            idempotency.remember(&a, key, published(n as u64), 0);
+            assert_eq!(idempotency.result(&a, key, 1), None);
+        }
+        assert_eq!(idempotency.forgotten_early_total, 0);
     }
 }
