@@ -48,8 +48,8 @@ pub(super) fn queue(parts: &[Part], since: &[Since], context: &mut Context<'_>) 
             slow_reader::policy(&first.channel, context.config)
         });
         let mut when_us = 0;
-        for (index, message) in replay.messages.iter().enumerate() {
-            when_us = message.published_us;
+        for (index, (message_us, message)) in timed(replay).enumerate() {
+            when_us = message_us;
             while let Some((_, position)) = gaps.next_if(|(before, _)| *before == index) {
                 items.push((when_us, gap(position)));
             }
@@ -77,13 +77,14 @@ pub(super) fn queue(parts: &[Part], since: &[Since], context: &mut Context<'_>) 
 /// The oldest of all that the channels have, at most `limit` messages and about `bytes_max`, and the cursor behind
 /// them: what is left out comes next time.
 pub(super) fn oldest(parts: &[Part], limit: usize, bytes_max: usize) -> (Vec<&Message>, String) {
-    let mut messages: Vec<&Message> = parts
+    let mut messages: Vec<(u64, &Message)> = parts
         .iter()
-        .flat_map(|(replay, _)| replay.messages.iter().map(Arc::as_ref))
+        .flat_map(|(replay, _)| timed(replay).map(|(when_us, message)| (when_us, &**message)))
         .collect();
     // Stable: what one channel says stays in its order.
-    messages.sort_by_key(|message| message.published_us);
+    messages.sort_by_key(|(when_us, _)| *when_us);
     messages.truncate(limit);
+    let mut messages: Vec<_> = messages.into_iter().map(|(_, message)| message).collect();
     let mut bytes = 0;
     let fitting = messages.iter().take_while(|message| {
         // The first one always fits, or a poller would never get on.
@@ -108,9 +109,63 @@ pub(super) fn oldest(parts: &[Part], limit: usize, bytes_max: usize) -> (Vec<&Me
     (messages, cursor)
 }
 
+/// The messages with their times among those of other channels. A broker whose clock was set back does not change the
+/// order of its own.
+fn timed(replay: &Replay) -> impl Iterator<Item = (u64, &Arc<Message>)> {
+    replay
+        .messages
+        .iter()
+        .scan(0, |when_us: &mut u64, message| {
+            *when_us = message.published_us.max(*when_us);
+            Some((*when_us, message))
+        })
+}
+
 fn is_of(replay: &Replay, message: &Message) -> bool {
     replay
         .messages
         .first()
         .is_some_and(|first| first.channel == message.channel)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::message::ChannelName;
+    use crate::hub::position::Epoch;
+    use crate::proto::payload::PayloadKind;
+
+    #[test]
+    fn a_clock_that_was_set_back_changes_no_order() {
+        let at = |offset| Position {
+            epoch: Epoch::from_random(1),
+            offset,
+        };
+        let message = |(offset, published_us)| {
+            Arc::new(Message {
+                channel: ChannelName::parse("a").unwrap(),
+                position: at(offset),
+                previous: offset - 1,
+                kind: PayloadKind::Text,
+                event: None,
+                payload: (*b"hi").into(),
+                published_ms: 0,
+                published_us,
+                expires_ms: u64::MAX,
+            })
+        };
+        let replay = Replay {
+            start: at(0),
+            end: at(3),
+            lost: false,
+            messages: [(1, 20), (2, 10), (3, 30)].map(message).into(),
+        };
+        let parts = [(replay, None)];
+        for limit in 1..=3 {
+            let (messages, cursor) = oldest(&parts, limit, usize::MAX);
+            let offsets: Vec<_> = messages.iter().map(|one| one.position.offset).collect();
+            assert_eq!(offsets, [1, 2, 3][..limit]);
+            assert_eq!(cursor, at(limit as u64).to_string());
+        }
+    }
 }
