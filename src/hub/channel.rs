@@ -27,21 +27,19 @@ impl Replay {
     /// (`messages.len()` for a loss behind the last one).
     pub fn gaps(&self, since: Since) -> Vec<(usize, Position)> {
         let mut gaps = Vec::new();
-        let mut has = self.start.offset;
+        let mut has = self.start;
         let lost_in_front = matches!(since, Since::After(position) if position != self.start);
         for (index, message) in self.messages.iter().enumerate() {
-            if message.previous > has || (index == 0 && lost_in_front) {
-                gaps.push((
-                    index,
-                    Position {
-                        offset: message.previous,
-                        ..self.start
-                    },
-                ));
+            let before = Position {
+                offset: message.previous,
+                ..message.position
+            };
+            if !before.is_within(has) || (index == 0 && lost_in_front) {
+                gaps.push((index, before));
             }
-            has = message.position.offset;
+            has = message.position;
         }
-        if self.lost && (has < self.end.offset || (self.messages.is_empty() && lost_in_front)) {
+        if self.lost && (!self.end.is_within(has) || (self.messages.is_empty() && lost_in_front)) {
             gaps.push((self.messages.len(), self.end));
         }
         gaps

@@ -246,7 +246,7 @@ impl Asking {
         matches!(self.purpose, Purpose::Done)
     }
 
-    /// A channel that has answered speaks before the others have: its message joins the replay.
+    /// A channel that has answered speaks before the others have: its message, or its loss, joins the replay.
     pub fn on_delivery(
         &mut self,
         channel: u32,
@@ -261,10 +261,17 @@ impl Asking {
             .iter_mut()
             .flatten()
             .find(|(_, subscription)| is_of_channel(subscription));
-        let (Some((Answer::Replay { replay, .. }, _)), Delivery::Messages(batch)) =
-            (answer, delivery)
-        else {
+        let Some((Answer::Replay { replay, .. }, _)) = answer else {
             return self.give_up(context);
+        };
+        let batch = match delivery {
+            Delivery::Messages(batch) => batch,
+            Delivery::Gap(_, position) => {
+                replay.end = *position;
+                replay.lost = true;
+                return Next::Stay;
+            }
+            Delivery::End => return self.give_up(context),
         };
         for message in batch.messages() {
             self.early_bytes += message.bytes();

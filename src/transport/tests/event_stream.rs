@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::{Namespace, SlowReader};
+use crate::hub::message::Message;
 
 /// The data of chunks.
 fn dechunk(mut chunks: &str) -> String {
@@ -187,6 +188,63 @@ fn what_a_channel_says_before_the_last_answer_joins_the_replay() {
             !answer.contains("ecovered: false") && !answer.contains("gap"),
             "{answer}"
         );
+    }
+}
+
+#[test]
+fn what_a_channel_loses_before_the_last_answer_is_told() {
+    let epoch = Epoch::from_random(12345);
+    for (target, told) in [
+        ("/sse/a,b", "event: pushring.gap\ndata: {\"channel\":\"b\""),
+        ("/ws/a,b", "{\"gap\":{\"channel\":\"b\""),
+        ("/poll/a,b?wait=9", "\"recovered\":false"),
+    ] {
+        for (early, late) in [(false, false), (false, true), (true, false), (true, true)] {
+            let mut peer = Peer::new();
+            peer.holds_questions = true;
+            let fields = if told.starts_with("{") { HANDSHAKE } else { "" };
+            peer.get(target, fields);
+            let (place, question) = peer.questions.pop().unwrap();
+            peer.answer(place, question);
+            if early {
+                peer.publish("b", "early");
+            }
+            let lost = Position { epoch, offset: 3 };
+            peer.fanout.enqueue_gap(&name("b"), lost);
+            if late {
+                let position = Position { epoch, offset: 4 };
+                peer.fanout.enqueue(Arc::new(Message {
+                    channel: name("b"),
+                    position,
+                    previous: 3,
+                    kind: PayloadKind::Text,
+                    event: None,
+                    payload: (*b"late").into(),
+                    published_ms: 0,
+                    published_us: 0,
+                    expires_ms: u64::MAX,
+                }));
+            }
+            assert_eq!((peer.deliver(), peer.ended), (String::new(), None));
+            let (place, question) = peer.questions.pop().unwrap();
+            peer.answer(place, question);
+            let answer = peer.take_output();
+            let mut want: Vec<&str> = vec![told];
+            want.splice(0..0, early.then_some("early"));
+            want.extend(late.then_some("late"));
+            let at: Vec<_> = want.iter().map(|part| answer.find(part)).collect();
+            let is_poll = target.starts_with("/poll");
+            assert!(
+                at.iter().all(Option::is_some) && (is_poll || at.is_sorted()),
+                "{want:?} in {answer}"
+            );
+            assert_eq!(answer.matches(told).count(), 1, "{answer}");
+            let end = Position {
+                epoch,
+                offset: 3 + u64::from(late),
+            };
+            assert!(answer.contains(&end.to_string()), "{answer}");
+        }
     }
 }
 
