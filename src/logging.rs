@@ -77,3 +77,41 @@ fn filter(level: LogLevel) -> Targets {
         .with_default(level.min(LevelFilter::INFO))
         .with_target("pushring", level)
 }
+
+/// Lets a line of one kind be written once in a while; what it is about is counted each time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LineLimit {
+    next_ms: u64,
+}
+
+impl LineLimit {
+    /// `true` when it is time for another line, which counts as written.
+    pub fn is_due(&mut self, now_ms: u64, interval_ms: u64) -> bool {
+        let is_due = now_ms >= self.next_ms;
+        if is_due {
+            self.next_ms = now_ms + interval_ms;
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_keep_their_interval() {
+        let mut limit = LineLimit::default();
+        for (now_ms, want) in [
+            (0, true),
+            (0, false),
+            (9, false),
+            (10, true),
+            (19, false),
+            (35, true),
+            (44, false),
+        ] {
+            assert_eq!(limit.is_due(now_ms, 10), want, "at {now_ms} ms");
+        }
+    }
+}

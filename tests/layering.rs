@@ -35,7 +35,7 @@ const PURE: &[(&str, &[&str])] = &[
 const BELOW_SHARDS: &[(&str, &[&str])] = &[(
     "src/callback",
     &[
-        "proto", "hub", "auth", "api", "config", "metrics", "threads",
+        "proto", "hub", "auth", "api", "config", "logging", "metrics", "threads",
     ],
 )];
 

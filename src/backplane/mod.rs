@@ -25,5 +25,6 @@ mod backoff;
 mod calls;
 mod canary;
 mod note;
+mod refusals;
 mod registry;
 mod roster;

@@ -147,7 +147,7 @@ impl<W: Send + 'static> Callbacks<W> {
     }
 
     fn complain(&self, call: &Call, error: &str, now_ms: u64) {
-        if self.table().is_line_due(now_ms, LINE_INTERVAL_MS) {
+        if self.table().lines.is_due(now_ms, LINE_INTERVAL_MS) {
             let url = &call.consultation.url;
             tracing::warn!(%url, "the backend does not say who may listen: {error}");
         }

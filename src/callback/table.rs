@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::api::callback::{Consultation, Decision};
 use crate::auth::cache::{Cache, CacheKey};
 use crate::config::callback::Callback;
+use crate::logging::LineLimit;
 use crate::metrics::{CallbackCounts, CallbackResult};
 
 /// One question with all that it takes to ask it.
@@ -74,7 +75,8 @@ pub(super) struct Table<W> {
     waiters: HashMap<CacheKey, Vec<W>>,
     queue: VecDeque<Call>,
     counts: CallbackCounts,
-    next_line_ms: u64,
+    /// About a backend that does not answer.
+    pub(super) lines: LineLimit,
 }
 
 impl<W> Table<W> {
@@ -84,7 +86,7 @@ impl<W> Table<W> {
             waiters: HashMap::new(),
             queue: VecDeque::new(),
             counts: CallbackCounts::default(),
-            next_line_ms: 0,
+            lines: LineLimit::default(),
         }
     }
 
@@ -166,15 +168,6 @@ impl<W> Table<W> {
             waiting: self.queue.len() as u64,
             ..self.counts.clone()
         }
-    }
-
-    /// `true` when it is time for another line in the log, which counts as written.
-    pub(super) fn is_line_due(&mut self, now_ms: u64, interval_ms: u64) -> bool {
-        let is_due = now_ms >= self.next_line_ms;
-        if is_due {
-            self.next_line_ms = now_ms + interval_ms;
-        }
-        is_due
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the operator should hear of: once in a while in the log, always in a counter.
 
 use crate::hub::HubFull;
+use crate::logging::LineLimit;
 
 /// Between two log lines about the same thing: a flood of newcomers must not become a flood of lines.
 const INTERVAL_MS: u64 = 60_000;
@@ -119,21 +120,16 @@ impl From<HubFull> for Complaint {
     }
 }
 
-/// When each was last told.
+/// When each may be told.
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
-    told_ms: [Option<u64>; Complaint::COUNT],
+    lines: [LineLimit; Complaint::COUNT],
 }
 
 impl Complaints {
     /// `true` when it is time to tell, which counts as told.
     pub(super) fn is_due(&mut self, complaint: Complaint, now_ms: u64) -> bool {
-        let told_ms = &mut self.told_ms[complaint as usize];
-        let is_due = told_ms.is_none_or(|told_ms| now_ms >= told_ms + INTERVAL_MS);
-        if is_due {
-            *told_ms = Some(now_ms);
-        }
-        is_due
+        self.lines[complaint as usize].is_due(now_ms, INTERVAL_MS)
     }
 }
 

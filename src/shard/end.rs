@@ -74,8 +74,7 @@ impl Shard {
     /// Counts an end, and logs a sample of those that somebody should know of.
     fn note_end(&mut self, index: u32, kind: TransportKind, reason: CloseReason) {
         self.metrics.on_closed(reason);
-        if reason.is_noteworthy() && self.now_ms >= self.next_end_line_ms {
-            self.next_end_line_ms = self.now_ms + END_LINE_INTERVAL_MS;
+        if reason.is_noteworthy() && self.end_lines.is_due(self.now_ms, END_LINE_INTERVAL_MS) {
             let peer = self.peer(index);
             let connection = self.id_of(index);
             tracing::warn!(%connection, %peer, transport = kind.word(), reason = reason.label(), "connection ended");

@@ -49,6 +49,7 @@ use crate::hub::fanout::Fanout;
 use crate::hub::message::ChannelName;
 use crate::hub::restored::Share;
 use crate::hub::{Hub, ShardId};
+use crate::logging::LineLimit;
 use crate::metrics::{CallbackCounts, Metrics};
 use crate::proto::http_response::http_date;
 use crate::tls::session::RecordBuffer;
@@ -144,9 +145,9 @@ pub struct Shard {
     accept_rate: AcceptRate,
     complaints: Complaints,
     outboxes: Outboxes,
-    next_end_line_ms: u64,
+    end_lines: LineLimit,
     /// By policy.
-    next_slow_line_ms: [u64; 3],
+    slow_reader_lines: [LineLimit; 3],
     timers: TimerWheel,
     ring: Ring,
     post: Post,
@@ -296,8 +297,8 @@ impl Shard {
             accept_rate: AcceptRate::new(config.limits.accepts_per_second_max, now_ms),
             complaints: Complaints::default(),
             outboxes: Outboxes::default(),
-            next_end_line_ms: now_ms,
-            next_slow_line_ms: [now_ms; 3],
+            end_lines: LineLimit::default(),
+            slow_reader_lines: Default::default(),
             timers: TimerWheel::new(now_ms),
             ring,
             post,

@@ -67,11 +67,10 @@ impl Shard {
         let Some(outbox) = &connection.outbox else {
             return;
         };
-        let next_line_ms = &mut self.next_slow_line_ms[policy as usize];
-        if self.now_ms < *next_line_ms {
+        let lines = &mut self.slow_reader_lines[policy as usize];
+        if !lines.is_due(self.now_ms, LINE_INTERVAL_MS) {
             return;
         }
-        *next_line_ms = self.now_ms + LINE_INTERVAL_MS;
         let peer = self.peer(index);
         tracing::warn!(
             connection = %self.id_of(index),

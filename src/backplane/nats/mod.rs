@@ -33,6 +33,7 @@ use tokio::task::AbortHandle;
 
 use crate::backplane::broker::{Broker, BrokerError, Event, Publishing, Reading, Settings};
 use crate::backplane::order::{Keep, NodeId, NotPublished, Standing};
+use crate::backplane::refusals::Refusals;
 use crate::hub::Published;
 use crate::hub::message::ChannelName;
 use crate::hub::position::{Epoch, Position};
@@ -67,6 +68,7 @@ pub struct Nats {
     always_heard: Vec<AbortHandle>,
     /// Held while what a call does is sent, so that nothing of another call comes between. First come, first served.
     turn: Mutex<()>,
+    refusals: Refusals,
 }
 
 /// JetStream's answer to a message.
@@ -108,6 +110,7 @@ impl Broker for Nats {
             listened: RefCell::default(),
             always_heard: Vec::new(),
             turn: Mutex::new(()),
+            refusals: Refusals::new(),
             link,
             subjects,
         };
@@ -151,9 +154,7 @@ impl Broker for Nats {
                 {
                     Ok(()) => awaited += 1,
                     Err(SendError::TooLarge) => {
-                        tracing::warn!(
-                            "a message is larger than max_payload of the NATS server: refused"
-                        );
+                        self.refusals.log("it is larger than max_payload of NATS");
                     }
                     Err(SendError::Broken(error)) => return Err(error),
                 }
@@ -176,9 +177,7 @@ impl Broker for Nats {
                         repeats.push((index, offset));
                     }
                 }
-                Err(refusal) => {
-                    tracing::warn!("JetStream refuses a message: {}", refusal.description)
-                }
+                Err(refusal) => self.refusals.log(refusal.description),
             }
         }
         let publishes = &publishes;

@@ -46,6 +46,7 @@ use crate::backplane::redis::keys::{Keys, SLOTS, slot};
 use crate::backplane::redis::link::{Lane, Link, UNREADABLE};
 use crate::backplane::redis::servers::masters;
 use crate::backplane::redis::url::{RedisUrl, Servers};
+use crate::backplane::refusals::Refusals;
 use crate::hub::Published;
 use crate::hub::message::ChannelName;
 use crate::hub::position::Position;
@@ -75,6 +76,7 @@ pub struct Redis {
     names: Names,
     hearing: Hearing,
     verbs: &'static Verbs,
+    refusals: Refusals,
 }
 
 /// The commands that announce and listen.
@@ -148,6 +150,7 @@ impl Broker for Redis {
                 Servers::Cluster(_) => &SHARDED,
                 Servers::Single { .. } | Servers::Sentinel { .. } => &PLAIN,
             },
+            refusals: Refusals::new(),
         };
         broker.listen_to_oneself().await?;
         Ok((broker, events))
@@ -169,7 +172,6 @@ impl Broker for Redis {
         // All at once: later calls must not come in between.
         let replies = self.call(Lane::Main, &bases, command, usize::MAX);
         let replies = replies.await?;
-        let mut refusals = 0;
         let results = replies.into_iter().zip(&bases).map(|(reply, base)| {
             let error = match &reply {
                 Value::ServerError(error) => error,
@@ -181,13 +183,7 @@ impl Broker for Redis {
             if is_end(error) {
                 return Err(self.link(base).error(error));
             }
-            refusals += 1;
-            if refusals == 1 {
-                tracing::warn!(
-                    "A message is not published: {}",
-                    self.link(base).error(error)
-                );
-            }
+            self.refusals.log(self.link(base).error(error));
             Ok(Err(NotPublished::Refused))
         });
         results.collect()
