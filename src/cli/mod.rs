@@ -401,7 +401,7 @@ mod tests {
             (
                 &["pub", "a", "x", "--server", "https://h"],
                 &[],
-                "TLS is not built in",
+                "pub and sub do not speak TLS",
             ),
             (&["sub"], &[], "CHANNEL"),
             (

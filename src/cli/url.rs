@@ -23,7 +23,7 @@ pub enum UrlError {
 impl std::fmt::Display for UrlError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Tls => "TLS is not built in; give the http:// address behind the proxy",
+            Self::Tls => "pub and sub do not speak TLS; give an address of the server that is without, http://HOST:PORT",
             Self::Scheme => "the scheme is not known; give http://HOST:PORT",
             Self::Host => "there is no host, or a wrong port; give http://HOST:PORT",
             Self::Query => "a base URL has no ? or #; give http://HOST:PORT",

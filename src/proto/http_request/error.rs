@@ -62,7 +62,8 @@ impl HeadError {
             Self::RequestLineByteInvalid => (
                 400,
                 "request_line_byte_invalid",
-                "Send plain HTTP/1.1; percent-encode what is not visible ASCII. TLS ends in front of this server.",
+                "Send plain HTTP/1.1; percent-encode what is not visible ASCII. Use http:// or ws:// where there is no TLS \
+                 (setting tls_certificate).",
             ),
             Self::RequestLineInvalid => (
                 400,
