@@ -155,7 +155,7 @@ fn read(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// A file in the midst of a log is gone. The server itself removes from the begin only.
+/// A file in the midst of a log is gone. The server itself removes from the beginning only.
 fn has_hole(log: &[FileName], directory: &Path) -> bool {
     let hole = log
         .windows(2)

@@ -248,7 +248,7 @@ fn one_generation_tells_what_many_did_wherever_making_it_ends() {
     assert!(!loaded(&directory).found.is_skipped);
     drop(directory);
 
-    // It ended with the last of the older files still there, or with nothing of the new one but its begin.
+    // It ended with the last of the older files still there, or with nothing of the new one but its beginning.
     for (name, bytes) in older.iter().zip(before).rev() {
         fs::write(path.0.join(name), bytes).unwrap();
         fs::write(path.0.join(UNFINISHED), b"pushr").unwrap();

@@ -2,7 +2,7 @@
 //!
 //! A log is a sequence of files that one shard writes, one after the other. A file begins with [`record::FILE_HEAD`]
 //! and [`record::Entry::Begin`]; then come the facts of the shard's hub in the order of their happening. Now and then
-//! everything is told anew at the begin of a new file, and when that is complete, the files before it are needless.
+//! everything is told anew at the beginning of a new file, and when that is complete, the files before it are needless.
 #![forbid(unsafe_code)]
 
 pub mod reader;

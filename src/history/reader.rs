@@ -27,7 +27,7 @@ pub enum Fault {
 }
 
 impl FileReader {
-    /// Takes whole records from the begin of `input`, and says how many bytes they have. After a fault, none.
+    /// Takes whole records from the beginning of `input`, and says how many bytes they have. After a fault, none.
     pub fn feed(&mut self, input: &[u8], restored: &mut Restored) -> usize {
         let mut used = 0;
         if !self.has_head {

@@ -181,7 +181,7 @@ fn write_short(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// Reads the record at the begin of `input`, and says how many bytes it has; `None` when there are not enough yet.
+/// Reads the record at the beginning of `input`, and says how many bytes it has; `None` when there are not enough yet.
 pub fn read(input: &[u8]) -> Result<Option<(Entry<'_>, usize)>, RecordError> {
     let Some((head, rest)) = input.split_first_chunk::<RECORD_HEAD_BYTES>() else {
         return Ok(None);

@@ -115,8 +115,8 @@ impl Hub {
     }
 
     /// Tells all that is published, slice by slice; drafts are not part of it. Whoever takes the facts says when a
-    /// slice is enough. `true` when everything has been told that was there at the begin; what has happened since was
-    /// told as it happened.
+    /// slice is enough. `true` when everything has been told that was there at the beginning; what has happened since
+    /// was told as it happened.
     pub fn tell_all(
         &mut self,
         progress: &mut Progress,

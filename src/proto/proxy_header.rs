@@ -28,7 +28,7 @@ pub enum ProxyHeader {
     Own,
 }
 
-/// Why the begin of a connection is not a header.
+/// Why the beginning of a connection is not a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyHeaderError {
     /// It begins like something else.

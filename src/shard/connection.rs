@@ -27,7 +27,7 @@ pub struct Connection {
     pub transport: Transport,
     /// What did not fit into the socket. Exists only while there is something.
     pub outbox: Option<Box<Outbox>>,
-    /// What came in and could not be used yet: the begin of a head, or requests behind the one being answered.
+    /// What came in and could not be used yet: the beginning of a head, or requests behind the one being answered.
     pub input: Option<Box<Input>>,
     pub phase: Phase,
     /// A poll is with the kernel. The entry is freed only when both have come home (see [`Phase::Closing`]).

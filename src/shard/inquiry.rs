@@ -1,4 +1,4 @@
-//! What the operator asks of a shard's connections, and their end by his hand.
+//! What the operator asks of a shard's connections, and their end by the operator.
 //!
 //! A question looks and ends nobody: it may come in the middle of another connection's step. Who is to end waits in
 //! [`Farewells`] for the turn to come to it.

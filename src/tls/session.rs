@@ -1,5 +1,5 @@
 //! One connection's TLS, between the bytes of its socket and those of its transport. At rest it holds no buffer: it
-//! works on what the caller has just read, and keeps only the begin of a record and what the socket did not take.
+//! works on what the caller has just read, and keeps only the beginning of a record and what the socket did not take.
 
 use std::sync::Arc;
 

@@ -29,7 +29,7 @@ const BODY_PROGRESS_BYTES: usize = 64 * 1024;
 pub struct Http {
     /// What exists only while a request is incomplete or unanswered.
     exchange: Option<Box<Exchange>>,
-    /// Begin of the current phase.
+    /// When the current phase began.
     since_ms: u64,
     inbound: InboundRate,
 }

@@ -111,7 +111,7 @@ impl State {
     }
 }
 
-/// The question at the begin of `input`, and its bytes.
+/// The question at the beginning of `input`, and its bytes.
 fn whole(input: &[u8]) -> Option<(Asked, usize)> {
     let text = String::from_utf8_lossy(input);
     let (head, body) = text.split_once("\r\n\r\n")?;

@@ -348,7 +348,7 @@ fn be_of_an_earlier_run(log: &PathBuf) {
         length,
     ))) = record::read(records)
     else {
-        panic!("a log begins with its begin");
+        panic!("a log starts with its beginning");
     };
     let mut changed = head.to_vec();
     let boot = [7; 16];

@@ -82,7 +82,7 @@ struct Run {
     host_before: HostTicks,
 }
 
-/// CPU of both sides at the begin of a stretch of time.
+/// CPU of both sides at the beginning of a stretch of time.
 struct Stretch {
     client: Usage,
     server: Option<Usage>,

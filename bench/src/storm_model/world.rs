@@ -43,7 +43,7 @@ pub(super) struct Case {
 pub(super) struct Outcome {
     /// Milliseconds that each of those who are back was away, ascending.
     pub(super) away_ms: Vec<u32>,
-    /// From the loss, or the begin of the drain, until the last one was back.
+    /// From the loss, or the beginning of the drain, until the last one was back.
     pub(super) all_back_ms: u64,
     /// Clients that took a refusal as final.
     pub(super) stay_away: u64,
