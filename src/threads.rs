@@ -23,15 +23,18 @@ pub async fn or_abort<T>(task: impl Future<Output = T>) -> T {
     result.unwrap_or_else(|_| abort())
 }
 
-/// The lines of the log wait for a thread of their own, which gets no time any more.
+/// Says why to standard error: the lines of the log wait for a thread of their own, which gets no time any more.
+pub fn abort_because(reason: &str) -> ! {
+    let _ = writeln!(io::stderr(), "pushring: {reason}, the process aborts");
+    std::process::abort();
+}
+
 fn abort() -> ! {
     let thread = thread::current();
     let name = thread.name().unwrap_or_default();
-    let _ = writeln!(
-        io::stderr(),
-        "pushring: a bug in the thread {name}, the process aborts; please report the lines above"
-    );
-    std::process::abort();
+    abort_because(&format!(
+        "a bug in the thread {name} (please report the lines above)"
+    ));
 }
 
 #[cfg(test)]

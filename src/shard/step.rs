@@ -14,6 +14,7 @@ use crate::shard::connection::{Marks, Phase};
 use crate::shard::mailbox::ConnectionKey;
 use crate::shard::tls;
 use crate::shard::{Life, Shard, Token};
+use crate::threads::abort_because;
 use crate::transport::outbox::Outbox;
 use crate::transport::{Context, Next, Transport};
 
@@ -267,8 +268,10 @@ impl Shard {
 
     /// Without its ring a shard is deaf, to newcomers or to whom it has: better to be restarted than to look alive.
     pub(super) fn abort_without_ring(&self, error: &io::Error) -> ! {
-        tracing::error!(shard = self.id.0, %error, "the ring takes no more polls");
-        std::process::abort();
+        abort_because(&format!(
+            "the ring of shard {} takes no more polls ({error})",
+            self.id.0
+        ));
     }
 
     /// The socket takes bytes again.
