@@ -49,7 +49,7 @@ pub(super) struct Shared {
     pub(super) frames_can_be_counted: bool,
     /// Mean life of a connection.
     pub(super) life: Duration,
-    /// Factor on the intervals at which a client acts by itself, until there is calm.
+    /// Factor on the intervals at which a client acts by itself, until it has to come to the end.
     pub(super) ease: u32,
     /// Nothing is done to the clients any more; they only come to the end.
     pub(super) is_calm: AtomicBool,
@@ -60,7 +60,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Who only has to come to the end takes no time over it.
+    /// Whether the end of the run is known, and `client` is not there.
+    fn is_behind(&self, client: &Client) -> bool {
+        let targets = self.ledger.targets.get();
+        targets.is_some_and(|targets| !client.is_at(targets))
+    }
+
+    /// In calm, clients that are on their way to the end are looked after at once.
     fn ease_now(&self) -> u64 {
         match self.is_calm.load(Ordering::Acquire) {
             true => 1,
@@ -306,8 +312,11 @@ impl Worker {
             Outcome::Answered { closes: false } => {
                 let pause_ns = match transport {
                     Transport::ShortPoll => {
+                        // At the end only those who are not there yet have reason to hurry.
+                        let is_behind = self.shared.is_behind(&seat.client);
+                        let ease = if is_behind { 1 } else { self.shared.ease };
                         let pause_ms = seat.rng.u64(50..POLL_PAUSE_MS_MAX);
-                        pause_ms * MILLISECOND_NS * self.shared.ease_now()
+                        pause_ms * MILLISECOND_NS * u64::from(ease)
                     }
                     _ => 0,
                 };
@@ -494,9 +503,8 @@ impl Worker {
 
     /// The clients that are not at the end.
     fn behind(&self) -> impl Iterator<Item = &Seat> {
-        let targets = self.shared.ledger.targets.get();
         let seats = self.seats.iter();
-        seats.filter(move |seat| targets.is_none_or(|targets| !seat.client.is_at(targets)))
+        seats.filter(|seat| self.shared.is_behind(&seat.client))
     }
 
     fn finish(mut self) -> Tally {
