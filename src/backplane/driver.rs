@@ -23,9 +23,9 @@ use crate::backplane::note::{self, Note};
 use crate::backplane::order::{FromShard, Health, News, Order, Standing};
 use crate::backplane::registry::Registry;
 use crate::backplane::roster::{Asker, Roster};
-use crate::backplane::stats::BackplaneStats;
 use crate::hub::ShardId;
 use crate::hub::message::ChannelName;
+use crate::metrics::backplane::BackplaneStats;
 
 mod asking;
 mod nodes;

@@ -19,7 +19,6 @@ pub mod nats;
 pub mod order;
 pub mod redis;
 pub mod relay;
-pub mod stats;
 
 mod backoff;
 mod calls;

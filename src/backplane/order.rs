@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::backplane::stats::BackplaneStats;
 use crate::config::Namespace;
 use crate::hub::message::{ChannelName, Message};
 use crate::hub::position::Position;
 use crate::hub::{Publish, Published, ShardId};
+use crate::metrics::backplane::BackplaneStats;
 
 /// Names a question of one shard until it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -8,10 +8,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::api::question::{Answer, Question};
 use crate::backplane::order::{FromShard, News, Order};
 use crate::backplane::relay::{Act, Relay, Tell};
-use crate::backplane::stats::BackplaneStats;
 use crate::config::Config;
 use crate::hub::{HubFull, ShardId};
-use crate::metrics::backplane as metrics;
+use crate::metrics::backplane::{Backplane, BackplaneStats};
 use crate::shard::Shard;
 use crate::shard::mailbox::Asker;
 use crate::shard::mailbox::Mail;
@@ -30,8 +29,8 @@ pub(super) struct Relayed {
 }
 
 impl Relayed {
-    pub(super) fn measure(&self) -> Box<metrics::Backplane> {
-        Box::new(metrics::Backplane {
+    pub(super) fn measure(&self) -> Box<Backplane> {
+        Box::new(Backplane {
             holes_total: self.relay.holes_found_total,
             caught_up_messages_total: self.relay.caught_up_messages_total,
             losses_total: self.relay.gaps_total,
