@@ -400,7 +400,6 @@ impl<B: Broker, S: Sink> Driver<B, S> {
         self.registry
             .interrupt(|home, channel| lost[usize::from(home.0)].push(channel));
         for (news, channels) in self.news.iter_mut().zip(lost) {
-            self.stats.interruptions_total += channels.len() as u64;
             let pieces = channels.chunks(CHANNELS_PER_INTERRUPTION);
             news.extend(pieces.map(|piece| News::Interrupted(piece.to_vec())));
         }
@@ -444,7 +443,6 @@ impl<B: Broker, S: Sink> Driver<B, S> {
                 after,
                 keep,
             } => {
-                self.stats.opens_total += 1;
                 self.registry.open(shard, channel, after, keep);
             }
             Order::Close(channel) => self.registry.close(&channel),
@@ -522,7 +520,6 @@ impl<B: Broker, S: Sink> Driver<B, S> {
         match event {
             Event::Arrival(arrival) => {
                 if let Some(home) = self.registry.home(&arrival.message.channel) {
-                    self.stats.arrivals_total += 1;
                     self.tell(home, News::Arrival(arrival));
                 }
             }

@@ -46,17 +46,10 @@ pub struct BackplaneStats {
     pub channels_listened: usize,
     /// Channels that wait to be opened or closed.
     pub channels_waiting: usize,
-    /// Orders to open a channel.
-    pub opens_total: u64,
     /// Channels read.
     pub reads_total: u64,
-    /// Channels that were to be opened again because a connection was lost.
-    pub interruptions_total: u64,
     /// Whatever the broker said by itself.
     pub events_total: u64,
-    /// Of that the messages of channels that are open here.
-    pub arrivals_total: u64,
-    pub counts_total: u64,
-    /// Counts without the answer of some node.
+    /// Counts of listeners without the answer of some node.
     pub counts_incomplete_total: u64,
 }

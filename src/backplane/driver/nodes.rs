@@ -56,7 +56,6 @@ impl<B: Broker, S: Sink> Driver<B, S> {
 
     pub(super) fn tell_counted(&mut self, counted: &[Counted]) {
         for Counted { asker, count } in counted {
-            self.stats.counts_total += 1;
             self.stats.counts_incomplete_total += u64::from(!count.is_complete);
             let (ticket, count) = (asker.ticket, *count);
             self.tell(asker.shard, News::Counted { ticket, count });

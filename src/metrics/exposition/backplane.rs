@@ -60,6 +60,16 @@ pub(super) const BACKPLANE: &[Family<Backplane>] = &[
         "Messages given to the broker.",
         Sum(|it| it.stats.publishes_total),
     ),
+    counter(
+        "backplane_publishes_away_total",
+        "Publishes that the broker went away from, answered with backplane_away.",
+        Sum(|it| it.stats.publishes_away_total),
+    ),
+    counter(
+        "backplane_publishes_refused_total",
+        "Publishes that the broker did not take, answered with backplane_refused.",
+        Sum(|it| it.stats.publishes_refused_total),
+    ),
     gauge(
         "backplane_publishes_waiting",
         "Messages that wait to be given to it.",
@@ -84,6 +94,11 @@ pub(super) const BACKPLANE: &[Family<Backplane>] = &[
         "backplane_events_total",
         "What the broker said by itself.",
         Sum(|it| it.stats.events_total),
+    ),
+    counter(
+        "backplane_counts_incomplete_total",
+        "Counts of listeners without the answer of some node.",
+        Sum(|it| it.stats.counts_incomplete_total),
     ),
     summary(
         "backplane_round_trip_seconds",
