@@ -9,7 +9,8 @@ use crate::hub::message::ChannelName;
 use crate::hub::{Publish, Published, Scope};
 use crate::proto::http_request::RequestHead;
 use crate::proto::payload::{MediaType, PayloadKind};
-use crate::proto::{decimal, json, query, sse_event};
+use crate::proto::sse_event::event_name_is_free;
+use crate::proto::{decimal, json, query};
 
 /// Bytes of an `Idempotency-Key`.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 64;
@@ -79,11 +80,6 @@ impl PublishRequest {
             idempotency_key: self.idempotency_key.clone(),
         }))
     }
-}
-
-/// Names that begin with `pushring.` are the server's own: nobody may fake a notice of loss.
-pub fn event_name_is_free(name: &str) -> bool {
-    sse_event::event_name_is_valid(name) && !name.starts_with("pushring.")
 }
 
 /// What one channel made of a publish.

@@ -21,6 +21,12 @@ pub fn event_name_is_valid(name: &str) -> bool {
     (1..=EVENT_NAME_BYTES_MAX).contains(&name.len()) && is_one_line(name)
 }
 
+/// Whether a publisher may use it: names that begin with `pushring.` are the server's own, nobody may fake a notice of
+/// loss.
+pub fn event_name_is_free(name: &str) -> bool {
+    event_name_is_valid(name) && !name.starts_with("pushring.")
+}
+
 /// The first bytes of a stream: a comment, so that a browser's `open` fires at once, and the delay before a
 /// reconnect. They begin the first event's block; no empty line ends them.
 pub fn write_opening(out: &mut Vec<u8>, retry_ms: u64) {

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use async_nats::HeaderMap;
 
-use crate::api::publish::event_name_is_free;
 use crate::backplane::broker::Publishing;
 use crate::backplane::order::Arrival;
 use crate::hub::message::{ChannelName, Message};
 use crate::hub::position::{Epoch, Position};
 use crate::proto::payload::{MediaType, PayloadKind};
+use crate::proto::sse_event::event_name_is_free;
 
 use super::subject::token;
 

@@ -10,12 +10,12 @@
 
 use std::sync::Arc;
 
-use crate::api::publish::event_name_is_free;
 use crate::backplane::order::Arrival;
 use crate::hub::message::{ChannelName, Message};
 use crate::hub::position::{EPOCH_BYTES, Epoch, Position};
 use crate::proto::json;
 use crate::proto::payload::PayloadKind;
+use crate::proto::sse_event::event_name_is_free;
 
 /// The form that this node reads and `library.lua` writes.
 const VERSION: &str = "1";

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::api::access;
-use crate::api::publish::event_name_is_free;
 use crate::api::question::{Answer, Question};
 use crate::close_reason::CloseReason;
 use crate::config::Config;
@@ -14,6 +13,7 @@ use crate::hub::position::Position;
 use crate::proto::close_code;
 use crate::proto::json;
 use crate::proto::payload::PayloadKind;
+use crate::proto::sse_event::event_name_is_free;
 use crate::proto::ws_message::MessageKind;
 use crate::transport::subscriptions::Subscriptions;
 use crate::transport::{Context, Next};
