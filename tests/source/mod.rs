@@ -60,6 +60,16 @@ pub fn rust_files(folder: &str) -> Vec<Source> {
     files(folder, |path| path.ends_with(".rs"))
 }
 
+/// Every Rust file of a module: those of [`rust_files`], and the one beside the folder that has its name.
+pub fn module_files(folder: &str) -> Vec<Source> {
+    let mut sources = rust_files(folder);
+    let path = format!("{folder}.rs");
+    if let Ok(text) = fs::read_to_string(top().join(&path)) {
+        sources.push(Source { path, text });
+    }
+    sources
+}
+
 /// Every file below `folder` whose path is wanted.
 pub fn files(folder: &str, wanted: fn(&str) -> bool) -> Vec<Source> {
     let mut sources = Vec::new();
