@@ -107,12 +107,6 @@ pub trait Sink {
     }
 }
 
-impl<F: FnMut(ShardId, &mut Vec<News>)> Sink for F {
-    fn post(&mut self, shard: ShardId, news: &mut Vec<News>) {
-        self(shard, news);
-    }
-}
-
 /// Serves the shards until none of them holds a sender of `orders`. How many orders can wait is bounded by what the
 /// shards have outstanding and by the number of their channels.
 ///

@@ -14,6 +14,7 @@
 pub mod acknowledged;
 pub mod broker;
 pub mod driver;
+#[cfg(test)]
 pub mod memory;
 pub mod nats;
 pub mod order;
