@@ -1,17 +1,21 @@
 //! Whole shards with real sockets, turned by hand: what happens between which turns is up to the test.
 
+use std::hash::RandomState;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
 use super::connection::Marks;
+use super::keyed_counts::KeyedCounts;
 use super::mailbox::{Mailbox, Stage};
 use super::*;
 use crate::api::Audience;
 use crate::api::question::Answer;
+use crate::auth::key::KeySet;
 use crate::callback::Callbacks;
 use crate::close_reason::CloseReason;
 use crate::config::{Namespace, SlowReader};
