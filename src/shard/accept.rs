@@ -11,8 +11,9 @@ use socket2::{SockFilter, SockRef};
 
 use crate::api::Audience;
 use crate::api::refusal::Refusal;
+use crate::shard::Shard;
 use crate::shard::complaint::Complaint;
-use crate::shard::{Shard, Token};
+use crate::shard::token::Token;
 use crate::transport::response::write_unread_refusal;
 
 /// Newcomers taken in one turn, before the others get theirs.

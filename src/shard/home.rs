@@ -8,7 +8,8 @@ use crate::hub::durable::Change;
 use crate::hub::message::{ChannelName, Message};
 use crate::hub::{HubFull, Publish, Published, Scope, ShardId};
 use crate::shard::journal::Pending;
-use crate::shard::mailbox::{Asker, ConnectionKey, Mail, Stage};
+use crate::shard::mailbox::{Asker, Mail, Stage};
+use crate::shard::token::ConnectionKey;
 use crate::shard::{Life, Shard};
 
 impl Shard {

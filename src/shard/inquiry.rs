@@ -11,7 +11,7 @@ use crate::api::connections::{
 use crate::close_reason::CloseReason;
 use crate::shard::Shard;
 use crate::shard::connection::{Connection, Phase};
-use crate::shard::mailbox::ConnectionKey;
+use crate::shard::token::ConnectionKey;
 
 /// Connections ended by the operator in one turn: each costs a write, and the others wait for it.
 const FAREWELLS_PER_TURN: usize = 64;

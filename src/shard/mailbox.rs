@@ -17,15 +17,8 @@ use crate::disk::writer::News;
 use crate::hub::ShardId;
 use crate::hub::message::{ChannelName, Message};
 use crate::hub::position::Position;
+use crate::shard::token::ConnectionKey;
 use crate::tls::TlsConfigs;
-
-/// Names one connection of one shard for as long as it lives, and never another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConnectionKey {
-    pub index: u32,
-    /// Differs from that of every other connection that had or will have this index.
-    pub generation: u32,
-}
 
 /// Who asked, and for which question of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -29,6 +29,7 @@ mod slow_reader;
 mod step;
 pub mod timers;
 mod tls;
+pub mod token;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -56,13 +57,14 @@ use complaint::{Complaint, Complaints};
 use connection::Connection;
 use inquiry::Farewells;
 use journal::Journal;
-use mailbox::{ConnectionKey, Mail, Post};
+use mailbox::{Mail, Post};
 use outboxes::Outboxes;
 use relay::Relayed;
 use ring::Ring;
 pub use shared::{Log, Shared, home_of};
 use timers::TimerWheel;
 use tls::Sessions;
+use token::{ConnectionKey, GENERATION_MASK, Token};
 
 /// Bytes read from a connection in one turn. One buffer serves all of a shard's connections, so it stays in the cache.
 const READ_BYTES: usize = 64 * 1024;
@@ -162,43 +164,6 @@ struct Scratch {
     /// Connections that have come to their end in this turn.
     ended: Vec<u32>,
 }
-
-/// What a completion is about, packed into the 64 bits that the ring hands back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Token {
-    Readable(ConnectionKey),
-    Writable(ConnectionKey),
-    Acceptable(u32),
-}
-
-impl Token {
-    const KIND_SHIFT: u32 = 62;
-
-    fn pack(self) -> u64 {
-        let key = |key: ConnectionKey| u64::from(key.index) | u64::from(key.generation) << 32;
-        match self {
-            Self::Readable(connection) => key(connection),
-            Self::Writable(connection) => key(connection) | 1 << Self::KIND_SHIFT,
-            Self::Acceptable(listener) => u64::from(listener) | 2 << Self::KIND_SHIFT,
-        }
-    }
-
-    fn unpack(token: u64) -> Self {
-        let generation = (token >> 32) as u32 & GENERATION_MASK;
-        let key = ConnectionKey {
-            index: token as u32,
-            generation,
-        };
-        match token >> Self::KIND_SHIFT {
-            0 => Self::Readable(key),
-            1 => Self::Writable(key),
-            _ => Self::Acceptable(token as u32),
-        }
-    }
-}
-
-/// Generations have the 30 bits that a [`Token`] has for them: the number of a connection comes again after a billion.
-const GENERATION_MASK: u32 = (1 << 30) - 1;
 
 /// The setting `fanout_sends_per_turn`, shared out among the shards that have to share a core. Below
 /// [`SENDS_PER_TURN_MIN`] a turn would cost more than its sends.

@@ -294,22 +294,6 @@ fn a_goodbye_comes_behind_the_echo_that_it_waits_for() {
 }
 
 #[test]
-fn a_token_comes_back_as_it_went() {
-    for index in [0, 1, u32::MAX] {
-        for generation in [0, 1, GENERATION_MASK] {
-            let key = ConnectionKey { index, generation };
-            for token in [
-                Token::Readable(key),
-                Token::Writable(key),
-                Token::Acceptable(index),
-            ] {
-                assert_eq!(Token::unpack(token.pack()), token);
-            }
-        }
-    }
-}
-
-#[test]
 fn a_slot_is_freed_when_its_polls_are_home_and_a_stale_key_finds_nothing() {
     let mut process = Process::new(1, |_| {});
     let first = process.connect();
