@@ -172,7 +172,7 @@ impl Shard {
         let Refusal { code, status, .. } = Refusal::CONNECTIONS_FULL;
         self.metrics.on_refusals(code, status, turned_away);
         self.door.resting.push(listener);
-        self.door.retry_ms = Some(self.now_ms + REST_MS);
+        self.door.retry_ms = Some(self.clock.now_ms + REST_MS);
         self.complain(Complaint::Descriptors);
         tracing::debug!(shard = self.id.0, %error, "accept failed");
     }
@@ -182,7 +182,7 @@ impl Shard {
         if self
             .door
             .retry_ms
-            .is_some_and(|retry_ms| self.now_ms >= retry_ms)
+            .is_some_and(|retry_ms| self.clock.now_ms >= retry_ms)
         {
             self.door.retry_ms = None;
             for listener in std::mem::take(&mut self.door.resting) {
@@ -202,7 +202,7 @@ impl Shard {
             .iter()
             .all(|it| ignore_newcomers(it).is_ok())
         {
-            self.door.closes_ms = Some(self.now_ms + HANDSHAKE_MS);
+            self.door.closes_ms = Some(self.clock.now_ms + HANDSHAKE_MS);
         } else {
             self.close_door();
         }
@@ -212,7 +212,7 @@ impl Shard {
         if self
             .door
             .closes_ms
-            .is_some_and(|closes_ms| self.now_ms >= closes_ms)
+            .is_some_and(|closes_ms| self.clock.now_ms >= closes_ms)
         {
             self.close_door();
         }

@@ -83,7 +83,7 @@ impl Shard {
         };
         let generation = self.next_generation;
         self.next_generation = (generation + 1) & GENERATION_MASK;
-        let connection = Connection::new(socket, generation, audience, self.now_ms);
+        let connection = Connection::new(socket, generation, audience, self.clock.now_ms);
         let index = self.connections.insert(connection) as u32;
         self.metrics.on_transport(None, Some(TransportKind::Http));
         self.arm_drain(index);
@@ -121,7 +121,7 @@ impl Shard {
             return Verdict::Admit;
         }
         let per_second_max = self.config.limits.accepts_per_second_max;
-        self.accept_rate.judge(per_second_max, self.now_ms)
+        self.accept_rate.judge(per_second_max, self.clock.now_ms)
     }
 
     /// Counts the connection among those of its client; `false` if there are too many of them. `client` is what a

@@ -17,9 +17,9 @@ impl Shard {
         let address = self.client(asker.connection.index);
         let address = address.map(|address| address.ip().to_canonical());
         let config = &self.config.callback;
-        let call = Call::new(consultation, address, config, self.now_ms);
+        let call = Call::new(consultation, address, config, self.clock.now_ms);
         let callbacks = &self.shared.callbacks;
-        let decision = callbacks.ask(call, asker, config.queue_max, self.now_ms)?;
+        let decision = callbacks.ask(call, asker, config.queue_max, self.clock.now_ms)?;
         if decision == Decision::Busy {
             self.complain(Complaint::Callbacks);
         }

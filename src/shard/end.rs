@@ -45,7 +45,7 @@ impl Shard {
         let connection = &mut self.connections[index as usize];
         connection.input = None;
         connection.transport.release(&mut self.scratch.effects);
-        connection.transport = Transport::new(self.now_ms);
+        connection.transport = Transport::new(self.clock.now_ms);
         self.drop_session(index);
         let connection = &mut self.connections[index as usize];
         connection.shut_down();
@@ -74,7 +74,11 @@ impl Shard {
     /// Counts an end, and logs a sample of those that somebody should know of.
     fn note_end(&mut self, index: u32, kind: TransportKind, reason: CloseReason) {
         self.metrics.on_closed(reason);
-        if reason.is_noteworthy() && self.end_lines.is_due(self.now_ms, END_LINE_INTERVAL_MS) {
+        if reason.is_noteworthy()
+            && self
+                .end_lines
+                .is_due(self.clock.now_ms, END_LINE_INTERVAL_MS)
+        {
             let peer = self.peer(index);
             let connection = self.id_of(index);
             tracing::warn!(%connection, %peer, transport = kind.word(), reason = reason.label(), "connection ended");
@@ -86,11 +90,13 @@ impl Shard {
         let Some(connection) = self.connections.get(index as usize) else {
             return;
         };
-        let is_stalled = connection.is_stalled(&self.config, self.now_ms);
-        let is_silent = connection.transport.is_silent(&self.config, self.now_ms);
+        let is_stalled = connection.is_stalled(&self.config, self.clock.now_ms);
+        let is_silent = connection
+            .transport
+            .is_silent(&self.config, self.clock.now_ms);
         let phase = connection.phase;
         let drain_ms = self.drain_ms(index);
-        let is_to_be_told = drain_ms.is_some_and(|drain_ms| self.now_ms >= drain_ms);
+        let is_to_be_told = drain_ms.is_some_and(|drain_ms| self.clock.now_ms >= drain_ms);
         match phase {
             Phase::Preface { .. } | Phase::Handshake { .. } if is_to_be_told => {
                 self.end_now(index, CloseReason::Shutdown)
@@ -99,7 +105,7 @@ impl Shard {
             Phase::Handshake { until_ms } => self.on_handshake_timer(index, until_ms),
             Phase::Open if is_stalled => self.end_now(index, CloseReason::WriteStalled),
             Phase::Flushing(_) if is_stalled => self.end_now(index, CloseReason::WriteStalled),
-            Phase::Lingering { reason, until_ms } if self.now_ms >= until_ms => {
+            Phase::Lingering { reason, until_ms } if self.clock.now_ms >= until_ms => {
                 self.end_now(index, reason)
             }
             Phase::Open if is_to_be_told => {
@@ -111,7 +117,7 @@ impl Shard {
             Phase::Open => {
                 let connection = &self.connections[index as usize];
                 let deadline_ms = connection.transport.next_deadline_ms(&self.config);
-                if deadline_ms.is_some_and(|deadline_ms| self.now_ms >= deadline_ms) {
+                if deadline_ms.is_some_and(|deadline_ms| self.clock.now_ms >= deadline_ms) {
                     self.step(index, |transport, context| transport.on_deadline(context));
                 } else {
                     self.await_next(index);
@@ -157,7 +163,7 @@ impl Shard {
     /// Ends all connections over the drain period, in random order, each in the way of its transport.
     pub(super) fn drain(&mut self) {
         self.life = Life::Draining {
-            since_ms: self.now_ms,
+            since_ms: self.clock.now_ms,
         };
         self.begin_to_close_door();
         for index in self.indices() {

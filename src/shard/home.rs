@@ -40,8 +40,8 @@ impl Shard {
             } => self.on_answer(connection, place, answer),
             Mail::Publication(message) => self.fanout.enqueue(message),
             Mail::Unlisten { from, channel } => match &mut self.relay {
-                Some(relayed) => relayed.relay.unlisten(&channel, from, self.hub_ms),
-                None => self.hub.unlisten(&channel, from, self.hub_ms),
+                Some(relayed) => relayed.relay.unlisten(&channel, from, self.clock.hub_ms),
+                None => self.hub.unlisten(&channel, from, self.clock.hub_ms),
             },
             Mail::Gap(channel, position) => self.fanout.enqueue_gap(&channel, position),
             Mail::EndListeners(channel) => self.fanout.enqueue_end(&channel),
@@ -114,18 +114,20 @@ impl Shard {
                     }
                 };
             }
-            Question::Listen(listen) => match self.hub.listen(&listen, asker.shard, self.hub_ms) {
-                Ok((replay, listening)) => Answer::Replay {
-                    channel: listen.channel,
-                    replay,
-                    listening,
-                },
-                Err(full) => {
-                    self.complain(full.into());
-                    Answer::Refused(full)
+            Question::Listen(listen) => {
+                match self.hub.listen(&listen, asker.shard, self.clock.hub_ms) {
+                    Ok((replay, listening)) => Answer::Replay {
+                        channel: listen.channel,
+                        replay,
+                        listening,
+                    },
+                    Err(full) => {
+                        self.complain(full.into());
+                        Answer::Refused(full)
+                    }
                 }
-            },
-            Question::Info(channel) => Answer::Info(self.hub.info(&channel, self.hub_ms)),
+            }
+            Question::Info(channel) => Answer::Info(self.hub.info(&channel, self.clock.hub_ms)),
             Question::Delete(channel) => {
                 return match self.delete(asker, &channel) {
                     Ok(was_there) => was_there.map(|was_there| Answer::Deleted(Ok(was_there))),
@@ -139,7 +141,7 @@ impl Shard {
                 &list.prefix,
                 list.after.as_deref(),
                 list.limit,
-                self.hub_ms,
+                self.clock.hub_ms,
             )),
             Question::Inquiry(inquiry) => Answer::Finding(self.inquire(&inquiry)),
             Question::Metrics => Answer::Metrics(Box::new(self.measure())),
@@ -157,7 +159,7 @@ impl Shard {
             return self.draft(asker, publish);
         }
         let mut listening = std::mem::take(&mut self.scratch.listening);
-        let result = self.hub.publish(publish, self.hub_ms, &mut listening);
+        let result = self.hub.publish(publish, self.clock.hub_ms, &mut listening);
         if let Ok((_, Some(message))) = &result {
             self.tell_published(message, &mut listening);
         }
@@ -181,7 +183,7 @@ impl Shard {
         }
         let epoch = self.hub.epoch(channel);
         let mut listening = std::mem::take(&mut self.scratch.listening);
-        let was_there = self.hub.delete(channel, self.hub_ms, &mut listening);
+        let was_there = self.hub.delete(channel, self.clock.hub_ms, &mut listening);
         for shard in listening.drain(..) {
             self.tell(shard, Mail::EndListeners(channel.clone()));
         }

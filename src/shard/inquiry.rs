@@ -131,12 +131,12 @@ impl Shard {
             info: self.info(index),
             audience: connection.audience,
             is_ending: self.is_ending(index),
-            silent_ms: transport.silent_ms(self.now_ms),
-            token_left_ms: ends_ms.map(|ends_ms| ends_ms.saturating_sub(self.now_ms)),
+            silent_ms: transport.silent_ms(self.clock.now_ms),
+            token_left_ms: ends_ms.map(|ends_ms| ends_ms.saturating_sub(self.clock.now_ms)),
             outbox: outbox.map_or_else(OutboxState::default, |outbox| OutboxState {
                 bytes: outbox.bytes(),
                 entries: outbox.entries(),
-                since_ms: self.now_ms - outbox.since_ms(),
+                since_ms: self.clock.now_ms - outbox.since_ms(),
             }),
             channels: named.collect(),
         }
@@ -171,7 +171,8 @@ impl Shard {
     }
 
     fn age_ms(&self, connection: &Connection) -> u64 {
-        self.now_ms
+        self.clock
+            .now_ms
             .saturating_sub(u64::from(connection.since_s) * 1000)
     }
 }

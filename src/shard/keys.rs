@@ -11,7 +11,7 @@ impl Shard {
     /// A connection of ours goes on when the keys are there.
     pub(super) fn await_keys(&mut self, index: u32) {
         self.awaiting_keys.push(self.key(index));
-        if self.auth.on_waiting(self.now_ms)
+        if self.auth.on_waiting(self.clock.now_ms)
             && let Some(keys_wanted) = &self.shared.keys_wanted
         {
             // Its thread lives as long as the process.

@@ -13,7 +13,7 @@ impl Shard {
     /// Why the log takes nothing at the moment; never without a log.
     pub(super) fn log_refusal(&self) -> Option<HubFull> {
         let journal = self.journal.as_ref()?;
-        journal.refusal(&self.config, self.now_ms)
+        journal.refusal(&self.config, self.clock.now_ms)
     }
 
     /// Numbers a message and lets it wait for the log. `Some` for a repeat, whose first result is known.
@@ -25,7 +25,7 @@ impl Shard {
         if let Some(full) = self.log_refusal() {
             return Err(full);
         }
-        let pending = match self.hub.draft(publish, self.hub_ms)? {
+        let pending = match self.hub.draft(publish, self.clock.hub_ms)? {
             Drafted::Known(first) => return Ok(Some(first)),
             Drafted::New(_, draft) => Pending::Publish(asker, draft),
             Drafted::Repeated(name, key) => Pending::Repeat(asker, name, key),
@@ -39,7 +39,12 @@ impl Shard {
     /// Hands the turn's records to the writer.
     pub(super) fn write_log(&mut self) {
         if let Some(journal) = &mut self.journal {
-            journal.hand_over(&mut self.hub, &self.config, self.hub_ms, self.now_ms);
+            journal.hand_over(
+                &mut self.hub,
+                &self.config,
+                self.clock.hub_ms,
+                self.clock.now_ms,
+            );
         }
     }
 
@@ -69,7 +74,7 @@ impl Shard {
             Ok(()) => self.metrics.history_written_bytes_total += batch.bytes.len() as u64,
             Err(_) => self.metrics.history_write_errors_total += 1,
         }
-        let pending = journal.on_written(batch, result, file_bytes, &self.hub, self.now_ms);
+        let pending = journal.on_written(batch, result, file_bytes, &self.hub, self.clock.now_ms);
         match result {
             Ok(()) => pending.into_iter().for_each(|one| self.commit(one)),
             Err(_) => {
@@ -89,7 +94,8 @@ impl Shard {
         let (asker, answer) = match pending {
             Pending::Publish(asker, draft) => {
                 let mut listening = std::mem::take(&mut self.scratch.listening);
-                let (published, message) = self.hub.commit(draft, self.hub_ms, &mut listening);
+                let (published, message) =
+                    self.hub.commit(draft, self.clock.hub_ms, &mut listening);
                 if let Some(message) = message {
                     self.tell_published(&message, &mut listening);
                 }
@@ -97,7 +103,7 @@ impl Shard {
                 (asker, Answer::Published(Ok((published, Scope::Alone))))
             }
             Pending::Repeat(asker, name, key) => {
-                let first = self.hub.first_result(&name, &key, self.hub_ms);
+                let first = self.hub.first_result(&name, &key, self.clock.hub_ms);
                 let first = first.map(|first| (first, Scope::Alone));
                 (asker, Answer::Published(first.ok_or(HubFull::DiskSlow)))
             }

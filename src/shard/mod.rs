@@ -7,6 +7,7 @@ mod accept;
 mod admission;
 mod callback;
 mod clients;
+mod clock;
 mod complaint;
 pub mod connection;
 mod end;
@@ -34,7 +35,7 @@ pub mod token;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use slab::Slab;
 
@@ -45,7 +46,6 @@ use crate::hub::message::ChannelName;
 use crate::hub::{Hub, ShardId};
 use crate::logging::LineLimit;
 use crate::metrics::{CallbackCounts, Metrics};
-use crate::proto::http_response::http_date;
 use crate::tls::session::RecordBuffer;
 use crate::transport::Effects;
 
@@ -53,6 +53,7 @@ use accept::Door;
 pub use accept::Listener;
 use admission::AcceptRate;
 use clients::Clients;
+use clock::Clock;
 use complaint::{Complaint, Complaints};
 use connection::Connection;
 use inquiry::Farewells;
@@ -110,16 +111,9 @@ pub struct Shard {
     awaiting_keys: Vec<ConnectionKey>,
     farewells: Farewells,
     rng: fastrand::Rng,
-    now_ms: u64,
-    /// The same moment on the clock of the histories.
-    hub_ms: u64,
-    /// Milliseconds since 1970.
-    unix_ms: u64,
+    clock: Clock,
     next_generation: u32,
     next_sweep_ms: u64,
-    /// The value of `Date`, and the second that it stands for.
-    date: [u8; 29],
-    date_second: u64,
     life: Life,
     /// Deliveries of one turn.
     sends_per_turn: usize,
@@ -182,7 +176,8 @@ impl Shard {
         listeners: Vec<Listener>,
     ) -> std::io::Result<Self> {
         let config = shared.config.clone();
-        let now_ms = shared.started.elapsed().as_millis() as u64;
+        let clock = Clock::new(shared.started, shared.history_origin_ms);
+        let now_ms = clock.now_ms;
         let mut rng = fastrand::Rng::new();
         let ring = Ring::new(post.mailbox(id).wake())?;
         let n_shards = post.n_shards();
@@ -218,14 +213,10 @@ impl Shard {
             awaiting_keys: Vec::new(),
             farewells: Farewells::default(),
             rng,
-            now_ms,
-            hub_ms: now_ms + shared.history_origin_ms,
-            unix_ms: 0,
+            clock,
             // Of an earlier process, or of another server, an id finds nobody here.
             next_generation,
             next_sweep_ms: now_ms,
-            date: http_date(0),
-            date_second: 0,
             life: Life::Serving,
             sends_per_turn,
             scratch: Scratch {
@@ -252,7 +243,7 @@ impl Shard {
         self.metrics.history_torn_bytes = found.torn_bytes;
         self.metrics.history_damaged_bytes = found.damaged_bytes;
         self.metrics.history_skips = u64::from(found.is_skipped);
-        self.hub.adopt(share, self.hub_ms);
+        self.hub.adopt(share, self.clock.hub_ms);
         self.hub.begin_log();
         self.journal = Some(Journal::new(writer));
     }
@@ -291,7 +282,8 @@ impl Shard {
 
     /// One turn; `false` if there was nothing to do.
     fn turn(&mut self) -> std::io::Result<bool> {
-        self.read_clock();
+        self.clock.read();
+        self.hub.observe_us(self.clock.hub_us);
         let mut completions = std::mem::take(&mut self.scratch.completions);
         // The kernel hands over about twenty completions at a time. All of them come before the timers: a pong that is
         // here is to be read before its lack is noted.
@@ -363,7 +355,8 @@ impl Shard {
 
     fn expire_timers(&mut self) -> bool {
         let mut due = std::mem::take(&mut self.scratch.due);
-        self.timers.expire(self.now_ms, &mut due, TIMERS_PER_TURN);
+        self.timers
+            .expire(self.clock.now_ms, &mut due, TIMERS_PER_TURN);
         let is_busy = !due.is_empty();
         for index in due.drain(..) {
             self.on_timer(index);
@@ -375,11 +368,11 @@ impl Shard {
     }
 
     fn sweep(&mut self) {
-        if self.now_ms < self.next_sweep_ms {
+        if self.clock.now_ms < self.next_sweep_ms {
             return;
         }
-        self.next_sweep_ms = self.now_ms + SWEEP_INTERVAL_MS;
-        self.hub.sweep(SWEEP_CHANNELS, self.hub_ms);
+        self.next_sweep_ms = self.clock.now_ms + SWEEP_INTERVAL_MS;
+        self.hub.sweep(SWEEP_CHANNELS, self.clock.hub_ms);
         self.sweep_relay();
     }
 
@@ -392,35 +385,19 @@ impl Shard {
             .into_iter()
             .flatten()
             .min()?;
-        Some(next_ms.saturating_sub(self.now_ms))
-    }
-
-    fn read_clock(&mut self) {
-        let elapsed = self.shared.started.elapsed();
-        self.now_ms = elapsed.as_millis() as u64;
-        let origin_ms = self.shared.history_origin_ms;
-        self.hub_ms = self.now_ms + origin_ms;
-        self.hub
-            .observe_us(elapsed.as_micros() as u64 + origin_ms * 1000);
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-        self.unix_ms = since_1970.map_or(0, |since| since.as_millis() as u64);
-        let second = self.unix_ms / 1000;
-        if second != self.date_second {
-            self.date_second = second;
-            self.date = http_date(second);
-        }
+        Some(next_ms.saturating_sub(self.clock.now_ms))
     }
 
     /// Tells the operator, if that was not done a moment ago.
     fn complain(&mut self, complaint: Complaint) {
-        if self.complaints.is_due(complaint, self.now_ms) {
+        if self.complaints.is_due(complaint, self.clock.now_ms) {
             tracing::warn!(shard = self.id.0, "{}", complaint.advice());
         }
     }
 
     /// The same of one connection; `found` says what is wrong with it.
     fn complain_of(&mut self, index: u32, complaint: Complaint, found: &str) {
-        if self.complaints.is_due(complaint, self.now_ms) {
+        if self.complaints.is_due(complaint, self.clock.now_ms) {
             let peer = self.peer(index);
             let connection = self.id_of(index);
             tracing::warn!(%connection, %peer, found, "{}", complaint.advice());

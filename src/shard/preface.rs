@@ -22,7 +22,7 @@ impl Shard {
             return self.refuse_preface(index, Refusal::PROXY_SOURCE_DENIED, CloseReason::Refused);
         }
         connection.phase = Phase::Preface {
-            until_ms: self.now_ms + self.config.timing.proxy_header_timeout_ms,
+            until_ms: self.clock.now_ms + self.config.timing.proxy_header_timeout_ms,
         };
         self.await_next(index);
     }
@@ -53,7 +53,7 @@ impl Shard {
     fn on_proxy_header(&mut self, index: u32, header: ProxyHeader, input: Box<Input>) {
         let connection = &mut self.connections[index as usize];
         connection.phase = Phase::Open;
-        connection.transport = Transport::new(self.now_ms);
+        connection.transport = Transport::new(self.clock.now_ms);
         let is_admitted = match header {
             ProxyHeader::Client(client) => {
                 self.clients.set(index, client, false);
@@ -71,7 +71,7 @@ impl Shard {
 
     /// The time for the header is over.
     pub(super) fn on_preface_timer(&mut self, index: u32, until_ms: u64) {
-        if self.now_ms >= until_ms {
+        if self.clock.now_ms >= until_ms {
             self.complain_of(
                 index,
                 Complaint::ProxyHeader,

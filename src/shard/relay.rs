@@ -61,7 +61,7 @@ impl Shard {
 
     /// Answers as the home, from what is here or once the broker has spoken.
     pub(super) fn ask_relay(&mut self, asker: Asker, question: Question) -> Option<Answer> {
-        let now_ms = self.hub_ms;
+        let now_ms = self.clock.hub_ms;
         let relay = &mut self.relay.as_mut()?.relay;
         match question {
             Question::Publish(publish) => relay.publish(asker, publish, false, now_ms),
@@ -88,7 +88,7 @@ impl Shard {
         let is_congested =
             matches!(news, News::Arrival(_) | News::Standing { .. }) && self.is_congested();
         if let Some(relayed) = &mut self.relay {
-            relayed.relay.on_news(news, is_congested, self.hub_ms);
+            relayed.relay.on_news(news, is_congested, self.clock.hub_ms);
             self.act(None);
         }
     }
@@ -97,7 +97,7 @@ impl Shard {
         if self.relay.is_some() {
             let is_congested = self.is_congested();
             if let Some(relayed) = &mut self.relay {
-                relayed.relay.sweep(is_congested, self.hub_ms);
+                relayed.relay.sweep(is_congested, self.clock.hub_ms);
                 self.act(None);
             }
         }

@@ -40,7 +40,7 @@ impl Shard {
                 let heartbeat_ms = timing.heartbeat_ms;
                 connection
                     .transport
-                    .beat_anew(heartbeat_ms, self.now_ms, &mut self.rng);
+                    .beat_anew(heartbeat_ms, self.clock.now_ms, &mut self.rng);
             }
             if let Some(deadline_ms) = connection.deadline_ms(&self.config) {
                 self.timers.arm(index as u32, deadline_ms);

@@ -68,7 +68,7 @@ impl Shard {
             return;
         };
         let lines = &mut self.slow_reader_lines[policy as usize];
-        if !lines.is_due(self.now_ms, LINE_INTERVAL_MS) {
+        if !lines.is_due(self.clock.now_ms, LINE_INTERVAL_MS) {
             return;
         }
         let peer = self.peer(index);
@@ -79,7 +79,7 @@ impl Shard {
             %channel,
             policy = policy.word(),
             waiting_bytes = outbox.bytes(),
-            behind_ms = self.now_ms - outbox.since_ms(),
+            behind_ms = self.clock.now_ms - outbox.since_ms(),
             "slow reader"
         );
     }

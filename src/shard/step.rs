@@ -44,9 +44,9 @@ impl Shard {
             config: &self.config,
             audience: connection.audience,
             connection: index,
-            now_ms: self.now_ms,
-            unix_ms: self.unix_ms,
-            date: &self.date,
+            now_ms: self.clock.now_ms,
+            unix_ms: self.clock.unix_ms,
+            date: &self.clock.date,
             is_ready,
             is_draining: self.life.is_draining(),
             has_backlog: connection.outbox.is_some(),
@@ -155,7 +155,7 @@ impl Shard {
         }
         let has_dropped = self.with_outbox(index, |shard, outbox| {
             let effects = &mut shard.scratch.effects;
-            let outbox = outbox.get_or_insert_with(|| Box::new(Outbox::new(shard.now_ms)));
+            let outbox = outbox.get_or_insert_with(|| Box::new(Outbox::new(shard.clock.now_ms)));
             if let Some((rest, begun)) = unsent {
                 outbox.put_back(rest, begun);
             }
@@ -210,7 +210,7 @@ impl Shard {
                 .inspect_err(|_| out.clear())?;
             self.metrics.socket_bytes_out_total += sent.wire_bytes as u64;
             written += sent.wire_bytes;
-            outbox.on_taken(sent.wire_bytes, self.now_ms);
+            outbox.on_taken(sent.wire_bytes, self.clock.now_ms);
             if !out.is_empty() {
                 outbox.put_back(out.take_rest(sent.taken), sent.taken > 0);
             }
@@ -233,7 +233,7 @@ impl Shard {
                 return self.end_now(index, reason);
             }
             connection.finish_sending();
-            let until_ms = self.now_ms + self.config.timing.linger_timeout_ms;
+            let until_ms = self.clock.now_ms + self.config.timing.linger_timeout_ms;
             connection.phase = Phase::Lingering { reason, until_ms };
         }
         self.arm(index);

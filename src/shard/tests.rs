@@ -344,9 +344,9 @@ fn who_was_let_in_before_the_door_closes_is_answered() {
     let mut client = TcpStream::connect(process.address).unwrap();
     client.set_nonblocking(true).unwrap();
     process.drain();
-    let began_ms = process.shards[0].now_ms;
+    let began_ms = process.shards[0].clock.now_ms;
     process.turn_until("a moment in which everybody else was told", |process| {
-        process.shards[0].now_ms > began_ms + 100
+        process.shards[0].clock.now_ms > began_ms + 100
     });
     client
         .write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -378,7 +378,7 @@ fn a_drain_is_spread_over_its_period_whatever_else_is_due() {
     let _clients: Vec<_> = (0..STREAMS).map(|_| open(&mut process)).collect();
     process.drain();
     let shard = &mut process.shards[0];
-    let began_ms = shard.now_ms;
+    let began_ms = shard.clock.now_ms;
     let told = |shard: &Shard| {
         let connections = shard.connections.iter();
         let told = connections.filter(|(_, connection)| connection.has(Marks::DRAINED));
@@ -386,8 +386,8 @@ fn a_drain_is_spread_over_its_period_whatever_else_is_due() {
     };
     let mut told_by_quarter = Vec::new();
     for quarter in 1..=4 {
-        while shard.now_ms <= began_ms + PERIOD_MS * quarter / 4 {
-            shard.now_ms += 100;
+        while shard.clock.now_ms <= began_ms + PERIOD_MS * quarter / 4 {
+            shard.clock.now_ms += 100;
             shard.expire_timers();
         }
         told_by_quarter.push(told(shard));

@@ -96,7 +96,7 @@ impl Shard {
         let has_session = self.sessions.get(index).is_some();
         if has_session {
             self.connections[index as usize].phase = Phase::Handshake {
-                until_ms: self.now_ms + self.config.timing.handshake_timeout_ms,
+                until_ms: self.clock.now_ms + self.config.timing.handshake_timeout_ms,
             };
         }
         match input {
@@ -167,7 +167,7 @@ impl Shard {
             };
             self.metrics.tls_handshakes_total[kind as usize] += 1;
             connection.phase = Phase::Open;
-            connection.transport = Transport::new(self.now_ms);
+            connection.transport = Transport::new(self.clock.now_ms);
         }
         if session.has_unsent() {
             self.await_room(index);
@@ -178,7 +178,7 @@ impl Shard {
     /// What is unsent waits for the socket: an outbox, if an empty one, says so.
     fn await_room(&mut self, index: u32) {
         self.with_outbox(index, |shard, outbox| {
-            outbox.get_or_insert_with(|| Box::new(Outbox::new(shard.now_ms)));
+            outbox.get_or_insert_with(|| Box::new(Outbox::new(shard.clock.now_ms)));
         });
     }
 
@@ -219,7 +219,7 @@ impl Shard {
 
     /// The time for the handshake is over.
     pub(super) fn on_handshake_timer(&mut self, index: u32, until_ms: u64) {
-        if self.now_ms >= until_ms {
+        if self.clock.now_ms >= until_ms {
             self.fail_handshake(index, TlsHandshake::TimedOut, "not complete in time");
         } else {
             self.await_next(index);
