@@ -5,23 +5,23 @@ use std::rc::Rc;
 use tokio::time::Instant;
 
 use super::{Connection, Driver, Link, Read, Sink};
-use crate::backplane::broker::{Broker, BrokerError, Publishing};
+use crate::backplane::broker::{Broker, BrokerError, Publishing, Reading};
 use crate::backplane::calls::{Answer, Subject, Write, WriteCall};
 use crate::backplane::order::{News, NotPublished};
 use crate::backplane::roster::Asker;
 use crate::hub::Published;
+use crate::hub::message::ChannelName;
 
 impl<B: Broker, S: Sink> Driver<B, S> {
     /// Fills every call that may be under way.
     pub(super) fn begin_calls(&mut self, now: Instant) {
-        let Link::Up(Connection {
-            broker,
-            calls,
-            read,
-            reminders,
-            ..
-        }) = &mut self.link
-        else {
+        self.begin_writes(now);
+        self.begin_batches();
+        self.begin_tell();
+    }
+
+    fn begin_writes(&mut self, now: Instant) {
+        let Link::Up(Connection { broker, calls, .. }) = &mut self.link else {
             return;
         };
         let is_write =
@@ -55,49 +55,33 @@ impl<B: Broker, S: Sink> Driver<B, S> {
                 None => break,
             }
         }
+    }
+
+    /// What the broker may have lost comes first.
+    fn begin_batches(&mut self) {
+        let Link::Up(up) = &mut self.link else { return };
         let is_batch = |subject: &Subject| {
             matches!(subject, Subject::Open(_) | Subject::Close | Subject::Remind)
         };
-        for _ in calls.count(is_batch) + read.len()..self.settings.batches {
-            if !reminders.is_empty() {
-                let rest = reminders
-                    .len()
-                    .saturating_sub(self.settings.channels_per_batch);
-                let readings = reminders.split_off(rest);
-                let broker = Rc::clone(broker);
-                calls.begin(Subject::Remind, async move {
-                    broker.remind(&readings).await.map(|()| Answer::Done)
-                });
+        let channels_max = self.settings.channels_per_batch;
+        for _ in up.calls.count(is_batch) + up.read.len()..self.settings.batches {
+            if !up.reminders.is_empty() {
+                up.begin_remind(channels_max);
                 continue;
             }
-            let batch = self.registry.next_batch(self.settings.channels_per_batch);
+            let batch = self.registry.next_batch(channels_max);
             if batch.unlisten.is_empty() && batch.read.is_empty() {
                 break;
             }
-            if !batch.unlisten.is_empty() {
-                let broker = Rc::clone(broker);
-                calls.begin(Subject::Close, async move {
-                    broker
-                        .unlisten(&batch.unlisten)
-                        .await
-                        .map(|()| Answer::Done)
-                });
-            }
-            if batch.read.is_empty() {
-                continue;
-            }
-            let broker = Rc::clone(broker);
-            let channels = batch.read.iter().map(|reading| reading.channel.clone());
-            calls.begin(Subject::Open(channels.collect()), async move {
-                // What is published between the two comes as an event, too; the other way round it would be missed.
-                if !batch.listen.is_empty() {
-                    broker.listen(&batch.listen).await?;
-                }
-                let standings = broker.read(&batch.read).await?;
-                check_count(batch.read.len(), standings.len())?;
-                Ok(Answer::Standings(standings))
-            });
+            up.begin_close(batch.unlisten);
+            up.begin_open(batch.listen, batch.read);
         }
+    }
+
+    fn begin_tell(&mut self) {
+        let Link::Up(Connection { broker, calls, .. }) = &mut self.link else {
+            return;
+        };
         let is_telling = calls.count(|subject| matches!(subject, Subject::Tell)) > 0;
         if !is_telling && !self.notes.is_empty() {
             let broker = Rc::clone(broker);
@@ -204,6 +188,46 @@ impl<B: Broker, S: Sink> Driver<B, S> {
     pub(super) fn answer_delete_away(&mut self, Asker { shard, ticket }: Asker) {
         let result = Err(NotPublished::Away);
         self.tell(shard, News::Deleted { ticket, result });
+    }
+}
+
+impl<B: Broker> Connection<B> {
+    fn begin_remind(&mut self, channels_max: usize) {
+        let rest = self.reminders.len().saturating_sub(channels_max);
+        let readings = self.reminders.split_off(rest);
+        let broker = Rc::clone(&self.broker);
+        self.calls.begin(Subject::Remind, async move {
+            broker.remind(&readings).await.map(|()| Answer::Done)
+        });
+    }
+
+    fn begin_close(&mut self, channels: Vec<ChannelName>) {
+        if channels.is_empty() {
+            return;
+        }
+        let broker = Rc::clone(&self.broker);
+        self.calls.begin(Subject::Close, async move {
+            broker.unlisten(&channels).await.map(|()| Answer::Done)
+        });
+    }
+
+    /// Listens to the channels `listen`, and reads those of `readings`, which are these and more.
+    fn begin_open(&mut self, listen: Vec<ChannelName>, readings: Vec<Reading>) {
+        if readings.is_empty() {
+            return;
+        }
+        let broker = Rc::clone(&self.broker);
+        let channels = readings.iter().map(|reading| reading.channel.clone());
+        let subject = Subject::Open(channels.collect());
+        self.calls.begin(subject, async move {
+            // What is published between the two comes as an event, too; the other way round it would be missed.
+            if !listen.is_empty() {
+                broker.listen(&listen).await?;
+            }
+            let standings = broker.read(&readings).await?;
+            check_count(readings.len(), standings.len())?;
+            Ok(Answer::Standings(standings))
+        });
     }
 }
 
