@@ -10,6 +10,7 @@ pub mod durable;
 pub mod epochs;
 pub mod fanout;
 pub mod idempotency;
+mod kept;
 pub mod message;
 pub mod namespaces;
 pub mod position;
