@@ -3,8 +3,8 @@
 use crate::api::callback::{Consultation, Decision};
 use crate::api::channels::ChannelList;
 use crate::api::connections::{Finding, Inquiry};
-use crate::hub::channel::Replay;
 use crate::hub::message::ChannelName;
+use crate::hub::replay::Replay;
 use crate::hub::{ChannelInfo, HubFull, Listen, Publish, Published, Scope, ShardId};
 use crate::metrics::Metrics;
 

@@ -22,10 +22,11 @@ use slab::Slab;
 
 use crate::backplane::order::{Health, Keep, News, NotPublished, Order, Ticket};
 use crate::config::{Config, Degraded, Namespace};
-use crate::hub::channel::{Channel, Replay};
+use crate::hub::channel::Channel;
 use crate::hub::message::{ChannelName, Message};
 use crate::hub::namespaces::{Namespaces, page};
 use crate::hub::position::Position;
+use crate::hub::replay::Replay;
 use crate::hub::{ChannelInfo, HubFull, Listen, Publish, Published, Scope, ShardId};
 use feed::{Feed, UNKNOWN, Waiting};
 

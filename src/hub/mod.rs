@@ -15,6 +15,7 @@ pub mod message;
 pub mod namespaces;
 pub mod position;
 pub mod publishing;
+pub mod replay;
 pub mod restored;
 
 use std::collections::BTreeMap;
@@ -25,13 +26,14 @@ use slab::Slab;
 use crate::config::Config;
 use crate::proto::payload::PayloadKind;
 
-use channel::{Channel, Replay};
+use channel::Channel;
 use durable::Change;
 use epochs::Epochs;
 use idempotency::Idempotency;
 use message::ChannelName;
 use namespaces::{Namespaces, page};
 use position::{Epoch, Position, Since};
+use replay::Replay;
 
 /// Channels that get other settings in one sweep: a million within seconds, and no turn longer than usual.
 const RELOADS_PER_SWEEP: usize = 4096;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use crate::api::question::Answer;
 use crate::config::SlowReader;
-use crate::hub::channel::Replay;
 use crate::hub::fanout::Subscription;
 use crate::hub::message::Message;
 use crate::hub::position::{Position, Since, write_cursor};
+use crate::hub::replay::Replay;
 use crate::transport::outbox::Waiting;
 use crate::transport::{Context, slow_reader};
 
