@@ -1,5 +1,5 @@
 #!lua name=pushring
--- version 4
+-- version 5
 --
 -- Numbers, keeps and announces the messages of channels. Every node loads this, if the server has none or an older
 -- one; so arguments are only ever added behind those that there are, and what is stored keeps its form.
@@ -46,8 +46,11 @@ local is_heir
 -- By text, what each KEEP says: there are as many as namespaces.
 local keeps, n_keeps = {}, 0
 
+-- '%d' takes a third of the time of '%.0f', and is right where C's `long` has 64 bits.
+local integer_format
+
 local function integer(number)
-  return string.format('%.0f', number)
+  return string.format(integer_format, number)
 end
 
 local function now_us()
@@ -60,6 +63,7 @@ local function now_us()
     server = string.sub(redis.sha1hex(run .. replication), 1, 16)
     is_heir = string.find(info, 'master_replid2:0*[1-9a-f]') ~= nil
     announce_command = string.find(info, 'redis_mode:cluster', 1, true) and 'SPUBLISH' or 'PUBLISH'
+    integer_format = string.format('%d', OFFSET_MAX) == string.format('%.0f', OFFSET_MAX) and '%d' or '%.0f'
     checked_us = us
   end
   return us
