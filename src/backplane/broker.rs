@@ -36,7 +36,7 @@ pub trait Broker: Sized + 'static {
     /// Connections that a canary has to come back through.
     fn connections(&self) -> usize;
 
-    /// Publishes all of it, in order, with as few round trips as it takes; an answer for each.
+    /// Publishes all of it, each channel's in order, with as few round trips as it takes; an answer for each.
     async fn publish(
         &self,
         publishes: Vec<Publishing>,

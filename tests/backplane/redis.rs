@@ -1,6 +1,7 @@
 //! What Redis makes of the promises of a broker.
 
 mod failures;
+mod runs;
 
 use std::pin::pin;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 #!lua name=pushring
--- version 5
+-- version 6
 --
 -- Numbers, keeps and announces the messages of channels. Every node loads this, if the server has none or an older
 -- one; so arguments are only ever added behind those that there are, and what is stored keeps its form.
@@ -139,12 +139,60 @@ local function set(text)
   return text and text ~= '' and text
 end
 
+-- Numbers, keeps and announces payloads[first] and all behind it, which are alike in everything else. Answers the epoch
+-- and the offset of the first; the others have the next ones.
+local function append(base, kind, event, ttl, is_stored, keep_text, payloads, first)
+  local us = now_us()
+  local epoch, previous, ms, numbered_by, kept = open(base)
+  if not epoch then
+    epoch, previous, ms, numbered_by = begin(base, us)
+  elseif may_lack_a_tail(numbered_by) then
+    epoch, previous, ms, numbered_by = begin_again(base, us)
+  end
+  local count, offset = #payloads - first + 1, tonumber(previous) + 1
+  if numbered_by ~= server then
+    -- Two servers that leap from one place, neither of which knows of the other, must not land in one: each leaps to
+    -- its time, which numbers do not catch up with below a million messages a second.
+    offset = us > offset and us or offset + LOST_POSITIONS_MAX + us % LOST_POSITIONS_MAX
+  end
+  local head = offset + count - 1
+  if head > OFFSET_MAX then
+    epoch, previous, ms = begin_again(base, us)
+    offset, head = 1, count
+  end
+  local keep = parse_keep(keep_text or kept or KEEP)
+  local now_ms = math.max(math.floor(us / 1000), tonumber(ms))
+  ms = integer(now_ms)
+  write(base, epoch, integer(head), ms, keep)
+
+  is_stored = is_stored and keep.messages_max > 0 and keep.age_ms > 0 and ttl ~= '0'
+  local log = base .. ':log'
+  local rest = ' ' .. integer(us) .. ' ' .. kind .. ' ' .. (ttl or '-') .. (is_stored and ' 1 ' or ' 0 ')
+    .. event .. '\n'
+  for i = 0, count - 1 do
+    local own = integer(offset + i)
+    local frame = '1 ' .. epoch .. ' ' .. own .. ' ' .. previous .. rest .. payloads[first + i]
+    if is_stored then
+      redis.call('XADD', log, 'MAXLEN', '~', keep.messages, ms .. '-' .. own, 'm', frame)
+    end
+    redis.call(announce_command, base, frame)
+    previous = own
+  end
+  if is_stored then
+    if head % TRIM_EVERY < count then
+      redis.call('XTRIM', log, 'MINID', integer(math.max(now_ms - keep.age_ms, 0)))
+    end
+    redis.call('PEXPIRE', log, keep.age)
+  end
+  return epoch, offset
+end
+
 -- FCALL pushring_publish 1 BASE PAYLOAD [KIND [EVENT [TTL_MS [STORE [KEY]]]]]; an empty argument is as good as none.
 -- KIND is json, text or binary; STORE is 0 or 1; KEY makes a repeat harmless. Answers POSITION and RECEIVERS.
 -- Nodes go on: RECEIVERS WINDOW_MS KEEP.
 local function publish(keys, args)
   local base, payload, kind, event = keys[1], args[1], set(args[2]) or 'text', args[3] or ''
-  local ttl, is_stored, key = set(args[4]), args[5] ~= '0', set(args[6])
+  local ttl, key = set(args[4]), set(args[6])
   if not payload or string.sub(base, -1) ~= '}' then
     return redis.error_reply('ERR give 1 key, PREFIX:{CHANNEL}, and a payload')
   end
@@ -164,47 +212,19 @@ local function publish(keys, args)
     return { position, tonumber(receivers) }
   end
 
-  local us = now_us()
-  local epoch, previous, ms, numbered_by, kept = open(base)
-  if not epoch then
-    epoch, previous, ms, numbered_by = begin(base, us)
-  elseif may_lack_a_tail(numbered_by) then
-    epoch, previous, ms, numbered_by = begin_again(base, us)
-  end
-  local head = tonumber(previous) + 1
-  if numbered_by ~= server then
-    -- Two servers that leap from one place, neither of which knows of the other, must not land in one: each leaps to
-    -- its time, which numbers do not catch up with below a million messages a second.
-    head = us > head and us or head + LOST_POSITIONS_MAX + us % LOST_POSITIONS_MAX
-  end
-  if head > OFFSET_MAX then
-    epoch, previous, ms = begin_again(base, us)
-    head = 1
-  end
-  local keep = parse_keep(args[9] or kept or KEEP)
-  local offset = integer(head)
-  local now_ms = math.max(math.floor(us / 1000), tonumber(ms))
-  ms = integer(now_ms)
-  write(base, epoch, offset, ms, keep)
-
-  is_stored = is_stored and keep.messages_max > 0 and keep.age_ms > 0 and ttl ~= '0'
-  local frame = '1 ' .. epoch .. ' ' .. offset .. ' ' .. previous .. ' ' .. integer(us) .. ' ' .. kind .. ' '
-    .. (ttl or '-') .. (is_stored and ' 1 ' or ' 0 ') .. event .. '\n' .. payload
-  if is_stored then
-    local log = base .. ':log'
-    redis.call('XADD', log, 'MAXLEN', '~', keep.messages, ms .. '-' .. offset, 'm', frame)
-    if head % TRIM_EVERY == 0 then
-      redis.call('XTRIM', log, 'MINID', integer(math.max(now_ms - keep.age_ms, 0)))
-    end
-    redis.call('PEXPIRE', log, keep.age)
-  end
-  redis.call(announce_command, base, frame)
-
-  local position, receivers = epoch .. '-' .. offset, tonumber(args[7]) or 0
+  local epoch, offset = append(base, kind, event, ttl, args[5] ~= '0', args[9], { payload }, 1)
+  local position, receivers = epoch .. '-' .. integer(offset), tonumber(args[7]) or 0
   if key then
     redis.call('SET', base .. ':key:' .. key, position .. ' ' .. integer(receivers), 'PX', args[8] or WINDOW_MS)
   end
   return { position, receivers }
+end
+
+-- FCALL pushring_publish_run 1 BASE KIND EVENT TTL_MS STORE KEEP PAYLOAD..., as nodes call it, who have checked all of
+-- it: what has come together on one channel, and has no KEY. Answers the POSITION of the first; the others follow it.
+local function publish_run(keys, args)
+  local epoch, offset = append(keys[1], args[1], args[2], set(args[3]), args[4] ~= '0', args[5], args, 6)
+  return epoch .. '-' .. integer(offset)
 end
 
 -- The frames behind `offset`, oldest first; all of them, if it is nil. Nothing, if `offset` is one that was lost: a
@@ -289,6 +309,7 @@ local function delete(keys)
 end
 
 redis.register_function('pushring_publish', publish)
+redis.register_function('pushring_publish_run', publish_run)
 redis.register_function({ function_name = 'pushring_read', callback = read, flags = { 'allow-oom' } })
 redis.register_function({ function_name = 'pushring_heir', callback = heir, flags = { 'no-writes' } })
 redis.register_function({ function_name = 'pushring_delete', callback = delete, flags = { 'allow-oom' } })

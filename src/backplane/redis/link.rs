@@ -14,7 +14,8 @@ use crate::backplane::redis::events::{Ear, Leaving};
 use crate::backplane::redis::servers::Master;
 use crate::backplane::redis::url::Address;
 
-/// Defines `pushring_publish`, `pushring_read`, `pushring_delete` and `pushring_heir` at the server.
+/// Defines the functions `pushring_publish`, `pushring_publish_run`, `pushring_read`, `pushring_delete` and
+/// `pushring_heir` at the server.
 pub(super) const LIBRARY: &str = include_str!("library.lua");
 
 const LIBRARY_NAME: &str = "pushring";

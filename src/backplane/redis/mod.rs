@@ -31,6 +31,7 @@ mod events;
 mod frame;
 mod keys;
 mod link;
+mod runs;
 mod servers;
 mod url;
 
@@ -164,29 +165,31 @@ impl Broker for Redis {
         &self,
         publishes: Vec<Publishing>,
     ) -> Result<Vec<Result<Published, NotPublished>>, BrokerError> {
-        let channel = |index: usize| &publishes[index].publish.channel;
-        let bases: Vec<_> = (0..publishes.len())
-            .map(|index| self.names.keys.base(channel(index)))
+        let runs = runs::runs(&publishes);
+        let channels = runs.iter().map(|run| &publishes[run[0]].publish.channel);
+        let bases: Vec<_> = channels
+            .map(|channel| self.names.keys.base(channel))
             .collect();
-        let command = |index: usize| publish_command(&bases[index], &publishes[index]);
+        let command = |index: usize| runs::command(&bases[index], &runs[index], &publishes);
         // All at once: later calls must not come in between.
-        let replies = self.call(Lane::Main, &bases, command, usize::MAX);
-        let replies = replies.await?;
-        let results = replies.into_iter().zip(&bases).map(|(reply, base)| {
-            let error = match &reply {
-                Value::ServerError(error) => error,
-                reply => {
-                    let published = published(reply).ok_or_else(|| self.unreadable(base))?;
-                    return Ok(Ok(published));
+        let replies = self.call(Lane::Main, &bases, command, usize::MAX).await?;
+        let mut results = vec![Err(NotPublished::Refused); publishes.len()];
+        for ((reply, run), base) in replies.iter().zip(&runs).zip(&bases) {
+            if let Value::ServerError(error) = reply {
+                let error_text = self.link(base).error(error);
+                if is_end(error) {
+                    return Err(error_text);
                 }
-            };
-            if is_end(error) {
-                return Err(self.link(base).error(error));
+                self.refusals.log(error_text);
+                continue;
             }
-            self.refusals.log(self.link(base).error(error));
-            Ok(Err(NotPublished::Refused))
-        });
-        results.collect()
+            let published = runs::published(reply, run, &publishes);
+            let published = published.ok_or_else(|| self.unreadable(base))?;
+            for (&index, published) in run.iter().zip(published) {
+                results[index] = Ok(published);
+            }
+        }
+        Ok(results)
     }
 
     async fn listen(&self, channels: &[ChannelName]) -> Result<(), BrokerError> {
@@ -397,27 +400,6 @@ fn one_argument(verb: &str, name: &str) -> Cmd {
     command
 }
 
-fn publish_command(base: &str, publishing: &Publishing) -> Cmd {
-    let Publishing {
-        publish,
-        keep,
-        receivers,
-    } = publishing;
-    let ttl = publish.ttl_ms.map(|ttl| ttl.min(TIME_MS_MAX).to_string());
-    let mut command = cmd("FCALL");
-    command.arg("pushring_publish").arg(1).arg(base);
-    command.arg(&*publish.payload);
-    command.arg(frame::kind_name(publish.kind));
-    command.arg(publish.event.as_deref().unwrap_or(""));
-    command.arg(ttl.as_deref().unwrap_or(""));
-    command.arg(u8::from(publish.store));
-    command.arg(publish.idempotency_key.as_deref().unwrap_or(""));
-    command.arg(receivers);
-    command.arg(keep.idempotency_window_ms.clamp(1, TIME_MS_MAX));
-    command.arg(keep_text(keep));
-    command
-}
-
 fn read_command(base: &str, reading: &Reading, wanted: Wanted) -> Cmd {
     let after = reading.after.map(|position| position.text());
     let mut command = cmd("FCALL");
@@ -433,7 +415,7 @@ fn head_command(base: &str, keep: &Keep) -> Cmd {
     let lifetime_ms = keep.history_age_ms.max(keep.idle_timeout_ms);
     let mut command = cmd("GETEX");
     command.arg(format!("{base}:meta"));
-    command.arg("PX").arg(lifetime_ms.clamp(1, TIME_MS_MAX));
+    command.arg("PX").arg(time_ms(lifetime_ms).max(1));
     command
 }
 
@@ -453,12 +435,16 @@ fn is_head(meta: &Value, head: Position, heir: Option<&str>) -> bool {
 /// As `library.lua` keeps it with the channel.
 fn keep_text(keep: &Keep) -> String {
     let messages = keep.history_messages.min(u32::MAX as usize);
-    let time = |ms: u64| ms.min(TIME_MS_MAX);
     format!(
         "{messages} {} {}",
-        time(keep.history_age_ms),
-        time(keep.idle_timeout_ms)
+        time_ms(keep.history_age_ms),
+        time_ms(keep.idle_timeout_ms)
     )
+}
+
+/// A time that the server can add to its clock.
+fn time_ms(ms: u64) -> u64 {
+    ms.min(TIME_MS_MAX)
 }
 
 /// Whether the server is no longer the one that this connection is for; any other error is of its command alone.
@@ -469,19 +455,6 @@ fn is_end(error: &ServerError) -> bool {
     );
     // Whoever connects anew loads it again.
     is_gone || error.details() == Some("Function not found")
-}
-
-fn published(reply: &Value) -> Option<Published> {
-    let Value::Array(parts) = reply else {
-        return None;
-    };
-    let [position, Value::Int(receivers)] = &parts[..] else {
-        return None;
-    };
-    Some(Published {
-        position: parse_position(position)?,
-        receivers: u32::try_from(*receivers).ok()?,
-    })
 }
 
 fn standing(channel: &ChannelName, reply: Value) -> Option<Standing> {
