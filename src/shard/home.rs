@@ -106,13 +106,9 @@ impl Shard {
         }
         let answer = match question {
             Question::Publish(publish) | Question::PublishCounted(publish) => {
-                return match self.publish(asker, publish) {
-                    Ok(published) => published.map(|it| Answer::Published(Ok((it, Scope::Alone)))),
-                    Err(full) => {
-                        self.complain(full.into());
-                        Some(Answer::Published(Err(full)))
-                    }
-                };
+                let result = self.publish(asker, publish).transpose()?;
+                let result = result.map_err(|full| self.refused(full));
+                Answer::Published(result.map(|published| (published, Scope::Alone)))
             }
             Question::Listen(listen) => {
                 match self.hub.listen(&listen, asker.shard, self.clock.hub_ms) {
@@ -121,21 +117,13 @@ impl Shard {
                         replay,
                         listening,
                     },
-                    Err(full) => {
-                        self.complain(full.into());
-                        Answer::Refused(full)
-                    }
+                    Err(full) => Answer::Refused(self.refused(full)),
                 }
             }
             Question::Info(channel) => Answer::Info(self.hub.info(&channel, self.clock.hub_ms)),
             Question::Delete(channel) => {
-                return match self.delete(asker, &channel) {
-                    Ok(was_there) => was_there.map(|was_there| Answer::Deleted(Ok(was_there))),
-                    Err(full) => {
-                        self.complain(full.into());
-                        Some(Answer::Deleted(Err(full)))
-                    }
-                };
+                let result = self.delete(asker, &channel).transpose()?;
+                Answer::Deleted(result.map_err(|full| self.refused(full)))
             }
             Question::List(list) => Answer::List(self.hub.list(
                 &list.prefix,

@@ -43,7 +43,7 @@ use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::hub::fanout::Fanout;
 use crate::hub::message::ChannelName;
-use crate::hub::{Hub, ShardId};
+use crate::hub::{Hub, HubFull, ShardId};
 use crate::logging::LineLimit;
 use crate::metrics::{CallbackCounts, Metrics};
 use crate::tls::session::RecordBuffer;
@@ -393,6 +393,12 @@ impl Shard {
         if self.complaints.is_due(complaint, self.clock.now_ms) {
             tracing::warn!(shard = self.id.0, "{}", complaint.advice());
         }
+    }
+
+    /// The same of what turned a request away.
+    fn refused(&mut self, full: HubFull) -> HubFull {
+        self.complain(full.into());
+        full
     }
 
     /// The same of one connection; `found` says what is wrong with it.

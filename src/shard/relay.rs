@@ -9,7 +9,7 @@ use crate::api::question::{Answer, Question};
 use crate::backplane::order::{FromShard, News, Order};
 use crate::backplane::relay::{Act, Relay, Tell};
 use crate::config::Config;
-use crate::hub::{HubFull, ShardId};
+use crate::hub::ShardId;
 use crate::metrics::backplane::{Backplane, BackplaneStats};
 use crate::shard::Shard;
 use crate::shard::mailbox::Asker;
@@ -178,11 +178,6 @@ impl Shard {
         if let Some(relayed) = &mut self.relay {
             relayed.pending.push(order);
         }
-    }
-
-    fn refused(&mut self, full: HubFull) -> HubFull {
-        self.complain(full.into());
-        full
     }
 
     fn pass_on(&mut self, shard: ShardId, tell: Tell) {
