@@ -16,8 +16,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::api::callback::{self, Credentials};
+use crate::api::callback;
 use crate::api::connections::Inquiry;
+use crate::api::credentials::Credentials;
 use crate::api::listen::ListenRequest;
 use crate::api::origin;
 use crate::api::publish::PublishRequest;
@@ -84,7 +85,8 @@ impl Gate<'_> {
         if let Some((_, listen)) = callback::listening(request)
             && self.config.asks_backend()
         {
-            listen.credentials = Some(Arc::new(self.credentials(head)));
+            let credentials = Credentials::collect(head, self.config, self.auth);
+            listen.credentials = Some(Arc::new(credentials));
         }
         Ok(admission)
     }
@@ -121,26 +123,6 @@ impl Gate<'_> {
             Request::Publish(publish) => self.admit_publisher(publish, &caller),
             _ => self.admit_backend(request, &caller),
         }
-    }
-
-    /// What the backend is shown. An API key is not among it, nor is a cookie where any page may have made the browser
-    /// send it.
-    fn credentials(&self, head: &RequestHead<'_>) -> Credentials {
-        let allowed = &self.config.allowed_origins;
-        let is_known = origin::is_known(head.origin, head.host, allowed);
-        let mut credentials = Credentials {
-            authorization: head.authorization.map(Into::into),
-            cookie: head.cookie.filter(|_| is_known).map(Into::into),
-            origin: head.origin.map(Into::into),
-        };
-        match credential::find(head, None) {
-            Ok(Some(Credential::Bearer(text))) if self.auth.find_api_key(text).is_some() => {
-                credentials.authorization = None;
-            }
-            Ok(Some(Credential::Query(token))) => credentials.set_token(&token),
-            _ => {}
-        }
-        credentials
     }
 
     /// Verifies a token, and counts it.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::api::Request;
+use crate::api::credentials::Credentials;
 use crate::api::listen::ListenRequest;
 use crate::api::refusal::Refusal;
 use crate::config::Config;
@@ -17,30 +18,6 @@ use crate::hub::message::ChannelName;
 
 /// The longest answer that is read; what it has to say takes a few dozen bytes.
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
-
-/// What a request showed of who sends it, to be passed on as header fields of the same names.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Credentials {
-    pub authorization: Option<Box<str>>,
-    pub cookie: Option<Box<str>>,
-    pub origin: Option<Box<str>>,
-}
-
-impl std::fmt::Debug for Credentials {
-    /// Says nothing of what is in it.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Credentials")
-    }
-}
-
-impl Credentials {
-    /// A token that came otherwise goes on as `Authorization`; what cannot stand in a header field is nobody's token.
-    pub fn set_token(&mut self, token: &str) {
-        if token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            self.authorization = Some(format!("Bearer {token}").into());
-        }
-    }
-}
 
 /// One question for the backend.
 #[derive(Clone, Debug, PartialEq, Eq)]

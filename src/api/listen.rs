@@ -4,7 +4,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::api::access::{self, Verdict};
-use crate::api::callback::{Credentials, Permit};
+use crate::api::callback::Permit;
+use crate::api::credentials::Credentials;
 use crate::api::refusal::Refusal;
 use crate::auth::grant::{Grant, Session};
 use crate::config::Config;

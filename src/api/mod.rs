@@ -6,6 +6,7 @@ pub mod access;
 pub mod callback;
 pub mod channels;
 pub mod connections;
+pub mod credentials;
 pub mod findings;
 pub mod listen;
 pub mod origin;

@@ -72,22 +72,14 @@ impl Client {
     }
 
     fn send(&self, call: &Call, timeout: Duration) -> Result<Response, ureq::Error> {
-        let credentials = &call.consultation.credentials;
         let mut request = (self.agent.post(&*call.consultation.url))
             .config()
             .timeout_global(Some(timeout))
             .build()
             .header("Content-Type", "application/json")
             .header("Accept", "application/json");
-        for (name, value) in [
-            ("Authorization", &credentials.authorization),
-            ("Cookie", &credentials.cookie),
-            ("Origin", &credentials.origin),
-        ] {
-            if let Some(value) = value {
-                // Cookies may be more than ASCII.
-                request = request.header(name, value.as_bytes());
-            }
+        for (name, value) in call.consultation.credentials.fields() {
+            request = request.header(name, value);
         }
         let mut response = request.send(call.body.as_bytes())?;
         let field = |name: &str| {

@@ -36,19 +36,14 @@ impl Call {
         now_ms: u64,
     ) -> Self {
         let body = consultation.body(address);
-        let credentials = &consultation.credentials;
+        let question = [consultation.url.as_bytes(), body.as_bytes()];
+        let shown = consultation.credentials.fields();
+        let shown = shown.flat_map(|(name, value)| [name.as_bytes(), value]);
         let mut hasher = Sha256::new();
-        for part in [
-            Some(&*consultation.url),
-            Some(body.as_str()),
-            credentials.authorization.as_deref(),
-            credentials.cookie.as_deref(),
-            credentials.origin.as_deref(),
-        ] {
-            // No part may be taken for the end of the one before, nor none for an empty one.
-            let length = part.map_or(u64::MAX, |part| part.len() as u64);
-            hasher.update(length.to_le_bytes());
-            hasher.update(part.unwrap_or(""));
+        for part in question.into_iter().chain(shown) {
+            // No part may be taken for the end of the one before.
+            hasher.update((part.len() as u64).to_le_bytes());
+            hasher.update(part);
         }
         Self {
             body,

@@ -16,6 +16,8 @@ pub struct Callback {
     /// Answers of the process that are remembered.
     pub cache_max: usize,
     pub when_down: WhenDown,
+    /// Header fields of a request that are passed on with the question.
+    pub headers: Vec<String>,
     /// Certificates in PEM to trust, instead of those that the public trusts.
     pub ca_file: Option<String>,
 }
@@ -46,6 +48,9 @@ impl Default for Callback {
             cache_ttl_ms: 10 * SECOND_MS,
             cache_max: 100_000,
             when_down: WhenDown::Refuse,
+            headers: ["Authorization", "Cookie", "Origin"]
+                .map(str::to_owned)
+                .into(),
             ca_file: None,
         }
     }

@@ -66,6 +66,8 @@ pub enum Kind<T: 'static> {
     Secret(Field<T, Option<Secret>>),
     /// Names of channels, and beginnings of such with a `*`.
     Channels(Field<T, Vec<String>>),
+    /// Names of header fields, or `none`.
+    HeaderNames(Field<T, Vec<String>>),
     /// Networks, or `none`.
     Networks(Field<T, Vec<Network>>),
 }
@@ -125,6 +127,10 @@ impl<T> Setting<T> {
             Kind::Channels(field) => {
                 field.set(target, parse_list(text, value::parse_channel_pattern)?)
             }
+            Kind::HeaderNames(field) if text == "none" => field.set(target, Vec::new()),
+            Kind::HeaderNames(field) => {
+                field.set(target, parse_list(text, value::parse_header_name)?)
+            }
             Kind::Networks(field) if text == "none" => field.set(target, Vec::new()),
             Kind::Networks(field) => field.set(target, parse_list(text, value::parse_network)?),
         }
@@ -146,6 +152,8 @@ impl<T> Setting<T> {
             }
             Kind::Mode(field) => value::show_mode(*(field.get)(target)),
             Kind::Origins(field) | Kind::Channels(field) => show_list((field.get)(target)),
+            Kind::HeaderNames(field) if (field.get)(target).is_empty() => "none".to_owned(),
+            Kind::HeaderNames(field) => show_list((field.get)(target)),
             Kind::OptionalText(field) | Kind::OptionalUrl(field) => (field.get)(target)
                 .clone()
                 .unwrap_or_else(|| "none".to_owned()),
@@ -205,6 +213,11 @@ impl<T> Setting<T> {
             }
             Kind::Secret(_) => "a text".to_owned(),
             Kind::Channels(_) => "names of channels, prefix* or *, joined by commas".to_owned(),
+            Kind::HeaderNames(_) => {
+                "names of header fields such as User-Agent, none that belongs to the connection or its body, joined by \
+                 commas; or none"
+                    .to_owned()
+            }
             Kind::Networks(_) => {
                 "networks such as 10.0.0.0/8 or 192.0.2.7, with no bits set behind the prefix, joined by commas; or none"
                     .to_owned()
@@ -235,6 +248,7 @@ impl<T> Setting<T> {
             | Kind::OptionalUrl(_)
             | Kind::Secret(_)
             | Kind::Channels(_)
+            | Kind::HeaderNames(_)
             | Kind::Networks(_) => String::new(),
         }
     }
@@ -253,6 +267,7 @@ impl<T> Setting<T> {
             Kind::OptionalText(_) | Kind::Secret(_) => "TEXT",
             Kind::OptionalUrl(_) => "URL",
             Kind::Channels(_) => "CHANNEL",
+            Kind::HeaderNames(_) => "FIELD",
             Kind::Networks(_) => "NETWORK",
         }
     }
@@ -261,7 +276,11 @@ impl<T> Setting<T> {
     pub fn is_list(&self) -> bool {
         matches!(
             self.kind,
-            Kind::Addresses(_) | Kind::Origins(_) | Kind::Networks(_) | Kind::Channels(_)
+            Kind::Addresses(_)
+                | Kind::Origins(_)
+                | Kind::Networks(_)
+                | Kind::Channels(_)
+                | Kind::HeaderNames(_)
         )
     }
 

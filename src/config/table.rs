@@ -43,7 +43,7 @@ pub static SETTINGS: &[Setting<Config>] = {
         Shutdown,
     };
     use Kind::{
-        Addresses, Bool, Bytes, Count, Duration, Mode, Networks, OptionalAddress, OptionalText,
+        Addresses, Bool, Bytes, Count, Duration, HeaderNames, Mode, Networks, OptionalAddress, OptionalText,
         Origins, Secret,
     };
     &[
@@ -135,6 +135,8 @@ pub static SETTINGS: &[Setting<Config>] = {
                 set: |c, i| c.callback.when_down = WhenDown::ALL[i],
             },
             "What becomes of a request when the backend is down: refused with 503, or allowed."),
+        setting(Callback, "callback_headers", HeaderNames(field!(callback.headers)),
+            "Header fields of the request that are passed on with the question."),
         setting(Callback, "callback_concurrency_max", Count(field!(callback.concurrency_max), 1..=1_024),
             "Questions that the backend has at a time, of the process; each takes a thread and a connection."),
         setting(Callback, "callback_queue_max", Count(field!(callback.queue_max), 1..=1_000_000),

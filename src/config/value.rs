@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use super::network::Network;
 use crate::proto::channel_name;
+use crate::proto::http_request;
 
 /// Why a text is not the value that a setting needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +112,36 @@ pub fn parse_channel_pattern(text: &str) -> Result<String, ValueError> {
     let is_valid = (1..=channel_name::BYTES_MAX).contains(&text.len())
         && name.bytes().all(channel_name::is_allowed);
     is_valid
+        .then(|| text.to_owned())
+        .ok_or(ValueError::Malformed)
+}
+
+/// Fields of a request that are between this server and its client, or that a question to the backend has of its own.
+const HEADERS_OF_ONE_HOP: &[&str] = &[
+    "accept",
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-api-key",
+];
+
+/// Reads the name of a header field that may be passed on to the backend.
+pub fn parse_header_name(text: &str) -> Result<String, ValueError> {
+    let lowercase = text.to_ascii_lowercase();
+    let is_passable =
+        !HEADERS_OF_ONE_HOP.contains(&&*lowercase) && !lowercase.starts_with("sec-websocket-");
+    let is_name = http_request::is_token(text.as_bytes()) && is_passable;
+    is_name
         .then(|| text.to_owned())
         .ok_or(ValueError::Malformed)
 }
@@ -268,6 +299,32 @@ mod tests {
                 ("-3", Err(Malformed)),
             ],
         );
+    }
+
+    #[test]
+    fn header_fields_that_are_a_hop_s_own_are_not_passed_on() {
+        for good in [
+            "Cookie",
+            "X-Forwarded-For",
+            "user-agent",
+            "!#$%&'*+-.^_`|~0",
+        ] {
+            assert_eq!(parse_header_name(good).as_deref(), Ok(good));
+        }
+        for bad in [
+            "",
+            "a b",
+            "a:",
+            "\u{e4}",
+            "a\r\nb",
+            "Host",
+            "Content-length",
+            "TRANSFER-ENCODING",
+            "X-API-Key",
+            "Sec-WebSocket-Key",
+        ] {
+            assert_eq!(parse_header_name(bad), Err(Malformed), "{bad}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod fields;
 mod tests;
 
 pub use error::HeadError;
-pub use fields::HEADERS_MAX;
+pub use fields::{FieldLines, HEADERS_MAX};
 
 use memchr::memchr;
 
@@ -81,6 +81,8 @@ pub struct RequestHead<'a> {
     pub idempotency_key: Option<&'a str>,
     /// Present when the client asks for WebSocket in both `Upgrade` and `Connection`.
     pub upgrade: Option<UpgradeFields<'a>>,
+    /// All header fields, for those that this server does not read itself.
+    pub lines: FieldLines<'a>,
 }
 
 /// The fields of a WebSocket handshake (RFC 6455 §4.1), unchecked. Sec-WebSocket-Protocol and -Extensions are offers,

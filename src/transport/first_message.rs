@@ -143,7 +143,7 @@ impl FirstMessage {
             return refuse(refusal.into(), context);
         }
         if let Some(credentials) = &mut self.listen.credentials {
-            Arc::make_mut(credentials).set_token(token);
+            Arc::make_mut(credentials).set_token(token, context.config);
         }
         let request = Request::WebSocket {
             listen: self.listen.clone(),

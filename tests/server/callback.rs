@@ -520,6 +520,26 @@ fn nothing_of_a_credential_is_logged() {
 }
 
 #[test]
+fn header_fields_are_passed_on_by_name() {
+    let backend = Backend::allowing();
+    let server = server(
+        &backend,
+        "callback_headers = [\"User-Agent\", \"X-Device\"]",
+    );
+    let fields = "User-Agent: tv/1\r\nx-device: a\r\nX-Device: b\r\nCookie: c=d\r\nAuthorization: Basic e\r\n";
+    assert_eq!(
+        request(&server, "/poll/chat:1", fields).response().status,
+        204
+    );
+    let head = &backend.asked()[0].head;
+    let passed_on = ["user-agent:", "x-device:", "cookie:", "authorization:"];
+    let is_of_request = |line: &&str| passed_on.iter().any(|name| line.starts_with(name));
+    let mut lines: Vec<_> = head.lines().filter(is_of_request).collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["user-agent: tv/1", "x-device: a, b"]);
+}
+
+#[test]
 fn strangers_may_come_where_the_backend_decides_on_all() {
     let backend = Backend::start(|_| answer("403 Forbidden", "", ""));
     let all = format!("[namespace.\"\"]\nauthorize_url = \"{}\"\n", backend.url);

@@ -125,51 +125,66 @@ fn the_question_says_what_and_who() {
 #[test]
 fn what_the_request_shows_is_passed_on() {
     let mut config = config();
-    let shown =
-        |authorization: Option<&str>, cookie: Option<&str>, origin: Option<&str>| Credentials {
-            authorization: authorization.map(Into::into),
-            cookie: cookie.map(Into::into),
-            origin: origin.map(Into::into),
-        };
+    let shown = Credentials::of;
     // (target, fields, what is shown)
     for (target, fields, want) in [
-        ("/poll/a:1", "", shown(None, None, None)),
+        ("/poll/a:1", "", &[][..]),
         (
             "/poll/a:1",
-            "Authorization: Basic YTpi\r\nCookie: s=1; t=2\r\n",
-            shown(Some("Basic YTpi"), Some("s=1; t=2"), None),
+            "Cookie: s=1; t=2\r\nauthorization: Basic YTpi\r\nUser-Agent: x\r\n",
+            &[("Authorization", "Basic YTpi"), ("Cookie", "s=1; t=2")],
         ),
         (
             "/poll/a:1?token=opaque",
             "",
-            shown(Some("Bearer opaque"), None, None),
+            &[("Authorization", "Bearer opaque")],
         ),
         // What cannot stand in a field is left out.
-        ("/poll/a:1?token=a%0d%0ab", "", shown(None, None, None)),
-        ("/poll/a:1?token=%c3%a4", "", shown(None, None, None)),
+        ("/poll/a:1?token=a%0d%0ab", "", &[]),
+        ("/poll/a:1?token=%c3%a4", "", &[]),
         // The server's own page, and one that nobody named: its cookie is the browser's idea.
         (
             "/poll/a:1",
             "Origin: http://push\r\nCookie: s=1\r\n",
-            shown(None, Some("s=1"), Some("http://push")),
+            &[("Cookie", "s=1"), ("Origin", "http://push")],
         ),
         (
             "/poll/a:1",
             "Origin: https://evil\r\nCookie: s=1\r\n",
-            shown(None, None, Some("https://evil")),
+            &[("Origin", "https://evil")],
         ),
     ] {
         let found = credentials(&config, target, fields);
-        assert!(found == want, "{target} {fields}");
+        assert!(found == shown(want), "{target} {fields}");
     }
     // An API key is for this server alone.
     configure(&mut config, true);
     for fields in ["Authorization: Bearer ", "X-API-Key: "] {
         let found = credentials(&config, "/poll/a:1", &format!("{fields}{MASTER_KEY}\r\n"));
-        assert!(found == shown(None, None, None), "{fields}");
+        assert!(found == shown(&[]), "{fields}");
     }
-    let debug = format!("{:?}", shown(Some("secret"), Some("secret"), None));
+    let debug = format!("{:?}", shown(&[("Authorization", "secret")]));
     assert!(!debug.contains("secret"), "{debug}");
+}
+
+#[test]
+fn the_operator_says_which_fields_are_passed_on() {
+    let mut config = config();
+    config.callback.headers = ["x-forwarded-for", "COOKIE"].map(str::to_owned).into();
+    let fields = "Authorization: Basic YTpi\r\nX-Forwarded-For: 10.0.0.1\r\nCookie: a=\u{e4}\r\n\
+                  X-FORWARDED-FOR: 10.0.0.2 , 10.0.0.3\r\n";
+    let want = [
+        ("x-forwarded-for", "10.0.0.1, 10.0.0.2 , 10.0.0.3"),
+        ("COOKIE", "a=\u{e4}"),
+    ];
+    assert!(credentials(&config, "/poll/a:1", fields) == Credentials::of(&want));
+    // A token goes where Authorization goes.
+    let found = credentials(&config, "/poll/a:1?token=opaque", "");
+    assert!(found == Credentials::default());
+    let origin = "Origin: https://evil\r\nCookie: s=1\r\n";
+    assert!(credentials(&config, "/poll/a:1", origin) == Credentials::default());
+    config.callback.headers = Vec::new();
+    assert!(credentials(&config, "/poll/a:1", fields) == Credentials::default());
 }
 
 #[test]

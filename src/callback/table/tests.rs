@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::api::callback::{Credentials, Denial, Permit};
+use crate::api::callback::{Denial, Permit};
+use crate::api::credentials::Credentials;
 use crate::hub::message::ChannelName;
 
 const QUEUE_MAX: usize = 2;
@@ -136,16 +137,9 @@ fn two_questions_are_the_same_if_the_backend_is_told_the_same() {
         let address = address.map(|address| address.parse().unwrap());
         Call::new(consultation, address, &Callback::default(), 0).digest
     };
-    let of = |authorization: Option<&str>, cookie: Option<&str>| {
-        Arc::new(Credentials {
-            authorization: authorization.map(Into::into),
-            cookie: cookie.map(Into::into),
-            origin: None,
-        })
-    };
-    let with = |authorization, cookie| {
+    let with = |fields: &[(&str, &str)]| {
         let consultation = Consultation {
-            credentials: of(authorization, cookie),
+            credentials: Arc::new(Credentials::of(fields)),
             ..consultation("a")
         };
         Call::new(consultation, None, &Callback::default(), 0).digest
@@ -157,15 +151,16 @@ fn two_questions_are_the_same_if_the_backend_is_told_the_same() {
         digest(|consultation| consultation.url = "http://b/".into(), None),
         digest(|consultation| consultation.transport = "sse", None),
         digest(|consultation| consultation.user = Some("u".into()), None),
-        with(Some("ab"), None),
-        with(None, Some("ab")),
-        with(Some("a"), Some("b")),
-        with(Some(""), None),
+        with(&[("Authorization", "ab")]),
+        with(&[("Cookie", "ab")]),
+        with(&[("Authorization", "a"), ("Cookie", "b")]),
+        with(&[("Authorization", "aCookie"), ("b", "")]),
+        with(&[("Authorization", "")]),
     ];
     for (place, one) in all.iter().enumerate() {
         for other in &all[place + 1..] {
             assert_ne!(one, other, "{place}");
         }
     }
-    assert_eq!(all[0], with(None, None));
+    assert_eq!(all[0], with(&[]));
 }

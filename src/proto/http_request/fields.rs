@@ -12,6 +12,31 @@ const HEADERS_USUAL: usize = 16;
 /// `sec-websocket-version`: a longer name is none of ours.
 const KNOWN_NAME_BYTES_MAX: usize = 21;
 
+/// The header lines of a checked head, each with its CRLF, and the empty line behind them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FieldLines<'a>(&'a [u8]);
+
+impl<'a> FieldLines<'a> {
+    #[cfg(test)]
+    pub(super) const EMPTY: Self = Self(&[]);
+
+    /// The values of every field of this name, which has any case, in their order.
+    pub fn values(self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        let mut rest = self.0;
+        let lines = std::iter::from_fn(move || {
+            let end = memchr(b'\n', rest)?;
+            let (line, behind) = rest.split_at(end + 1);
+            rest = behind;
+            Some(line)
+        });
+        lines.filter_map(move |line| {
+            let colon = memchr(b':', line)?;
+            let is_it = line[..colon].eq_ignore_ascii_case(name.as_bytes());
+            is_it.then(|| line[colon + 1..].trim_ascii())
+        })
+    }
+}
+
 /// `lines` are the `n_headers` header lines with the empty line at their end; their line ends and bytes are checked.
 pub(super) fn parse_fields<'a>(
     line: &RequestLine<'a>,
@@ -40,7 +65,7 @@ fn parse_into<'a>(
     for header in headers {
         fields.take(header.name, header.value)?;
     }
-    fields.into_head(line)
+    fields.into_head(line, FieldLines(lines))
 }
 
 #[derive(Default)]
@@ -130,7 +155,11 @@ impl<'a> Fields<'a> {
         Ok(())
     }
 
-    fn into_head(self, line: &RequestLine<'a>) -> Result<RequestHead<'a>, HeadError> {
+    fn into_head(
+        self,
+        line: &RequestLine<'a>,
+        lines: FieldLines<'a>,
+    ) -> Result<RequestHead<'a>, HeadError> {
         let is_http11 = line.version == Version::Http11;
         self.check_host(line)?;
         let body = self.body_framing(line.version)?;
@@ -159,6 +188,7 @@ impl<'a> Fields<'a> {
                 key: self.websocket_key,
                 version: self.websocket_version,
             }),
+            lines,
         })
     }
 

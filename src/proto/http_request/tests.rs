@@ -30,6 +30,7 @@ const PLAIN: RequestHead<'static> = RequestHead {
     last_event_id: None,
     idempotency_key: None,
     upgrade: None,
+    lines: FieldLines::EMPTY,
 };
 
 const HTTP10: RequestHead<'static> = RequestHead {
@@ -263,6 +264,28 @@ fn accepts_the_fields_it_reads() {
 }
 
 #[test]
+fn finds_any_field_by_its_name() {
+    let request = "\r\nGET /a:b HTTP/1.1\r\nHost: a\r\nX-A: b : c \r\nx-a:\td\r\nX-AB:\r\nY: \u{e4}\r\n\r\nX-A: body\r\n";
+    let head_bytes = request.find("X-A: body").unwrap();
+    let (head, _) = decode_head(request.as_bytes(), &mut HeadProgress::default(), &LIMITS)
+        .unwrap()
+        .unwrap();
+    decode_every_way(&request.as_bytes()[..head_bytes]).unwrap();
+    for (name, want) in [
+        ("X-a", &["b : c", "d"][..]),
+        ("x-ab", &[""]),
+        ("y", &["\u{e4}"]),
+        ("host", &["a"]),
+        ("X", &[]),
+        ("", &[]),
+    ] {
+        let found: Vec<_> = head.lines.values(name).collect();
+        let want: Vec<_> = want.iter().map(|value| value.as_bytes()).collect();
+        assert_eq!(found, want, "{name}");
+    }
+}
+
+#[test]
 fn accepts_upgrades() {
     let none = UpgradeFields {
         key: None,
@@ -474,11 +497,9 @@ fn every_byte_value_in_every_place() {
 
 #[track_caller]
 fn accepts(request: &str, want: RequestHead<'_>) {
-    assert_eq!(
-        decode_every_way(request.as_bytes()),
-        Ok(want),
-        "{request:?}"
-    );
+    let decoded = decode_every_way(request.as_bytes());
+    let lines = decoded.map_or_else(|_| FieldLines::EMPTY, |head| head.lines);
+    assert_eq!(decoded, Ok(RequestHead { lines, ..want }), "{request:?}");
 }
 
 #[track_caller]

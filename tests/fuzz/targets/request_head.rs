@@ -48,7 +48,10 @@ pub(crate) fn check(input: &[u8]) {
     literal_reading(&input[..head_bytes], &head);
     if let Some(text) = write(&head) {
         let again = decode_head(text.as_bytes(), &mut HeadProgress::default(), &ROOMY);
-        assert_eq!(again, Ok(Some((head, text.len()))), "{text:?}");
+        let again = again.expect("a head").expect("a whole head");
+        let lines = again.0.lines;
+        let want = RequestHead { lines, ..head };
+        assert_eq!(again, (want, text.len()), "{text:?}");
     }
 }
 
@@ -100,6 +103,7 @@ fn literal_reading(bytes: &[u8], head: &RequestHead<'_>) {
     }
     assert_eq!(head.body, framing);
     assert_eq!(hosts, head.host.into_iter().collect::<Vec<_>>());
+    assert!((head.lines.values("HOST")).eq(hosts.iter().map(|host| host.as_bytes())));
     let has = |name: &str| {
         options
             .iter()
