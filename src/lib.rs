@@ -18,7 +18,7 @@
 //! | outbox | what waits for a client that reads too slowly |
 //! | broker, backplane | what joins several nodes: Redis or NATS; this node's side of it |
 //! | relay, reading | a home that takes its messages from the broker; its question where a channel stands |
-//! | callback, consultation, decision | asking the backend whether somebody may listen; one question; its answer |
+//! | callback, consultation, decision | asking the backend who somebody is, or may listen; one question; its answer |
 //! | log, fact, draft | what keeps a home's histories on disk; one thing in it; a message that waits for it |
 //!
 //! # The path of a published message

@@ -8,10 +8,13 @@
 //! | channels and who is on them, metrics | – | – | its channels |
 //! | connections, users | – | – | if its channels are all |
 //!
+//! With a `connect_url` the backend says who an anonymous listener is, as a token would
+//! ([`connect`](crate::api::connect)).
 //! Where a namespace has an `authorize_url`, who may listen by this table is asked about there as well
 //! ([`callback`]).
 //!
-//! Without any key all is open but for what `internal` keeps apart; so is the internal listener without API keys.
+//! Without any key, or `connect_url`, all is open but for what `internal` keeps apart; so is the internal listener
+//! without API keys.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,7 +27,7 @@ use crate::api::origin;
 use crate::api::publish::PublishRequest;
 use crate::api::refusal::Refusal;
 use crate::api::{Audience, Request};
-use crate::auth::credential::{self, Credential};
+use crate::auth::credential::{self, Credential, CredentialError};
 use crate::auth::error::TokenError;
 use crate::auth::grant::{Grant, Session};
 use crate::auth::{Authenticator, Clock, Effort, Verified};
@@ -105,9 +108,19 @@ impl Gate<'_> {
             _ if !self.config.auth.has_keys() => return self.admit_open(request),
             _ => {}
         }
-        let Some(caller) = self.caller(head, may_wait)? else {
-            return Ok(Admission::KeyMissing);
+        let listen = callback::listening(request).map(|(_, listen)| listen);
+        let asks_who = listen.is_some() && self.config.auth.connect_url.is_some();
+        let caller = match asks_who && !self.config.auth.verifies_tokens() {
+            true => self.caller_by_api_key(head)?,
+            false => match self.caller(head, may_wait)? {
+                Some(caller) => caller,
+                None => return Ok(Admission::KeyMissing),
+            },
         };
+        if let (Some(listen), Caller::Anonymous, true) = (listen, &caller, asks_who) {
+            listen.caller_due = true;
+            return Ok(Admission::Allowed);
+        }
         match request {
             Request::Poll { listen, .. } | Request::EventStream(listen) => {
                 match self.admit_listener(listen, caller)? {
@@ -208,6 +221,22 @@ impl Gate<'_> {
         match self.verify(&token, may_wait)? {
             Verified::Session(session) => Ok(Some(Caller::User(session))),
             Verified::KeyMissing => Ok(None),
+        }
+    }
+
+    /// Where the backend judges whatever else is shown.
+    fn caller_by_api_key(&self, head: &RequestHead<'_>) -> Result<Caller, Refusal> {
+        match credential::find(head, None) {
+            Ok(Some(Credential::ApiKey(secret))) => {
+                let found = self.auth.find_api_key(secret).map(Caller::Backend);
+                found.ok_or(Refusal::API_KEY_UNKNOWN)
+            }
+            Ok(Some(Credential::Bearer(text))) => {
+                let found = self.auth.find_api_key(text).map(Caller::Backend);
+                Ok(found.unwrap_or(Caller::Anonymous))
+            }
+            Ok(_) | Err(CredentialError::SchemeUnsupported) => Ok(Caller::Anonymous),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -355,12 +384,14 @@ fn namespace_publish(config: &Config, channel: &ChannelName) -> Access {
     config.namespace(channel.namespace()).publish
 }
 
-fn verdict(access: Access, grant: Option<&Grant>, lists: impl FnOnce(&Grant) -> bool) -> Verdict {
+fn verdict(access: Access, grant: Option<&Grant>, lists: impl Fn(&Grant) -> bool) -> Verdict {
+    let is_known = grant.is_some_and(|grant| !grant.is_anonymous);
     match (access, grant) {
-        (Access::Public, _) | (Access::Authenticated, Some(_)) => Verdict::Allowed,
-        (_, None) => Verdict::CredentialsMissing,
-        (Access::Token, Some(grant)) if lists(grant) => Verdict::Allowed,
-        (Access::Token | Access::Internal, Some(_)) => Verdict::Denied,
+        (Access::Public, _) => Verdict::Allowed,
+        (Access::Authenticated, _) if is_known => Verdict::Allowed,
+        (Access::Authenticated | Access::Token, Some(grant)) if lists(grant) => Verdict::Allowed,
+        _ if is_known => Verdict::Denied,
+        _ => Verdict::CredentialsMissing,
     }
 }
 

@@ -1,17 +1,20 @@
 //! The backend's say in who may listen: what it is asked, how its answer reads, and what that makes of the request.
 //!
-//! It is asked behind the rules of the namespace and of the token, about all channels of a request that have the same
-//! `authorize_url` at once.
+//! Who shows no token may first be a question itself ([`connect`]). Behind the rules of the namespace and of the token
+//! it is asked about all channels of a request that have the same `authorize_url` at once.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::api::Request;
+use crate::api::connect;
 use crate::api::credentials::Credentials;
 use crate::api::listen::ListenRequest;
 use crate::api::refusal::Refusal;
+use crate::auth::grant::Grant;
 use crate::config::Config;
 use crate::config::callback::{CACHE_TTL_MAX_MS, WhenDown};
 use crate::hub::message::ChannelName;
@@ -19,9 +22,19 @@ use crate::hub::message::ChannelName;
 /// The longest answer that is read; what it has to say takes a few dozen bytes.
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
+/// What the backend is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// Who somebody is, and what they may (`connect_url`).
+    Caller,
+    /// Whether somebody may listen to these channels (`authorize_url`).
+    Channels,
+}
+
 /// One question for the backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Consultation {
+    pub about: About,
     pub url: Box<str>,
     pub credentials: Arc<Credentials>,
     /// In the request's order.
@@ -65,12 +78,22 @@ pub enum Decision {
 }
 
 /// What the backend allows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Permit {
-    /// Who it is.
-    pub user: Option<Box<str>>,
+    /// Who it is, and what that lists. Shared with all who ask the same.
+    pub grant: Arc<Grant>,
     /// When to ask again, in milliseconds of the monotonic clock.
     pub until_ms: Option<u64>,
+}
+
+impl Permit {
+    #[cfg(test)]
+    pub(crate) fn of(user: Option<&str>, until_ms: Option<u64>) -> Self {
+        Self {
+            grant: Arc::new(Grant::of_user(user)),
+            until_ms,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +108,7 @@ pub enum Denial {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     Allowed {
-        user: Option<Box<str>>,
+        grant: Grant,
         expires_in_ms: Option<u64>,
     },
     Denied(Denial),
@@ -105,20 +128,22 @@ impl std::fmt::Display for ReplyError {
         match self {
             Self::Status(status) => write!(f, "status {status} is neither 2xx nor 401 nor 403"),
             Self::Malformed => f.write_str(
-                "the body is not a JSON object whose user is a text and whose expires_in is a number of seconds",
+                "the body is not a JSON object whose user is a text, whose expires_in is a number of seconds, and whose \
+                 lists (channels, subscribe, publish) are such as a token may have",
             ),
         }
     }
 }
 
 impl Reply {
-    /// A body of another type than JSON says nothing.
-    pub fn parse(status: u16, content_type: Option<&str>, body: &[u8]) -> Result<Self, ReplyError> {
-        #[derive(Default, Deserialize)]
-        struct Body {
-            user: Option<Box<str>>,
-            expires_in: Option<f64>,
-        }
+    /// To a question about channels a body of another type than JSON says nothing. To one about the caller it is no
+    /// answer: it could be a page to sign in on.
+    pub fn parse(
+        about: About,
+        status: u16,
+        content_type: Option<&str>,
+        body: &[u8],
+    ) -> Result<Self, ReplyError> {
         match status {
             200..=299 => {}
             401 => return Ok(Self::Denied(Denial::Unauthorized)),
@@ -127,17 +152,39 @@ impl Reply {
         }
         let media_type = content_type.unwrap_or("").split(';').next().unwrap_or("");
         let is_json = media_type.trim().eq_ignore_ascii_case("application/json");
-        let Body { user, expires_in } = match body {
-            [] => Body::default(),
-            _ if !is_json => Body::default(),
-            _ => serde_json::from_slice(body).map_err(|_| ReplyError::Malformed)?,
-        };
+        let is_silent = body.is_empty() || (about == About::Channels && !is_json);
+        if is_silent {
+            return Ok(Self::Allowed {
+                grant: Grant::of_user(None),
+                expires_in_ms: None,
+            });
+        }
+        let read = || is_json.then(|| Self::parse_body(about, body)).flatten();
+        read().ok_or(ReplyError::Malformed)
+    }
+
+    fn parse_body(about: About, body: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Body<'a> {
+            #[serde(borrow)]
+            user: Option<Cow<'a, str>>,
+            expires_in: Option<f64>,
+        }
+        // serde takes a list of the values for an object too.
+        if body.trim_ascii_start().first() != Some(&b'{') {
+            return None;
+        }
+        let Body { user, expires_in } = serde_json::from_slice(body).ok()?;
         // An end before the begin.
         if expires_in.is_some_and(|seconds| seconds < 0.0) {
-            return Err(ReplyError::Malformed);
+            return None;
         }
-        Ok(Self::Allowed {
-            user,
+        let grant = Grant::of_user(user.as_deref());
+        Some(Self::Allowed {
+            grant: match about {
+                About::Caller => connect::add_lists(grant, body)?,
+                About::Channels => grant,
+            },
             expires_in_ms: expires_in.map(|seconds| (seconds * 1000.0) as u64),
         })
     }
@@ -147,10 +194,10 @@ impl Reply {
         match self {
             Self::Denied(denial) => Decision::Denied(denial),
             Self::Allowed {
-                user,
+                grant,
                 expires_in_ms,
             } => Decision::Allowed(Permit {
-                user,
+                grant: Arc::new(grant),
                 until_ms: expires_in_ms.map(|ms| now_ms.saturating_add(ms)),
             }),
         }
@@ -180,6 +227,9 @@ pub fn take_consultations(request: &mut Request, config: &Config) -> Vec<Consult
     let Some((transport, listen)) = listening(request) else {
         return Vec::new();
     };
+    if listen.caller_due {
+        return vec![connect::consultation(listen, transport, config)];
+    }
     // What a first message has to bring is to be known first.
     if listen.token_due {
         return Vec::new();
@@ -198,6 +248,7 @@ pub fn take_consultations(request: &mut Request, config: &Config) -> Vec<Consult
         {
             Some(consultation) => consultation.channels.push(channel.clone()),
             None => consultations.push(Consultation {
+                about: About::Channels,
                 url: url.as_str().into(),
                 credentials: credentials.clone(),
                 channels: vec![channel.clone()],
@@ -231,10 +282,17 @@ pub fn conclude(
     {
         return Err(refusal);
     }
-    for decision in decisions {
-        if let (Decision::Allowed(permit), Some((_, listen))) = (decision, listening(request)) {
-            listen.allow(permit);
+    let permits = decisions.iter().map(|decision| match decision {
+        Decision::Allowed(permit) => Some(permit),
+        _ => None,
+    });
+    let is_websocket = matches!(request, Request::WebSocket { .. });
+    if let Some((_, listen)) = listening(request) {
+        if listen.caller_due {
+            let permit = permits.flatten().next();
+            return connect::conclude(listen, permit, is_websocket, config);
         }
+        permits.flatten().for_each(|permit| listen.allow(permit));
     }
     Ok(())
 }

@@ -1,6 +1,5 @@
 //! The listening side of a request: which channels, from where on, in which format.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::api::access::{self, Verdict};
@@ -20,12 +19,14 @@ pub struct ListenRequest {
     /// In the request's order, each once. Empty as long as they are a token's to say.
     pub channels: Vec<(ChannelName, Since)>,
     pub format: Format,
-    /// Where to start on the channels of the token.
+    /// Where to start on the channels of the token, or of the backend's answer.
     pub start_of_token: Option<Box<Start>>,
     /// With whose token.
     pub session: Option<Session>,
     /// A WebSocket's first message has to bring the token.
     pub token_due: bool,
+    /// Who this is, the backend has yet to be asked.
+    pub caller_due: bool,
     /// To be shown to the backend, which has yet to be asked.
     pub credentials: Option<Arc<Credentials>>,
 }
@@ -88,6 +89,7 @@ impl ListenRequest {
             start_of_token,
             session: None,
             token_due: false,
+            caller_due: false,
             credentials: None,
         })
     }
@@ -99,25 +101,27 @@ impl ListenRequest {
 
     /// Listens as the backend allows it. Who has a token is whom that names; another is whom the backend names.
     pub fn allow(&mut self, permit: &Permit) {
-        let is_nobody = (self.session.as_ref()).is_none_or(|session| session.grant.is_anonymous);
-        if is_nobody && (permit.user.is_some() || permit.until_ms.is_some()) {
-            let grant = Rc::new(Grant {
-                is_anonymous: permit.user.is_none(),
-                subject: permit.user.as_deref().map(Into::into),
-                ..Grant::default()
-            });
-            match &mut self.session {
-                // Another backend was asked before, and its end holds on.
-                Some(session) => session.grant = grant,
-                None => self.session = Some(Session::unlimited(grant)),
+        let Permit { grant, until_ms } = permit;
+        match &mut self.session {
+            None if grant.is_anonymous && until_ms.is_none() => {}
+            None => self.session = Some(Session::unlimited(grant.clone())),
+            // Another backend was asked before; what it lists, and its end, hold on.
+            Some(session) if session.grant.is_anonymous && !grant.is_anonymous => {
+                session.grant = Arc::new(Grant {
+                    subject: grant.subject.clone(),
+                    is_anonymous: false,
+                    ..(*session.grant).clone()
+                });
             }
+            Some(_) => {}
         }
-        if let (Some(session), Some(until_ms)) = (&mut self.session, permit.until_ms) {
-            session.limit(until_ms);
+        if let (Some(session), Some(until_ms)) = (&mut self.session, until_ms) {
+            session.limit(*until_ms);
         }
     }
 
-    /// Listens with the token of `session`: on the channels that it names, unless the request named its own.
+    /// Listens with the token of `session`, or with what counts as much: on the channels that it names,
+    /// unless the request named its own.
     pub fn join(&mut self, session: Session, config: &Config) -> Result<&mut Session, Refusal> {
         if let Some(start) = self.start_of_token.take() {
             let names = &session.grant.channels;

@@ -5,6 +5,7 @@
 pub mod access;
 pub mod callback;
 pub mod channels;
+pub mod connect;
 pub mod connections;
 pub mod credentials;
 pub mod findings;
@@ -122,7 +123,7 @@ impl Methods {
 /// What a path is about. Names are still percent-encoded.
 #[derive(Clone, Copy, Debug)]
 enum Route<'a> {
-    /// Channels; `None`: those that the token names.
+    /// Channels; `None`: those that the token names, or the backend.
     Poll(Option<&'a str>),
     EventStream(Option<&'a str>),
     WebSocket(Option<&'a str>),
@@ -144,7 +145,7 @@ enum Route<'a> {
 impl<'a> Route<'a> {
     fn of(path: &'a str, config: &Config) -> Option<Self> {
         Some(match query::split_first_segment(path) {
-            ("poll" | "sse" | "ws", None) if !config.auth.verifies_tokens() => return None,
+            ("poll" | "sse" | "ws", None) if !config.auth.knows_users() => return None,
             ("poll", channels) => Self::Poll(channels),
             ("sse", channels) => Self::EventStream(channels),
             ("ws", channels) => Self::WebSocket(channels),

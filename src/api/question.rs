@@ -20,7 +20,7 @@ pub enum Question {
     List(ChannelList),
     Inquiry(Inquiry),
     Metrics,
-    /// Whether somebody may listen.
+    /// Who somebody is, or whether they may listen.
     Authorize(Box<Consultation>),
 }
 

@@ -174,7 +174,7 @@ impl Refusal {
     pub const CHANNEL_DENIED: Self = Self::new(
         403,
         "channel_denied",
-        "The token or API key does not allow this on every channel of the request.",
+        "The token, session or API key does not allow this on every channel of the request.",
     );
     pub const API_KEY_LIMITED: Self = Self::new(
         403,
@@ -189,7 +189,7 @@ impl Refusal {
     pub const BACKEND_DENIED: Self = Self::new(
         403,
         "backend_denied",
-        "The application does not let you listen to a channel of the request.",
+        "The application does not let you in, or not to a channel of the request.",
     );
     pub const BACKEND_UNAUTHORIZED: Self = Self {
         status: 401,
@@ -198,7 +198,7 @@ impl Refusal {
     };
     pub const BACKEND_DOWN: Self = Self::unavailable(
         "backend_down",
-        "The application does not say whether you may listen (setting authorize_url). Come back later.",
+        "The application does not say whether you may listen (settings authorize_url, connect_url). Come back later.",
     );
     pub const BACKEND_BUSY: Self = Self::unavailable(
         "backend_busy",
@@ -208,7 +208,7 @@ impl Refusal {
     pub const CHANNELS_MISSING: Self = Self::new(
         400,
         "channels_missing",
-        "Name the channels in the path, or in the token as channels.",
+        "Name the channels in the path, or in the token, or in the application's answer, as channels.",
     );
     pub const UPGRADE_REQUIRED: Self = Self {
         status: 426,

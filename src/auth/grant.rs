@@ -7,7 +7,7 @@ use crate::auth::pattern::Patterns;
 use crate::auth::users::Place;
 use crate::hub::message::ChannelName;
 
-/// The claims of a verified token.
+/// The claims of a verified token, or what the backend answered in place of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grant {
     /// `sub`: the user.
@@ -20,11 +20,27 @@ pub struct Grant {
     pub publish: Patterns,
     /// Joined by a request that names no channel, in this order.
     pub channels: Box<[ChannelName]>,
-    /// Of somebody whom the backend let in without saying who it is: it grants nothing.
+    /// Of somebody whom the backend let in without saying who it is: nothing is granted but what is listed.
     pub is_anonymous: bool,
 }
 
 impl Grant {
+    /// Of whom the backend names; nothing is listed.
+    pub fn of_user(user: Option<&str>) -> Self {
+        Self {
+            subject: user.map(Into::into),
+            is_anonymous: user.is_none(),
+            ..Self::default()
+        }
+    }
+
+    /// Says as little as nothing.
+    pub fn is_empty(&self) -> bool {
+        let lists_none =
+            self.subscribe.is_empty() && self.publish.is_empty() && self.channels.is_empty();
+        self.is_anonymous && lists_none
+    }
+
     pub fn lists_for_subscribe(&self, channel: &ChannelName) -> bool {
         self.channels.contains(channel) || self.subscribe.contains(channel.as_str())
     }
@@ -34,11 +50,24 @@ impl Grant {
     }
 }
 
+/// Names of channels, each once; `None` if they are not.
+pub fn parse_channels<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Box<[ChannelName]>> {
+    let mut channels: Vec<ChannelName> = Vec::new();
+    for name in names {
+        let name = ChannelName::parse(name)?;
+        if channels.contains(&name) {
+            return None;
+        }
+        channels.push(name);
+    }
+    Some(channels.into())
+}
+
 /// A grant in use by a request or a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// Shared with the cache of the shard and with other connections of the same token.
-    pub grant: Rc<Grant>,
+    /// Shared with the cache that it is from, and with other connections of the same token or answer.
+    pub grant: Arc<Grant>,
     /// The end of the token, in milliseconds of the monotonic clock.
     pub expires_ms: Option<u64>,
     /// The end of what was opened with it: later by `token_expiry_grace`.
@@ -50,7 +79,7 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn unlimited(grant: Rc<Grant>) -> Self {
+    pub fn unlimited(grant: Arc<Grant>) -> Self {
         Self {
             grant,
             expires_ms: None,

@@ -18,7 +18,6 @@ pub(crate) mod sample;
 pub mod token;
 pub mod users;
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
@@ -54,7 +53,7 @@ pub struct Authenticator {
     api_keys: Arc<ApiKeys>,
     rules: Rules,
     /// Good signatures, and the right audience. Whether a token is still valid is seen each time.
-    cache: Cache<Rc<Grant>>,
+    cache: Cache<Arc<Grant>>,
     pub users: Users,
     expiry_grace_ms: u64,
     /// Keys that are not known may be with the issuer.
@@ -116,7 +115,7 @@ impl Authenticator {
             Some(grant) => (Effort::Cached, Ok(grant.clone())),
             None => {
                 let grant =
-                    token::verify(token, &self.keys, &self.rules, clock.unix_ms).map(Rc::new);
+                    token::verify(token, &self.keys, &self.rules, clock.unix_ms).map(Arc::new);
                 (Effort::Verified, grant)
             }
         };
@@ -149,7 +148,7 @@ impl Authenticator {
         self.api_keys.channels(number)
     }
 
-    fn session(&self, grant: Rc<Grant>, clock: Clock) -> Session {
+    fn session(&self, grant: Arc<Grant>, clock: Clock) -> Session {
         let from_unix = |unix_ms: u64| {
             let from_now_ms = unix_ms.saturating_sub(clock.unix_ms);
             clock.now_ms.saturating_add(from_now_ms)

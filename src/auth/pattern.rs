@@ -9,6 +9,10 @@ impl Patterns {
         Self(patterns.into_iter().map(Into::into).collect())
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether the channel of this name is in the list. `*` stands for any end, the empty one too; elsewhere than at
     /// the end it stands for nothing, since no channel has it in its name.
     pub fn contains(&self, channel: &str) -> bool {

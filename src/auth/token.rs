@@ -8,11 +8,10 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::auth::error::TokenError;
-use crate::auth::grant::Grant;
+use crate::auth::grant::{self, Grant};
 use crate::auth::key::{KeySet, TokenKey};
 use crate::auth::pattern::Patterns;
 use crate::config::auth::Auth;
-use crate::hub::message::ChannelName;
 
 /// Bytes of a token.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
@@ -185,23 +184,15 @@ fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, TokenError> {
 }
 
 fn grant(claims: &Claims<'_>) -> Result<Grant, TokenError> {
-    let channel = |name: &Cow<'_, str>| ChannelName::parse(name).ok_or(TokenError::Malformed);
     let patterns = |list: &[Cow<'_, str>]| Patterns::new(list.iter().map(|it| &**it));
-    let mut channels: Vec<ChannelName> = Vec::new();
-    for name in &claims.channels {
-        let name = channel(name)?;
-        if channels.contains(&name) {
-            return Err(TokenError::Malformed);
-        }
-        channels.push(name);
-    }
+    let channels = grant::parse_channels(claims.channels.iter().map(|name| &**name));
     Ok(Grant {
         subject: claims.sub.as_deref().map(Into::into),
         expires_unix_ms: claims.exp.map(date_ms).transpose()?,
         starts_unix_ms: claims.nbf.map(date_ms).transpose()?.unwrap_or(0),
         subscribe: patterns(&claims.subscribe),
         publish: patterns(&claims.publish),
-        channels: channels.into(),
+        channels: channels.ok_or(TokenError::Malformed)?,
         is_anonymous: false,
     })
 }

@@ -64,7 +64,12 @@ impl Client {
         };
         let response = result.map_err(|error| error.to_string())?;
         let content_type = response.content_type.as_deref();
-        let reply = Reply::parse(response.status, content_type, &response.body);
+        let reply = Reply::parse(
+            call.consultation.about,
+            response.status,
+            content_type,
+            &response.body,
+        );
         Ok(CallAnswer {
             reply: reply.map_err(|error| error.to_string())?,
             cache_control: response.cache_control,

@@ -1,5 +1,5 @@
-//! Asking the operator's backend who may listen: a table of questions and answers that all shards share, and the
-//! threads that carry the questions over.
+//! Asking the operator's backend who somebody is and who may listen: a table of questions and answers that all shards
+//! share, and the threads that carry the questions over.
 //!
 //! Touched when somebody wants to listen, never on the path of a message. A question waits for nobody but the backend:
 //! the shard that asks gets its answer at once if it is known, and otherwise by mail.
@@ -157,7 +157,7 @@ impl<W: Send + 'static> Callbacks<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::callback::Consultation;
+    use crate::api::callback::{About, Consultation};
     use crate::hub::message::ChannelName;
     use std::sync::mpsc;
     use ureq::tls::RootCerts;
@@ -170,6 +170,7 @@ mod tests {
             ..Callback::default()
         };
         let consultation = Consultation {
+            about: About::Channels,
             url: "http://192.0.2.1/".into(),
             credentials: Arc::default(),
             channels: vec![ChannelName::parse("a").unwrap()],

@@ -36,7 +36,9 @@ impl Call {
         now_ms: u64,
     ) -> Self {
         let body = consultation.body(address);
-        let question = [consultation.url.as_bytes(), body.as_bytes()];
+        // The same words are read in another way.
+        let about = [consultation.about as u8];
+        let question = [&about, consultation.url.as_bytes(), body.as_bytes()];
         let shown = consultation.credentials.fields();
         let shown = shown.flat_map(|(name, value)| [name.as_bytes(), value]);
         let mut hasher = Sha256::new();

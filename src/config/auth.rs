@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::{MINUTE_MS, SECOND_MS};
 
-/// Keys, and the rules for what is signed by them. Without any key the server is in open mode.
+/// Keys, and the rules for what is signed by them. Without any, and without `connect_url`, the server is in open mode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Auth {
     /// By `kid`.
@@ -19,6 +19,8 @@ pub struct Auth {
     pub jwks_refresh_ms: u64,
     /// Between two fetches for the sake of a token whose key is not known.
     pub jwks_refetch_interval_ms: u64,
+    /// Where the backend is asked who somebody is that shows no token. `None`: it is not.
+    pub connect_url: Option<String>,
     pub token_audience: Option<String>,
     pub token_issuer: Option<String>,
     /// How far the clocks of this host and of the tokens' issuer may be apart.
@@ -143,7 +145,12 @@ impl Access {
 impl Auth {
     /// Somebody can be told from a stranger.
     pub fn has_keys(&self) -> bool {
-        self.verifies_tokens() || !self.api_keys.is_empty()
+        self.knows_users() || !self.api_keys.is_empty()
+    }
+
+    /// One client can be told from another, by its token or by the backend.
+    pub fn knows_users(&self) -> bool {
+        self.verifies_tokens() || self.connect_url.is_some()
     }
 
     pub fn verifies_tokens(&self) -> bool {
@@ -160,6 +167,7 @@ impl Default for Auth {
             jwks_ca_file: None,
             jwks_refresh_ms: 10 * MINUTE_MS,
             jwks_refetch_interval_ms: 10 * SECOND_MS,
+            connect_url: None,
             token_audience: None,
             token_issuer: None,
             token_leeway_ms: 5 * SECOND_MS,

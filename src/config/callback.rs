@@ -1,8 +1,8 @@
-//! How the operator's backend is asked whether somebody may listen (`authorize_url` of a namespace).
+//! How the operator's backend is asked who somebody is (`connect_url`) and whether they may listen (`authorize_url`).
 
 use super::SECOND_MS;
 
-/// What holds for the questions of all namespaces.
+/// What holds for all questions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Callback {
     /// What the backend has for its answer. A question waits as long at most before it is asked.

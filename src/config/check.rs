@@ -23,8 +23,8 @@ impl fmt::Display for OpenModeError {
         let remedy = match *setting {
             "internal" => "in the file a table [api_key.NAME] with secret_file and channels",
             _ => {
-                "in the file a table [token_key.NAME] with algorithm and secret_file or public_key_file, or jwks, for \
-                 the clients; [api_key.NAME] with secret_file and channels for the backend"
+                "in the file a table [token_key.NAME] with algorithm and secret_file or public_key_file, or jwks, or \
+                 connect_url, for the clients; [api_key.NAME] with secret_file and channels for the backend"
             }
         };
         write!(
@@ -149,15 +149,15 @@ impl Config {
                 "backplane is set and backplane_prefix is empty: give the nodes a prefix".into(),
             );
         }
-        if !self.auth.verifies_tokens() {
+        if !self.auth.knows_users() {
             let needs_token = |n: &&super::Namespace| {
                 let asks = [Access::Authenticated, Access::Token];
                 asks.contains(&n.subscribe) || asks.contains(&n.publish)
             };
             if let Some((name, _)) = self.namespaces.iter().find(|(_, n)| needs_token(n)) {
                 found.push(format!(
-                    "namespace \"{name}\" asks for tokens, and there is no key to verify them: set [token_key.NAME] or \
-                     jwks, or subscribe and publish to public or internal"
+                    "namespace \"{name}\" asks for tokens, and there is no key to verify them: set [token_key.NAME], \
+                     jwks or connect_url, or subscribe and publish to public or internal"
                 ));
             }
         }

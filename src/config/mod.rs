@@ -264,10 +264,11 @@ impl Config {
             .unwrap_or_else(|| &self.namespaces[""])
     }
 
-    /// The backend has a say in who may listen, in some namespace at least.
+    /// The backend has a say in who somebody is, or in who may listen in some namespace at least.
     pub fn asks_backend(&self) -> bool {
         let mut namespaces = self.namespaces.values();
-        namespaces.any(|namespace| namespace.authorize_url.is_some())
+        self.auth.connect_url.is_some()
+            || namespaces.any(|namespace| namespace.authorize_url.is_some())
     }
 
     /// How many shards to start: `threads`, or one for each core this process may use.

@@ -44,7 +44,7 @@ pub static SETTINGS: &[Setting<Config>] = {
     };
     use Kind::{
         Addresses, Bool, Bytes, Count, Duration, HeaderNames, Mode, Networks, OptionalAddress, OptionalText,
-        Origins, Secret,
+        OptionalUrl, Origins, Secret,
     };
     &[
         setting(Network, "listen", Addresses(field!(listen)),
@@ -125,8 +125,11 @@ pub static SETTINGS: &[Setting<Config>] = {
             "How long a WebSocket that came without a token may take to bring it as its first message; then it is \
              closed with 3500."),
 
+        setting(Callback, "connect_url", OptionalUrl(field!(auth.connect_url)),
+            "Where the backend is asked, by HTTP, who somebody is that wants to listen and shows no token, and what they \
+             may; the answer counts as much as a token. With none, it is not."),
         setting(Callback, "callback_timeout", Duration(field!(callback.timeout_ms), 10..=MINUTE),
-            "How long the backend (authorize_url) has for its answer; later, it counts as down. A question that waits as \
+            "How long the backend (connect_url, authorize_url) has for its answer; later, it counts as down. A question that waits as \
              long before it can be asked is refused with 503."),
         setting(Callback, "callback_when_down",
             Kind::Choice {
@@ -134,7 +137,8 @@ pub static SETTINGS: &[Setting<Config>] = {
                 get: |c| c.callback.when_down as usize,
                 set: |c, i| c.callback.when_down = WhenDown::ALL[i],
             },
-            "What becomes of a request when the backend is down: refused with 503, or allowed."),
+            "What becomes of a request when the backend is down: refused with 503, or allowed, as nobody where connect_url \
+             was to say who it is."),
         setting(Callback, "callback_headers", HeaderNames(field!(callback.headers)),
             "Header fields of the request that are passed on with the question."),
         setting(Callback, "callback_concurrency_max", Count(field!(callback.concurrency_max), 1..=1_024),
@@ -147,7 +151,7 @@ pub static SETTINGS: &[Setting<Config>] = {
         setting(Callback, "callback_cache_max", Count(field!(callback.cache_max), 0..=100_000_000),
             "Answers of the process that are remembered. Beyond, the oldest are forgotten."),
         setting(Callback, "callback_ca_file", OptionalText(field!(callback.ca_file)),
-            "Certificates in PEM that https of authorize_url is trusted by; none is those of the public authorities, as \
+            "Certificates in PEM that https of connect_url and authorize_url is trusted by; none is those of the public authorities, as \
              they were when this program was built."),
 
         setting(Requests, "head_timeout", Duration(field!(timing.head_timeout_ms), PATIENCE),

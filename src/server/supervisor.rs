@@ -132,7 +132,7 @@ impl Supervisor {
             Err(error) => return self.refuse(&error.to_string()),
         };
         if let Err(error) = self.backend.start_if_asked(&config) {
-            return self.refuse(&format!("no threads to ask authorize_url: {error}"));
+            return self.refuse(&format!("no threads to ask the backend: {error}"));
         }
         self.config = Arc::new(config);
         self.shared

@@ -8,6 +8,7 @@ use crate::hub::{Hub, Listen, ListenMode, Publish, Scope, ShardId};
 use crate::proto::payload::PayloadKind;
 
 mod callback;
+mod connect;
 mod disconnect;
 mod event_stream;
 mod http;

@@ -15,16 +15,16 @@ use crate::harness::{Server, Start, wait_until};
 
 /// One question, as it came.
 #[derive(Clone, Debug)]
-struct Asked {
-    head: String,
-    body: Value,
+pub(crate) struct Asked {
+    pub(crate) head: String,
+    pub(crate) body: Value,
 }
 
 type Decide = dyn Fn(&Asked) -> String + Send + Sync;
 
 /// A backend that keeps its connections, and notes what it is asked.
-struct Backend {
-    url: String,
+pub(crate) struct Backend {
+    pub(crate) url: String,
     state: Arc<State>,
 }
 
@@ -37,7 +37,7 @@ struct State {
 }
 
 impl Backend {
-    fn start(decide: impl Fn(&Asked) -> String + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(decide: impl Fn(&Asked) -> String + Send + Sync + 'static) -> Self {
         Self::serve("http", plain(), decide)
     }
 
@@ -71,16 +71,16 @@ impl Backend {
         Self::start(|_| answer("204 No Content", "", ""))
     }
 
-    fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.state.asked.lock().unwrap().clone()
     }
 
     /// No question is answered until [`release`](Self::release).
-    fn hold(&self) {
+    pub(crate) fn hold(&self) {
         *self.state.is_held.lock().unwrap() = true;
     }
 
-    fn release(&self) {
+    pub(crate) fn release(&self) {
         *self.state.is_held.lock().unwrap() = false;
         self.state.released.notify_all();
     }
@@ -124,12 +124,12 @@ fn whole(input: &[u8]) -> Option<(Asked, usize)> {
 }
 
 /// `fields` are whole lines.
-fn answer(status: &str, fields: &str, body: &str) -> String {
+pub(crate) fn answer(status: &str, fields: &str, body: &str) -> String {
     let length = body.len();
     format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {length}\r\n\r\n{body}")
 }
 
-const JSON: &str = "Content-Type: application/json\r\n";
+pub(crate) const JSON: &str = "Content-Type: application/json\r\n";
 
 /// A server that asks `backend` about `chat:…`.
 fn server(backend: &Backend, settings: &str) -> Server {
@@ -150,7 +150,7 @@ fn poll(server: &Server, channel: &str) -> Response {
     request(server, &format!("/poll/{channel}"), "").response()
 }
 
-fn outcome(response: &Response) -> (u16, String) {
+pub(crate) fn outcome(response: &Response) -> (u16, String) {
     let code = match response.status {
         400.. => response.code(),
         _ => String::new(),

@@ -4,6 +4,7 @@ mod auth;
 mod broken_peers;
 mod callback;
 mod client;
+mod connect;
 mod connections;
 mod durable;
 mod full_tables;

@@ -192,7 +192,7 @@ fn an_answer_is_read_for_what_it_says() {
     let json = Some("Application/JSON; charset=utf-8");
     let allowed = |user: Option<&str>, expires_in_ms: Option<u64>| {
         Ok(Reply::Allowed {
-            user: user.map(Into::into),
+            grant: Grant::of_user(user),
             expires_in_ms,
         })
     };
@@ -218,13 +218,16 @@ fn an_answer_is_read_for_what_it_says() {
         ),
         (200, json, "{", Err(ReplyError::Malformed)),
         (200, json, "[]", Err(ReplyError::Malformed)),
+        (200, json, r#"["u",1]"#, Err(ReplyError::Malformed)),
+        // Lists are for whom the backend is asked about.
+        (200, json, r#"{"channels":7}"#, allowed(None, None)),
         (401, json, "{", Ok(Reply::Denied(Denial::Unauthorized))),
         (403, None, "", Ok(Reply::Denied(Denial::Forbidden))),
         (302, None, "", Err(ReplyError::Status(302))),
         (404, None, "", Err(ReplyError::Status(404))),
         (500, json, "{}", Err(ReplyError::Status(500))),
     ] {
-        let found = Reply::parse(status, content_type, body.as_bytes());
+        let found = Reply::parse(About::Channels, status, content_type, body.as_bytes());
         assert_eq!(found, want, "{status} {body}");
     }
 }
@@ -250,7 +253,7 @@ fn an_answer_says_how_long_it_is_good() {
 #[test]
 fn a_denial_counts_for_more_than_a_backend_that_is_down() {
     use Decision::{Busy, Denied, Down};
-    let allowed = Decision::Allowed(Permit::default());
+    let allowed = Decision::Allowed(Permit::of(None, None));
     let forbidden = Denied(Denial::Forbidden);
     for (decisions, refuse, allow) in [
         (&[allowed.clone()][..], None, None),
@@ -308,10 +311,7 @@ fn the_backend_names_whom_no_token_names() {
         ),
     ] {
         let mut request = admitted(&config, "/sse/a:1", fields);
-        let permit = Permit {
-            user: user.map(Into::into),
-            until_ms,
-        };
+        let permit = Permit::of(user, until_ms);
         conclude(&mut request, &[Decision::Allowed(permit)], &config).unwrap();
         let (_, listen) = listening(&mut request).unwrap();
         let found = listen.session.as_ref().map(|session| {
@@ -327,12 +327,7 @@ fn the_backend_names_whom_no_token_names() {
 #[test]
 fn of_several_backends_the_first_that_names_somebody_says_who_it_is() {
     let config = config();
-    let permit = |user: Option<&str>, until_ms| {
-        Decision::Allowed(Permit {
-            user: user.map(Into::into),
-            until_ms,
-        })
-    };
+    let permit = |user: Option<&str>, until_ms| Decision::Allowed(Permit::of(user, until_ms));
     let (nobody, one) = (permit(None, Some(9)), permit(Some("b"), None));
     for (decisions, want) in [
         ([nobody.clone(), one.clone()], (Some("b"), Some(9))),

@@ -7,6 +7,7 @@ use super::*;
 use crate::config::auth::TokenAlgorithm::{
     self, EdDsa, Es256, Es384, Hs256, Hs384, Hs512, Ps256, Rs256, Rs384, Rs512,
 };
+use crate::hub::message::ChannelName;
 
 const SECRET: &[u8] = &[7; 64];
 const RSA: &[u8] = include_bytes!("../testdata/rsa2048.pem");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::api::callback::{Denial, Permit};
+use crate::api::callback::{About, Denial, Permit};
 use crate::api::credentials::Credentials;
 use crate::hub::message::ChannelName;
 
@@ -11,6 +11,7 @@ const QUEUE_MAX: usize = 2;
 
 fn consultation(channel: &str) -> Consultation {
     Consultation {
+        about: About::Channels,
         url: "http://a/".into(),
         credentials: Arc::default(),
         channels: vec![ChannelName::parse(channel).unwrap()],
@@ -24,10 +25,7 @@ fn call(channel: &str, now_ms: u64) -> Call {
 }
 
 fn allowed(until_ms: Option<u64>) -> Decision {
-    Decision::Allowed(Permit {
-        user: None,
-        until_ms,
-    })
+    Decision::Allowed(Permit::of(None, until_ms))
 }
 
 #[track_caller]
@@ -149,6 +147,7 @@ fn two_questions_are_the_same_if_the_backend_is_told_the_same() {
         digest(|_| {}, Some("192.0.2.1")),
         digest(|_| {}, Some("192.0.2.2")),
         digest(|consultation| consultation.url = "http://b/".into(), None),
+        digest(|consultation| consultation.about = About::Caller, None),
         digest(|consultation| consultation.transport = "sse", None),
         digest(|consultation| consultation.user = Some("u".into()), None),
         with(&[("Authorization", "ab")]),

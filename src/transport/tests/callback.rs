@@ -50,14 +50,11 @@ fn decide(peer: &mut Peer, decision: Decision) -> String {
 }
 
 fn allowed() -> Decision {
-    Decision::Allowed(Permit::default())
+    Decision::Allowed(Permit::of(None, None))
 }
 
 fn until(until_ms: u64) -> Decision {
-    Decision::Allowed(Permit {
-        user: Some("b".into()),
-        until_ms: Some(until_ms),
-    })
+    Decision::Allowed(Permit::of(Some("b"), Some(until_ms)))
 }
 
 const DENIED: Decision = Decision::Denied(Denial::Forbidden);
@@ -172,11 +169,7 @@ fn whom_the_backend_names_is_a_user() {
     for (user, want) in [(Some("b"), None), (None, Some(CloseReason::Policy))] {
         let mut peer = peer();
         peer.get("/ws/ask:1", HANDSHAKE);
-        let permit = Permit {
-            user: user.map(Into::into),
-            until_ms: Some(9_000),
-        };
-        decide(&mut peer, Decision::Allowed(permit));
+        decide(&mut peer, Decision::Allowed(Permit::of(user, Some(9_000))));
         peer.send(&frame(b"hello"));
         assert_eq!(peer.ended, want, "{user:?}");
     }

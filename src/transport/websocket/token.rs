@@ -91,8 +91,7 @@ impl From<Refusal> for TokenRefusal {
 impl WebSocket {
     /// With whose token the connection was opened, or goes on; or as whom the backend knows it.
     pub(super) fn grant(&self) -> Option<&Grant> {
-        let grant = &*self.session()?.grant;
-        Some(grant).filter(|grant| !grant.is_anonymous)
+        Some(&*self.session()?.grant)
     }
 
     pub(in crate::transport) fn session(&self) -> Option<&Session> {
