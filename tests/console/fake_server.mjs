@@ -8,6 +8,8 @@ export class FakeServer {
   requests = [];
   /** What came as `Authorization` with each of them; a WebSocket has none. */
   credentials = [];
+  /** `credentials` of each fetch. */
+  cookies = [];
   connections = new Set();
   /** By path segment (`poll`, `sse`, `ws`, `pub`): what happens instead. A function, or undefined to work. */
   faults = {};
@@ -90,10 +92,11 @@ export class FakeServer {
     objects.forEach(send);
   }
 
-  async #fetch(url, { signal, method = 'GET', headers, body }) {
+  async #fetch(url, { signal, method = 'GET', headers, body, credentials }) {
     const kind = url.pathname.split('/')[1];
     this.requests.push(url.pathname + url.search);
     this.credentials.push(headers?.Authorization);
+    this.cookies.push(credentials);
     await null;
     signal?.throwIfAborted();
     const fault = this.faults[kind]?.();

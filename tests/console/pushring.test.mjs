@@ -320,6 +320,20 @@ test('a token goes with every request, as it is at that moment', async () => {
   assert.ok(server.requests.every((url) => url.startsWith('/ws') || !url.includes('token')), server.requests);
 });
 
+test('cookies go to another origin where the page says so', async () => {
+  for (const credentials of [undefined, 'include']) {
+    await settle();
+    server.cookies = [];
+    await connect({ credentials, transports: ['eventsource'] });
+    client.switchTo(['longpoll']);
+    await settle();
+    await client.publish('a', 'text');
+    client.close();
+    assert.ok(server.cookies.length >= 4, server.cookies);
+    assert.deepEqual([...new Set(server.cookies)], [credentials ?? 'same-origin']);
+  }
+});
+
 test('what cannot be is refused at once', () => {
   const wrong = [{ since: 'yesterday' }, { since: 'e-1,e-2' }, { transports: [] }, { transports: ['pigeon'] }];
   for (const options of wrong) {

@@ -5,6 +5,7 @@
  *     const pushring = new Pushring('https://push.example.com', {
  *       channels: ['news', 'chat:42'],
  *       token: () => session.token,                       // or a string; asked for each request, so keep it fresh
+ *       credentials: 'include',                           // to send this server's cookies from another origin's page
  *       onmessage: ({ channel, id, event, data }) => …,   // `data_base64` instead of `data` for a binary payload
  *       ongap: ({ channel, position }) => …,              // what was published up to `position` is lost: reload it
  *       onstate: (state, { transport, error, retryMs }) => …, // 'connecting', 'open', 'waiting', 'closed'
@@ -152,7 +153,7 @@ function closed(code, reason) {
 }
 
 export class Pushring {
-  #base; #channels; #token; #start; #cursor; #transports; #transport; #handlers; #attempt; #wake;
+  #base; #channels; #token; #credentials; #start; #cursor; #transports; #transport; #handlers; #attempt; #wake;
   #state = 'connecting';
   /** Attempts in a row that came to nothing; of these, the ones for which the transport is to blame. */
   #failures = 0;
@@ -163,10 +164,12 @@ export class Pushring {
   };
 
   /** `since` is 'now', 'earliest' or a cursor; `last: n` starts with the newest n messages instead. */
-  constructor(baseUrl, { channels, token, since = 'now', last, transports, ...handlers }) {
+  constructor(baseUrl, { channels, token, credentials, since = 'now', last, transports, ...handlers }) {
     this.#base = new URL(String(baseUrl).replace(/\/*$/, '/'), globalThis.location?.href);
     this.#channels = channels;
     this.#token = typeof token === 'function' ? token : () => token;
+    // As `fetch` has it. A WebSocket takes the cookies along by itself.
+    this.#credentials = credentials ?? 'same-origin';
     this.#cursor = new Cursor(channels);
     this.#start = last === undefined ? { since } : { last };
     if (!['now', 'earliest'].includes(since) && !this.#cursor.set(since)) throw new RangeError('since: no cursor');
@@ -203,9 +206,13 @@ export class Pushring {
     const body = isBinary || typeof data === 'string' ? data : JSON.stringify(data);
     const usual = isBinary ? 'application/octet-stream' : typeof data === 'string' ? 'text/plain' : 'application/json';
     const headers = this.#headers({ 'Content-Type': type ?? usual });
-    const response = await fetch(this.#url('pub', { event }, [channel]), { method: 'POST', headers, body });
+    const response = await this.#fetch(this.#url('pub', { event }, [channel]), { method: 'POST', headers, body });
     if (!response.ok) throw await refusal(response);
     return response.json();
+  }
+
+  #fetch(url, options) {
+    return fetch(url, { credentials: this.#credentials, ...options });
   }
 
   async #run() {
@@ -287,7 +294,7 @@ export class Pushring {
 
   async #eventsource(attempt) {
     const headers = this.#headers({ Accept: 'text/event-stream' });
-    const response = await fetch(this.#listenUrl('sse'), { signal: attempt.signal, headers, cache: 'no-store' });
+    const response = await this.#fetch(this.#listenUrl('sse'), { signal: attempt.signal, headers, cache: 'no-store' });
     // Not final, since something in between may have refused what the server would not: the next poll decides.
     if (!response.ok) throw Object.assign(await refusal(response), { isFinal: false });
     if (!/^text\/event-stream/.test(response.headers.get('Content-Type'))) throw new Ended('not an event stream');
@@ -321,7 +328,7 @@ export class Pushring {
     const timer = setTimeout(() => attempt.abort(new Ended('no answer to a poll')), waitS * 1000 + POLL_SLACK_MS);
     try {
       const url = this.#listenUrl('poll', { wait: waitS });
-      const response = await fetch(url, { signal: attempt.signal, headers: this.#headers(), cache: 'no-store' });
+      const response = await this.#fetch(url, { signal: attempt.signal, headers: this.#headers(), cache: 'no-store' });
       if (!response.ok) throw await refusal(response);
       const isEmpty = response.status === 204;
       if (isEmpty) this.#cursor.set(response.headers.get('Pushring-Cursor'));
