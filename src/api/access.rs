@@ -8,8 +8,8 @@
 //! | channels and who is on them, metrics | – | – | its channels |
 //! | connections, users | – | – | if its channels are all |
 //!
-//! With a `connect_url` the backend says who an anonymous listener is, as a token would
-//! ([`connect`](crate::api::connect)).
+//! With a `connect_url` the backend says who an anonymous caller is, as a token would
+//! ([`connect`](crate::api::connect)), but for what no token opens.
 //! Where a namespace has an `authorize_url`, who may listen by this table is asked about there as well
 //! ([`callback`]).
 //!
@@ -108,8 +108,7 @@ impl Gate<'_> {
             _ if !self.config.auth.has_keys() => return self.admit_open(request),
             _ => {}
         }
-        let listen = callback::listening(request).map(|(_, listen)| listen);
-        let asks_who = listen.is_some() && self.config.auth.connect_url.is_some();
+        let asks_who = self.may_ask_who(request);
         let caller = match asks_who && !self.config.auth.verifies_tokens() {
             true => self.caller_by_api_key(head)?,
             false => match self.caller(head, may_wait)? {
@@ -117,8 +116,13 @@ impl Gate<'_> {
                 None => return Ok(Admission::KeyMissing),
             },
         };
-        if let (Some(listen), Caller::Anonymous, true) = (listen, &caller, asks_who) {
-            listen.caller_due = true;
+        if asks_who && matches!(caller, Caller::Anonymous) {
+            if let Request::Publish(publish) = request {
+                let credentials = Credentials::collect(head, self.config, self.auth);
+                publish.caller_due = Some(Arc::new(credentials));
+            } else if let Some((_, listen)) = callback::listening(request) {
+                listen.caller_due = true;
+            }
             return Ok(Admission::Allowed);
         }
         match request {
@@ -224,6 +228,19 @@ impl Gate<'_> {
         }
     }
 
+    /// Whether the backend says who sends `request`, if that shows no token. It is nobody's to publish where only the
+    /// backend itself may.
+    fn may_ask_who(&self, request: &mut Request) -> bool {
+        let is_internal = |channel| namespace_publish(self.config, channel) == Access::Internal;
+        let is_for_users = match request {
+            Request::Publish(publish) => {
+                !self.is_open_to_backend() && !publish.channels.iter().any(is_internal)
+            }
+            request => callback::listening(request).is_some(),
+        };
+        is_for_users && self.config.auth.connect_url.is_some()
+    }
+
     /// Where the backend judges whatever else is shown.
     fn caller_by_api_key(&self, head: &RequestHead<'_>) -> Result<Caller, Refusal> {
         match credential::find(head, None) {
@@ -278,9 +295,7 @@ impl Gate<'_> {
             Caller::Anonymous => None,
         };
         for channel in channels {
-            match verdict(namespace_publish(self.config, channel), grant, |grant| {
-                grant.lists_for_publish(channel)
-            }) {
+            match may_publish(self.config, channel, grant) {
                 Verdict::Allowed => {}
                 Verdict::Denied => return Err(Refusal::CHANNEL_DENIED),
                 Verdict::CredentialsMissing => return Err(self.backend_needed(channel)),
@@ -360,6 +375,12 @@ pub fn may_listen(config: &Config, listen: &ListenRequest, grant: Option<&Grant>
 pub fn may_subscribe(config: &Config, channel: &ChannelName, grant: Option<&Grant>) -> Verdict {
     let access = config.namespace(channel.namespace()).subscribe;
     verdict(access, grant, |grant| grant.lists_for_subscribe(channel))
+}
+
+/// Whether somebody with this grant may publish on `channel` by a request.
+pub fn may_publish(config: &Config, channel: &ChannelName, grant: Option<&Grant>) -> Verdict {
+    let access = namespace_publish(config, channel);
+    verdict(access, grant, |grant| grant.lists_for_publish(channel))
 }
 
 /// Whether a frame of a WebSocket may be a publish on `channel`. `client_publish` opens a channel to those who listen

@@ -224,11 +224,15 @@ pub fn cache_ttl_ms(cache_control: Option<&str>, default_ms: u64) -> u64 {
 
 /// Takes out of `request` what the backend has to be asked: nothing where it has no say, and nothing a second time.
 pub fn take_consultations(request: &mut Request, config: &Config) -> Vec<Consultation> {
+    if let Request::Publish(publish) = request {
+        let asked = connect::of_publisher(publish, config);
+        return asked.into_iter().collect();
+    }
     let Some((transport, listen)) = listening(request) else {
         return Vec::new();
     };
     if listen.caller_due {
-        return vec![connect::consultation(listen, transport, config)];
+        return vec![connect::of_listener(listen, transport, config)];
     }
     // What a first message has to bring is to be known first.
     if listen.token_due {
@@ -287,10 +291,13 @@ pub fn conclude(
         _ => None,
     });
     let is_websocket = matches!(request, Request::WebSocket { .. });
+    if let Request::Publish(publish) = request {
+        return connect::admit_publisher(publish, permits.flatten().next(), config);
+    }
     if let Some((_, listen)) = listening(request) {
         if listen.caller_due {
             let permit = permits.flatten().next();
-            return connect::conclude(listen, permit, is_websocket, config);
+            return connect::admit_listener(listen, permit, is_websocket, config);
         }
         permits.flatten().for_each(|permit| listen.allow(permit));
     }

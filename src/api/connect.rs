@@ -1,4 +1,5 @@
-//! The backend's word on who somebody is that shows no token (`connect_url`): an answer worth a token.
+//! The backend's word on who somebody is that shows no token (`connect_url`): an answer worth a token, to listen and to
+//! publish.
 //!
 //! Asked before the rules of the namespaces, which then hold for whom it names, and before anything is asked about the
 //! channels ([`callback`](crate::api::callback)).
@@ -10,11 +11,14 @@ use serde::Deserialize;
 
 use crate::api::access::{self, Verdict};
 use crate::api::callback::{About, Consultation, Permit};
+use crate::api::credentials::Credentials;
 use crate::api::listen::ListenRequest;
+use crate::api::publish::PublishRequest;
 use crate::api::refusal::Refusal;
 use crate::auth::grant::{Grant, Session, parse_channels};
 use crate::auth::pattern::Patterns;
 use crate::config::Config;
+use crate::hub::message::ChannelName;
 
 /// What an answer lists, as the claims of a token do. A list that is `null` is empty.
 #[derive(Default, Deserialize)]
@@ -43,8 +47,30 @@ pub fn add_lists(grant: Grant, body: &[u8]) -> Option<Grant> {
 }
 
 /// What the backend is asked for `listen`, whose caller is due.
-pub fn consultation(
+pub fn of_listener(
     listen: &ListenRequest,
+    transport: &'static str,
+    config: &Config,
+) -> Consultation {
+    let credentials = listen.credentials.clone().unwrap_or_default();
+    let channels = listen.channels.iter().map(|(channel, _)| channel);
+    consultation(credentials, channels, transport, config)
+}
+
+/// What it is asked for `publish`; nothing where no caller is due, and nothing a second time.
+pub fn of_publisher(publish: &mut PublishRequest, config: &Config) -> Option<Consultation> {
+    let credentials = publish.caller_due.take()?;
+    Some(consultation(
+        credentials,
+        &publish.channels,
+        "publish",
+        config,
+    ))
+}
+
+fn consultation<'a>(
+    credentials: Arc<Credentials>,
+    channels: impl IntoIterator<Item = &'a ChannelName>,
     transport: &'static str,
     config: &Config,
 ) -> Consultation {
@@ -54,10 +80,8 @@ pub fn consultation(
         url: url
             .expect("a caller is due where there is one to ask")
             .into(),
-        credentials: listen.credentials.clone().unwrap_or_default(),
-        channels: (listen.channels.iter())
-            .map(|(channel, _)| channel.clone())
-            .collect(),
+        credentials,
+        channels: channels.into_iter().cloned().collect(),
         transport,
         user: None,
     }
@@ -65,7 +89,7 @@ pub fn consultation(
 
 /// Lets `listen` go on as whom the backend has named, or as nobody where that is enough. `None`: the backend is down,
 /// and callers are let in nevertheless. `may_bring_token`: a first message may still say who it is.
-pub fn conclude(
+pub fn admit_listener(
     listen: &mut ListenRequest,
     permit: Option<&Permit>,
     may_bring_token: bool,
@@ -90,6 +114,24 @@ pub fn conclude(
     let session = listen.join(Session::unlimited(grant), config)?;
     if let Some(until_ms) = until_ms {
         session.limit(until_ms);
+    }
+    Ok(())
+}
+
+/// Lets whom the backend has named publish where a token would.
+pub fn admit_publisher(
+    publish: &PublishRequest,
+    permit: Option<&Permit>,
+    config: &Config,
+) -> Result<(), Refusal> {
+    let grant = permit.map(|permit| &*permit.grant);
+    for channel in &publish.channels {
+        match (access::may_publish(config, channel, grant), permit) {
+            (Verdict::Allowed, _) => {}
+            (_, None) => return Err(Refusal::BACKEND_DOWN),
+            (Verdict::CredentialsMissing, _) => return Err(Refusal::CREDENTIALS_MISSING),
+            (Verdict::Denied, _) => return Err(Refusal::CHANNEL_DENIED),
+        }
     }
     Ok(())
 }

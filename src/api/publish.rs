@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::api::credentials::Credentials;
 use crate::api::listen::parse_channels;
 use crate::api::refusal::Refusal;
 use crate::config::Config;
@@ -26,6 +27,8 @@ pub struct PublishRequest {
     idempotency_key: Option<Box<str>>,
     /// The receivers of all nodes are wanted.
     pub counts_cluster: bool,
+    /// What the backend is to be shown, which has yet to be asked who this is.
+    pub caller_due: Option<Arc<Credentials>>,
 }
 
 impl PublishRequest {
@@ -39,6 +42,7 @@ impl PublishRequest {
             store: true,
             idempotency_key: None,
             counts_cluster: false,
+            caller_due: None,
         };
         if let Some(key) = head.idempotency_key {
             if !(1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len()) {

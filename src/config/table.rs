@@ -126,8 +126,8 @@ pub static SETTINGS: &[Setting<Config>] = {
              closed with 3500."),
 
         setting(Callback, "connect_url", OptionalUrl(field!(auth.connect_url)),
-            "Where the backend is asked, by HTTP, who somebody is that wants to listen and shows no token, and what they \
-             may; the answer counts as much as a token. With none, it is not."),
+            "Where the backend is asked, by HTTP, who somebody is that wants to listen or publish and shows no token, and \
+             what they may; the answer counts as much as a token. With none, it is not."),
         setting(Callback, "callback_timeout", Duration(field!(callback.timeout_ms), 10..=MINUTE),
             "How long the backend (connect_url, authorize_url) has for its answer; later, it counts as down. A question that waits as \
              long before it can be asked is refused with 503."),

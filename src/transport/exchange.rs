@@ -67,9 +67,16 @@ pub(super) enum Purpose {
     },
     Metrics,
     /// The backend's leave, with which the request begins anew.
-    Permission(Box<Request>),
+    Permission(Box<Held>),
     /// They have come, and are used up.
     Done,
+}
+
+/// A request that the backend is asked about.
+#[derive(Debug)]
+pub(super) struct Held {
+    request: Request,
+    body: Vec<u8>,
 }
 
 impl Asking {
@@ -88,7 +95,8 @@ impl Asking {
                 let question = Question::Authorize(Box::new(consultation));
                 context.effects.questions.push((place as u16, question));
             }
-            Purpose::Permission(Box::new(request))
+            let body = body.to_vec();
+            Purpose::Permission(Box::new(Held { request, body }))
         };
         let missing = context.effects.questions.len();
         let answers = std::iter::repeat_with(|| None).take(missing).collect();
@@ -367,7 +375,8 @@ impl Asking {
             | Purpose::Metrics => {
                 report::report(context, &meta, &purpose, answers.map(|(answer, _)| answer))
             }
-            Purpose::Permission(mut request) => {
+            Purpose::Permission(held) => {
+                let Held { mut request, body } = *held;
                 let decisions: Vec<_> = answers
                     .map(|(answer, _)| match answer {
                         Answer::Authorized(decision) => decision,
@@ -377,7 +386,7 @@ impl Asking {
                 let concluded = callback::conclude(&mut request, &decisions, context.config)
                     .and_then(|()| claim(&mut request, context));
                 match concluded {
-                    Ok(()) => self.go_on(meta, *request, context),
+                    Ok(()) => self.go_on(meta, request, &body, context),
                     Err(refusal) if is_behind_handshake(&request) => {
                         close_refused(refusal, context)
                     }
@@ -389,8 +398,14 @@ impl Asking {
     }
 
     /// The backend lets the request be: now it asks what it is about.
-    fn go_on(&mut self, meta: Meta, request: Request, context: &mut Context<'_>) -> Next {
-        match Self::begin(meta, request, &[], context) {
+    fn go_on(
+        &mut self,
+        meta: Meta,
+        request: Request,
+        body: &[u8],
+        context: &mut Context<'_>,
+    ) -> Next {
+        match Self::begin(meta, request, body, context) {
             Ok(asking) => {
                 *self = asking;
                 Next::Stay
@@ -418,7 +433,7 @@ impl Asking {
             Purpose::Poll { session, .. }
             | Purpose::EventStream { session, .. }
             | Purpose::WebSocket { session, .. } => session.as_ref(),
-            Purpose::Permission(request) => match &**request {
+            Purpose::Permission(held) => match &held.request {
                 Request::Poll { listen, .. }
                 | Request::EventStream(listen)
                 | Request::WebSocket { listen, .. } => listen.session.as_ref(),
@@ -444,7 +459,7 @@ impl Asking {
     fn is_behind_handshake(&self) -> bool {
         match &self.purpose {
             Purpose::WebSocket { accept, .. } => accept.is_none(),
-            Purpose::Permission(request) => is_behind_handshake(request),
+            Purpose::Permission(held) => is_behind_handshake(&held.request),
             _ => false,
         }
     }

@@ -10,7 +10,7 @@ use crate::harness::{Server, Start, wait_until};
 
 const ANN: &str = "Cookie: theme=dark; session=7f3a\r\n";
 const NAMESPACES: &str = "[namespace.user]\nsubscribe = \"authenticated\"\n\
-                          [namespace.list]\nsubscribe = \"token\"\nclient_publish = true\n";
+                          [namespace.list]\nsubscribe = \"token\"\npublish = \"token\"\n";
 
 /// Knows Ann by her session, lets guests in as such, and nobody else.
 fn who(asked: &Asked) -> String {
@@ -84,6 +84,25 @@ fn a_session_opens_on_every_transport_what_a_token_would() {
     assert_eq!(long.response().messages(), ["hello"]);
     assert!(socket.text().contains(r#""data":"hello""#));
     assert_eq!(raw.text(), "hello");
+    // So does a request.
+    let origin = "Origin: https://evil.example\r\n";
+    for (channel, fields, want) in [
+        ("list:1", ANN.to_owned(), (201, "")),
+        ("list:2", ANN.to_owned(), (403, "channel_denied")),
+        ("list:1", String::new(), (401, "backend_denied")),
+        ("list:1", format!("{ANN}{origin}"), (401, "backend_denied")),
+        ("news", ANN.to_owned(), (404, "path_internal")),
+    ] {
+        let mut client = server.connect();
+        let target = format!("/pub/{channel}");
+        client.request("POST", &target, &fields, "x".repeat(50_000).as_bytes());
+        let (status, code) = outcome(&client.response());
+        assert_eq!((status, &*code), want, "{channel} {fields}");
+    }
+    assert_eq!(raw.text().len(), 50_000);
+    let asked = backend.asked();
+    let body = &asked.last().unwrap().body;
+    assert_eq!(body["transport"], "publish", "{body}");
     // Guests are let in where nobody is enough.
     let guest = "Cookie: session=guest\r\n";
     for (target, want) in [

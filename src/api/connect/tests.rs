@@ -23,6 +23,8 @@ const JSON: Option<&str> = Some("application/json");
 const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
+const EMPTY: &str = "Content-Length: 0\r\n";
+
 /// Keys that the server has beside `connect_url`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Keys {
@@ -31,13 +33,15 @@ enum Keys {
     All,
 }
 
-/// `user:…` is for whoever is known, `list:…` for whom a list has it, all others for everybody.
+/// `user:…` is for whoever is known, `list:…` for whom a list has it. All others are for everybody to listen to, and
+/// nobody's to publish on.
 fn config(keys: Keys) -> Config {
     let mut config = Config::default();
     config.auth.connect_url = Some("http://who/".to_owned());
     for (name, subscribe) in [("user", Access::Authenticated), ("list", Access::Token)] {
         let namespace = Namespace {
             subscribe,
+            publish: subscribe,
             ..Namespace::default()
         };
         config.namespaces.insert(name.to_owned(), namespace);
@@ -104,16 +108,14 @@ fn whoever_listens_without_a_token_is_asked_about() {
         }
         check_asked(keys, "GET /ws/list:1", HANDSHAKE, Ok(true));
         check_asked(keys, "GET /ws", HANDSHAKE, Ok(true));
+        check_asked(keys, "POST /pub/user:1,list:1", EMPTY, Ok(true));
+        // Where only the backend may publish, it has a key to do so.
+        for line in ["POST /pub/a", "POST /pub/user:1,a"] {
+            check_asked(keys, line, EMPTY, Err("credentials_missing"));
+        }
         // Nothing else is the backend's to judge.
         check_asked(keys, "GET /healthz", "", Ok(false));
         check_asked(keys, "GET /metrics", "", Err("credentials_missing"));
-        let publish = "POST /pub/a";
-        check_asked(
-            keys,
-            publish,
-            "Content-Length: 0\r\n",
-            Err("credentials_missing"),
-        );
         check_asked(
             keys,
             "GET /sse/a",
@@ -132,6 +134,7 @@ fn whoever_listens_without_a_token_is_asked_about() {
             check_asked(keys, "GET /sse/a", fields, Ok(true));
         }
         check_asked(keys, "GET /sse/a?token=a.b.c", "", Ok(true));
+        check_asked(keys, "POST /pub/user:1?token=7f3a", EMPTY, Ok(true));
     }
     // Where one can, a bad token is no reason to ask, and a good one none either.
     let fields = "Authorization: Basic YTpi\r\n";
@@ -140,6 +143,12 @@ fn whoever_listens_without_a_token_is_asked_about() {
     let claims = json!({ "sub": "t", "exp": 1_700_000_060 });
     let target = format!("GET /sse/user:1?token={}", token("main", 1, &claims));
     check_asked(All, &target, "", Ok(false));
+    check_asked(
+        All,
+        &target.replace("GET /sse", "POST /pub"),
+        EMPTY,
+        Ok(false),
+    );
     // An API key is known here.
     for key in [MASTER_KEY, CHAT_KEY] {
         for keys in [OfApi, All] {
@@ -232,6 +241,20 @@ enum Word {
     Busy,
 }
 
+impl Word {
+    fn decide(&self) -> Decision {
+        match self {
+            Self::Json(body) => {
+                let reply = Reply::parse(About::Caller, 200, JSON, body.as_bytes());
+                reply.unwrap().decide(1000)
+            }
+            Self::Denied(denial) => Decision::Denied(*denial),
+            Self::Down => Decision::Down,
+            Self::Busy => Decision::Busy,
+        }
+    }
+}
+
 /// What comes of it: the user and the channels that are listened to, a first message that is due, or a refusal.
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
@@ -249,16 +272,7 @@ fn check_concluded(config: &Config, line: &str, word: &Word, want: &Outcome) {
     };
     let mut request = admit(config, line, fields).unwrap();
     assert_eq!(take_consultations(&mut request, config).len(), 1);
-    let decision = match word {
-        Word::Json(body) => {
-            let reply = Reply::parse(About::Caller, 200, JSON, body.as_bytes());
-            reply.unwrap().decide(1000)
-        }
-        Word::Denied(denial) => Decision::Denied(*denial),
-        Word::Down => Decision::Down,
-        Word::Busy => Decision::Busy,
-    };
-    let concluded = callback::conclude(&mut request, &[decision], config);
+    let concluded = callback::conclude(&mut request, &[word.decide()], config);
     let asks_again = concluded.is_ok() && !take_consultations(&mut request, config).is_empty();
     assert!(!asks_again, "{line}");
     let (_, listen) = listening(&mut request).unwrap();
@@ -361,6 +375,59 @@ fn the_rules_hold_for_whom_the_backend_names() {
         &Json(lists),
         &Refused(400, "channels_too_many"),
     );
+}
+
+#[test]
+fn whom_the_backend_names_may_publish_as_with_a_token() {
+    use Word::{Busy, Denied, Down, Json};
+    let user = r#"{"user":"u"}"#;
+    let guest = r#"{"publish":["list:1","user:2"]}"#;
+    let mut allowing = config(Keys::None);
+    allowing.callback.when_down = WhenDown::Allow;
+    let public = Namespace {
+        publish: Access::Public,
+        ..Namespace::default()
+    };
+    allowing.namespaces.insert("public".to_owned(), public);
+    let mut refusing = allowing.clone();
+    refusing.callback.when_down = WhenDown::Refuse;
+    let down = || Err((503, "backend_down"));
+    for (config, channels, word, want) in [
+        (&refusing, "user:1", Json(user), Ok(())),
+        (
+            &refusing,
+            "user:1,list:1",
+            Json(user),
+            Err((403, "channel_denied")),
+        ),
+        (&refusing, "list:1,user:2", Json(guest), Ok(())),
+        (
+            &refusing,
+            "user:1",
+            Json(guest),
+            Err((401, "credentials_missing")),
+        ),
+        (&refusing, "public:1", Json("{}"), Ok(())),
+        (
+            &refusing,
+            "public:1",
+            Denied(Denial::Forbidden),
+            Err((403, "backend_denied")),
+        ),
+        (&refusing, "public:1", Down, down()),
+        (&allowing, "public:1", Down, Ok(())),
+        (&allowing, "public:1,user:1", Down, down()),
+        (&allowing, "public:1", Busy, Err((503, "backend_busy"))),
+    ] {
+        let line = format!("POST /pub/{channels}");
+        let mut request = admit(config, &line, EMPTY).unwrap();
+        let asked = take_consultations(&mut request, config);
+        assert_eq!((asked.len(), asked[0].transport), (1, "publish"), "{line}");
+        let concluded = callback::conclude(&mut request, &[word.decide()], config);
+        let found = concluded.map_err(|refusal| (refusal.status, refusal.code));
+        assert_eq!(found, want, "{line}");
+        assert_eq!(take_consultations(&mut request, config), [], "once");
+    }
 }
 
 #[test]

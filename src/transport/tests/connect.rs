@@ -16,6 +16,8 @@ fn peer(with_keys: bool) -> Peer {
     }
     let namespace = Namespace {
         subscribe: Access::Token,
+        publish: Access::Token,
+        client_publish: true,
         ..Namespace::default()
     };
     config.namespaces.insert("list".to_owned(), namespace);
@@ -109,6 +111,38 @@ fn what_the_answer_lists_may_be_published() {
         assert_eq!(status(&decide(&mut peer, answered(body, 0))), 101);
         peer.send(&frame(message.as_bytes()));
         assert_eq!(peer.ended, want, "{body} {target}");
+    }
+}
+
+#[test]
+fn a_publish_keeps_its_body_until_it_is_known_whose_it_is() {
+    for (decision, want) in [
+        (answered(r#"{"publish":["list:1"]}"#, 0), 202),
+        (answered(r#"{"user":"u"}"#, 0), 403),
+        (Decision::Denied(Denial::Unauthorized), 401),
+        (Decision::Busy, 503),
+    ] {
+        // Whole, and in two parts.
+        for missing in [0, 3] {
+            let mut peer = peer(false);
+            let head = "POST /pub/list:1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
+            let text = format!("{head}hello");
+            let (first, second) = text.split_at(text.len() - missing);
+            peer.send(first.as_bytes());
+            let is_asked = !peer.questions.is_empty();
+            assert_eq!(is_asked, missing == 0, "the body comes first");
+            peer.send(second.as_bytes());
+            let answer = decide(&mut peer, decision.clone());
+            assert_eq!(status(&answer), want, "{answer}");
+            peer.holds_questions = true;
+            peer.get("/poll/list:1?last=1", "");
+            let answer = decide(&mut peer, answered(r#"{"subscribe":["*"]}"#, 0));
+            assert_eq!(
+                answer.contains(r#""data":"hello""#),
+                want == 202,
+                "{answer}"
+            );
+        }
     }
 }
 
