@@ -84,6 +84,8 @@ pub struct Timing {
     /// What an event stream, or a WebSocket that the server ends for a while, tells its client to wait before it comes
     /// back; jittered per connection.
     pub sse_retry_ms: u64,
+    /// For how long newcomers beyond `accepts_per_second_max` are left waiting; 0 refuses them at once.
+    pub accept_wait_max_ms: u64,
     /// From the accept until the header of the PROXY protocol is complete, where one is required.
     pub proxy_header_timeout_ms: u64,
     /// From the accept, or the end of the PROXY header, until TLS is agreed on, where it is spoken.
@@ -330,6 +332,7 @@ impl Default for Timing {
             pong_timeout_ms: 10 * SECOND_MS,
             poll_wait_max_ms: 60 * SECOND_MS,
             sse_retry_ms: 3 * SECOND_MS,
+            accept_wait_max_ms: 0,
             proxy_header_timeout_ms: 5 * SECOND_MS,
             handshake_timeout_ms: 5 * SECOND_MS,
             head_timeout_ms: 10 * SECOND_MS,

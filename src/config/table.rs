@@ -72,7 +72,10 @@ pub static SETTINGS: &[Setting<Config>] = {
              a request to listen is answered 429; a WebSocket that brings its token later is closed with 1008."),
         setting(Network, "accepts_per_second_max", Count(field!(limits.accepts_per_second_max), 0..=1_000_000),
             "Connections that each thread takes in a second; 0 is any number. Beyond, a connection is answered 503 and \
-             closed. The backend on internal is exempt."),
+             closed, or waits first (accept_wait_max). The backend on internal is exempt."),
+        setting(Network, "accept_wait_max", Duration(field!(timing.accept_wait_max_ms), 0..=MINUTE),
+            "How long newcomers may be faster than accepts_per_second_max and are left waiting in the kernel's queue, to \
+             come in one after another; only then they are refused. 0s refuses them at once."),
         setting(Network, "tls_certificate", OptionalText(field!(tls_certificate)),
             "PEM file with the certificate of listen, and behind it those that signed it; with none, listen speaks \
              plain HTTP."),

@@ -20,6 +20,8 @@ use crate::transport::response::write_unread_refusal;
 const ACCEPTS_PER_TURN: usize = 64;
 /// How long a listener rests when the system has no descriptor or no memory for another connection.
 const REST_MS: u64 = 100;
+/// How long it rests at least for the sake of the rate: several come in at once then.
+const REST_MS_MIN: u64 = 5;
 
 /// How long a handshake may take that began before the door began to close. Less than the second after which a SYN is
 /// repeated for the first time (RFC 6298 §2), so whoever repeats it finds the door closed.
@@ -60,6 +62,8 @@ pub(super) struct Door {
     /// Listeners that rest, since the system could not accept, and until when.
     resting: Vec<usize>,
     retry_ms: Option<u64>,
+    /// Of each listener: since when somebody is left waiting there, whom the rate has yet to let in.
+    waiting_since_ms: Vec<Option<u64>>,
     /// Nobody knocks any more, and who already has is let in until then.
     closes_ms: Option<u64>,
     pub(super) is_closed: bool,
@@ -71,6 +75,7 @@ pub(super) struct Door {
 impl Door {
     pub(super) fn new(listeners: Vec<Listener>) -> Self {
         Self {
+            waiting_since_ms: vec![None; listeners.len()],
             listeners,
             resting: Vec::new(),
             retry_ms: None,
@@ -83,6 +88,12 @@ impl Door {
     /// When there is something to do at the door if nobody comes.
     pub(super) fn next_ms(&self) -> Option<u64> {
         [self.retry_ms, self.closes_ms].into_iter().flatten().min()
+    }
+
+    fn rest(&mut self, listener: usize, until_ms: u64) {
+        self.resting.push(listener);
+        let retry_ms = self.retry_ms.unwrap_or(u64::MAX);
+        self.retry_ms = Some(retry_ms.min(until_ms));
     }
 
     /// Accepts with the descriptor kept for this, refuses, closes.
@@ -144,14 +155,20 @@ impl Shard {
         }
     }
 
-    /// Accepts until nobody waits (`true`), or enough for this turn.
+    /// Accepts until nobody waits, or is to wait (`true`), or enough for this turn.
     pub(super) fn accept_from(&mut self, listener: usize) -> bool {
         for _ in 0..ACCEPTS_PER_TURN {
+            if self.leaves_waiting(listener) {
+                return true;
+            }
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             match accept_with(&self.door.listeners[listener].socket, flags) {
                 Ok(socket) => self.admit(socket, listener),
                 // A unix socket is all shards', and another one may have shut it down.
-                Err(Errno::AGAIN | Errno::INVAL) => return true,
+                Err(Errno::AGAIN | Errno::INVAL) => {
+                    self.door.waiting_since_ms[listener] = None;
+                    return true;
+                }
                 // The system lacks something that may come back.
                 Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
                     self.rest_listener(listener, error);
@@ -164,6 +181,27 @@ impl Shard {
         false
     }
 
+    /// Leaves newcomers in the kernel's queue until the rate lets them in, or they have come too fast for too long.
+    fn leaves_waiting(&mut self, listener: usize) -> bool {
+        let now_ms = self.clock.now_ms;
+        let per_second_max = self.config.limits.accepts_per_second_max;
+        let wait_max_ms = self.config.timing.accept_wait_max_ms;
+        let audience = self.door.listeners[listener].audience;
+        // Who waits at a door that closes would be reset.
+        let is_exempt = audience.is_backend(&self.config) || self.door.closes_ms.is_some();
+        if wait_max_ms == 0 || is_exempt || self.accept_rate.has_room(per_second_max, now_ms) {
+            return false;
+        }
+        let since_ms = *self.door.waiting_since_ms[listener].get_or_insert(now_ms);
+        let end_ms = since_ms + wait_max_ms;
+        let is_left = now_ms < end_ms;
+        if is_left {
+            let next_ms = now_ms + (1000 / per_second_max as u64).clamp(REST_MS_MIN, REST_MS);
+            self.door.rest(listener, next_ms.min(end_ms));
+        }
+        is_left
+    }
+
     /// The listener rests, so that a lasting lack does not become a busy loop; those who are connected go on.
     fn rest_listener(&mut self, listener: usize, error: Errno) {
         self.metrics.accept_errors_total += 1;
@@ -171,8 +209,7 @@ impl Shard {
         self.metrics.rejected_total += turned_away;
         let Refusal { code, status, .. } = Refusal::CONNECTIONS_FULL;
         self.metrics.on_refusals(code, status, turned_away);
-        self.door.resting.push(listener);
-        self.door.retry_ms = Some(self.clock.now_ms + REST_MS);
+        self.door.rest(listener, self.clock.now_ms + REST_MS);
         self.complain(Complaint::Descriptors);
         tracing::debug!(shard = self.id.0, %error, "accept failed");
     }
@@ -223,6 +260,7 @@ impl Shard {
         if self.door.is_closed {
             return;
         }
+        self.door.closes_ms = Some(self.clock.now_ms);
         for listener in 0..self.door.listeners.len() {
             while !self.accept_from(listener) {}
         }

@@ -49,6 +49,12 @@ impl AcceptRate {
         }
     }
 
+    /// One more may come in; 0 is any number.
+    pub(super) fn has_room(&mut self, per_second_max: usize, now_ms: u64) -> bool {
+        self.accepts.fill(per_second_max, now_ms);
+        per_second_max == 0 || self.accepts.has_some()
+    }
+
     fn judge(&mut self, per_second_max: usize, now_ms: u64) -> Verdict {
         if per_second_max == 0 || self.accepts.take(1, per_second_max, now_ms) {
             Verdict::Admit

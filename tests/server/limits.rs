@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use rustix::process::Signal;
+
 use crate::client::{Client, ws_frame, ws_handshake};
 use crate::harness::{Server, Start, wait_until};
 
@@ -118,6 +120,55 @@ fn newcomers_beyond_the_rate_are_refused() {
     wait_until("room", || {
         server.get("/healthz").has_answer("HTTP/1.1 200 ")
     });
+}
+
+#[test]
+fn newcomers_beyond_the_rate_wait_where_they_may() {
+    const PER_SECOND: usize = 20;
+    const NEWCOMERS: usize = 60;
+    let flags = |wait: &str| {
+        format!(
+            "--threads 1 --internal 127.0.0.1:0 --accepts-per-second-max {PER_SECOND} --accept-wait-max {wait}"
+        )
+    };
+    let server = Server::start(&flags("1m"));
+    let began = Instant::now();
+    let mut crowd: Vec<_> = (0..NEWCOMERS).map(|_| server.get("/healthz")).collect();
+    assert_eq!(
+        server.ask("GET", "/healthz", b"").status,
+        200,
+        "the backend does not wait"
+    );
+    for client in &mut crowd {
+        assert_eq!(client.response().status, 200);
+    }
+    let most = PER_SECOND as f64 * (1.0 + began.elapsed().as_secs_f64()) + 2.0;
+    assert!(NEWCOMERS as f64 <= most, "they came faster than that");
+    assert_eq!(server.metric(&refused("accept_rate_exceeded", 503)), 0);
+
+    // Not for ever; and those who come later wait anew.
+    let server = Server::start(&flags("100ms"));
+    let mut crowd: Vec<_> = (0..500).map(|_| server.get("/healthz")).collect();
+    let statuses: Vec<_> = crowd.iter_mut().map(|it| it.response().status).collect();
+    let n_refused = statuses.iter().filter(|status| **status == 503).count();
+    assert!((1..=500 - PER_SECOND).contains(&n_refused), "{n_refused}");
+    let refusals = server.metric(&refused("accept_rate_exceeded", 503));
+    assert_eq!(refusals as usize, n_refused);
+    assert_eq!(server.get("/healthz").response().status, 200);
+}
+
+#[test]
+fn a_door_that_closes_leaves_nobody_waiting() {
+    let mut server = Server::start(
+        "--threads 1 --accepts-per-second-max 1 --accept-wait-max 1m --drain-period 0s",
+    );
+    let mut crowd: Vec<_> = (0..5).map(|_| server.get("/healthz")).collect();
+    assert_eq!(crowd[0].response().status, 200);
+    server.signal(Signal::TERM);
+    for client in &mut crowd[1..] {
+        assert!([200, 503].contains(&client.response().status));
+    }
+    assert!(server.wait_exit().success());
 }
 
 #[test]
