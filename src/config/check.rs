@@ -84,14 +84,19 @@ impl Config {
     /// Values that are fine alone and not together; each sentence says which to change.
     fn contradictions(&self) -> Vec<String> {
         let mut found = Vec::new();
-        let (limits, timing) = (&self.limits, &self.timing);
+        self.contradictions_of_listeners(&mut found);
+        self.contradictions_of_tls(&mut found);
+        self.contradictions_of_limits(&mut found);
+        self.contradictions_of_backplane(&mut found);
+        self.contradictions_of_namespaces(&mut found);
+        found
+    }
 
-        let mut addresses: Vec<_> = self
-            .listen
-            .iter()
-            .copied()
+    fn contradictions_of_listeners(&self, found: &mut Vec<String>) {
+        let listen = self.listen.iter().copied();
+        let mut addresses: Vec<_> = listen
             .chain(self.internal_tcp())
-            .filter(|a| a.port() != 0)
+            .filter(|address| address.port() != 0)
             .collect();
         addresses.sort();
         for pair in addresses.windows(2).filter(|pair| pair[0] == pair[1]) {
@@ -99,67 +104,6 @@ impl Config {
                 "{} is to be listened on twice: change listen or internal",
                 pair[0]
             ));
-        }
-
-        let mut at_least =
-            |high: (&str, usize), low: (&str, usize), show: fn(u64) -> String, otherwise: &str| {
-                if high.1 < low.1 {
-                    let (high_shown, low_shown) = (show(high.1 as u64), show(low.1 as u64));
-                    found.push(format!(
-                        "{} ({high_shown}) is below {} ({low_shown}): {otherwise}",
-                        high.0, low.0
-                    ));
-                }
-            };
-        at_least(
-            ("poll_limit_max", limits.poll_limit_max),
-            ("poll_limit_default", limits.poll_limit_default),
-            |n| n.to_string(),
-            "raise it, or lower poll_limit_default",
-        );
-        at_least(
-            ("head_bytes_max", limits.head_bytes_max),
-            ("target_bytes_max", limits.target_bytes_max),
-            show_bytes,
-            "raise it, or lower target_bytes_max, which is a part of the head",
-        );
-        at_least(
-            ("outbox_bytes_total_max", limits.outbox_bytes_total_max),
-            ("outbox_bytes_max", limits.outbox_bytes_max),
-            show_bytes,
-            "raise it, or lower outbox_bytes_max",
-        );
-        if self.backplane.is_some() && self.history_dir.is_some() {
-            found.push(
-                "backplane and history_dir are both set: with a broker the histories are there. Set one of them".into(),
-            );
-        }
-        // A look at a channel is also what keeps it known to the broker.
-        if self.backplane.is_some()
-            && timing.channel_idle_timeout_ms < 2 * timing.backplane_check_interval_ms
-        {
-            found.push(
-                "channel_idle_timeout is below twice backplane_check_interval, so the broker would forget channels in \
-                 use: raise it, or lower backplane_check_interval"
-                    .into(),
-            );
-        }
-        if self.backplane.is_some() && self.backplane_prefix.as_deref().unwrap_or("").is_empty() {
-            found.push(
-                "backplane is set and backplane_prefix is empty: give the nodes a prefix".into(),
-            );
-        }
-        if !self.auth.knows_users() {
-            let needs_token = |n: &&super::Namespace| {
-                let asks = [Access::Authenticated, Access::Token];
-                asks.contains(&n.subscribe) || asks.contains(&n.publish)
-            };
-            if let Some((name, _)) = self.namespaces.iter().find(|(_, n)| needs_token(n)) {
-                found.push(format!(
-                    "namespace \"{name}\" asks for tokens, and there is no key to verify them: set [token_key.NAME], \
-                     jwks or connect_url, or subscribe and publish to public or internal"
-                ));
-            }
         }
         for (setting, is_on) in [
             ("proxy_protocol", self.proxy_protocol),
@@ -172,6 +116,16 @@ impl Config {
                 ));
             }
         }
+        if let (Some(ListenAddress::Unix(_)), true) = (&self.internal, self.internal_proxy_protocol)
+        {
+            found.push(
+                "internal_proxy_protocol is on and internal is a unix socket, which no balancer connects to: turn it off"
+                    .to_owned(),
+            );
+        }
+    }
+
+    fn contradictions_of_tls(&self, found: &mut Vec<String>) {
         for (certificate, key, has_certificate, has_key) in [
             (
                 "tls_certificate",
@@ -202,13 +156,38 @@ impl Config {
                     .to_owned(),
             );
         }
-        if let (Some(ListenAddress::Unix(_)), true) = (&self.internal, self.internal_proxy_protocol)
-        {
-            found.push(
-                "internal_proxy_protocol is on and internal is a unix socket, which no balancer connects to: turn it off"
-                    .to_owned(),
-            );
-        }
+    }
+
+    fn contradictions_of_limits(&self, found: &mut Vec<String>) {
+        let (limits, timing) = (&self.limits, &self.timing);
+        let mut at_least =
+            |high: (&str, usize), low: (&str, usize), show: fn(u64) -> String, otherwise: &str| {
+                if high.1 < low.1 {
+                    let (high_shown, low_shown) = (show(high.1 as u64), show(low.1 as u64));
+                    found.push(format!(
+                        "{} ({high_shown}) is below {} ({low_shown}): {otherwise}",
+                        high.0, low.0
+                    ));
+                }
+            };
+        at_least(
+            ("poll_limit_max", limits.poll_limit_max),
+            ("poll_limit_default", limits.poll_limit_default),
+            |n| n.to_string(),
+            "raise it, or lower poll_limit_default",
+        );
+        at_least(
+            ("head_bytes_max", limits.head_bytes_max),
+            ("target_bytes_max", limits.target_bytes_max),
+            show_bytes,
+            "raise it, or lower target_bytes_max, which is a part of the head",
+        );
+        at_least(
+            ("outbox_bytes_total_max", limits.outbox_bytes_total_max),
+            ("outbox_bytes_max", limits.outbox_bytes_max),
+            show_bytes,
+            "raise it, or lower outbox_bytes_max",
+        );
         if timing.drain_timeout_ms < timing.drain_period_ms {
             found.push(format!(
                 "drain_timeout ({}) is below drain_period ({}): raise it, or connections are cut before they are told",
@@ -216,7 +195,46 @@ impl Config {
                 show_duration_ms(timing.drain_period_ms),
             ));
         }
-        found
+    }
+
+    fn contradictions_of_backplane(&self, found: &mut Vec<String>) {
+        if self.backplane.is_none() {
+            return;
+        }
+        let timing = &self.timing;
+        if self.history_dir.is_some() {
+            found.push(
+                "backplane and history_dir are both set: with a broker the histories are there. Set one of them".into(),
+            );
+        }
+        // A look at a channel is also what keeps it known to the broker.
+        if timing.channel_idle_timeout_ms < 2 * timing.backplane_check_interval_ms {
+            found.push(
+                "channel_idle_timeout is below twice backplane_check_interval, so the broker would forget channels in \
+                 use: raise it, or lower backplane_check_interval"
+                    .into(),
+            );
+        }
+        if self.backplane_prefix.as_deref().unwrap_or("").is_empty() {
+            found.push(
+                "backplane is set and backplane_prefix is empty: give the nodes a prefix".into(),
+            );
+        }
+    }
+
+    fn contradictions_of_namespaces(&self, found: &mut Vec<String>) {
+        if !self.auth.knows_users() {
+            let needs_token = |n: &&super::Namespace| {
+                let asks = [Access::Authenticated, Access::Token];
+                asks.contains(&n.subscribe) || asks.contains(&n.publish)
+            };
+            if let Some((name, _)) = self.namespaces.iter().find(|(_, n)| needs_token(n)) {
+                found.push(format!(
+                    "namespace \"{name}\" asks for tokens, and there is no key to verify them: set [token_key.NAME], \
+                     jwks or connect_url, or subscribe and publish to public or internal"
+                ));
+            }
+        }
     }
 }
 

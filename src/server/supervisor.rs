@@ -32,6 +32,14 @@ enum Waited {
     Reload,
 }
 
+/// A configuration, and all that it takes to put it in force.
+struct Prepared {
+    reload: Reload,
+    keys: Keys,
+    tls: TlsConfigs,
+    connections_max: usize,
+}
+
 impl Supervisor {
     /// Waits for the signal, then brings the shards to their end: not ready, drain, cut. A second signal skips the
     /// waits.
@@ -96,57 +104,67 @@ impl Supervisor {
     }
 
     /// Puts the configuration as it reads now in force, or leaves the old one where that is wrong. No socket is
-    /// touched either way. Whatever is read beside it (keys, certificates) belongs before the first mail goes out: all
-    /// of it is in force, or nothing.
+    /// touched either way.
     fn reload(&mut self) {
-        let next = match (self.read_config)() {
-            Ok(next) => next,
-            Err(error) => return self.refuse(&error),
-        };
-        let Reload {
-            config,
-            changes,
-            ignored,
-        } = self.config.reload(next);
+        match (self.read_config)().and_then(|next| self.prepare(next)) {
+            Ok(prepared) => self.put_in_force(prepared),
+            Err(error) => self.refuse(&error),
+        }
+    }
+
+    /// Reads whatever belongs to `next` (keys, certificates): all of it will be in force, or nothing. The error is for
+    /// the operator.
+    fn prepare(&mut self, next: Config) -> Result<Prepared, String> {
+        let reload = self.config.reload(next);
+        let config = &reload.config;
         // What stays as it was may not go with what is new.
         let related = config.check_relations().map_err(|error| error.to_string());
-        let checked =
-            related.and_then(|()| (config.check_open_mode()).map_err(|error| error.to_string()));
-        if let Err(error) = checked {
-            for change in &ignored {
-                tracing::warn!("needs a restart: {change}");
-            }
-            return self.refuse(&error);
-        }
-        let keys = match Keys::load(&config) {
-            Ok(keys) => keys,
-            Err(error) => return self.refuse(&error.to_string()),
-        };
-        let connections_max = match connections_max(&config, self.boxes.len(), self.has_own_tables)
-        {
-            Ok((connections_max, _)) => connections_max,
-            Err(error) => return self.refuse(&error.to_string()),
-        };
-        let tls = match TlsConfigs::load(&config) {
-            Ok(tls) => tls,
-            Err(error) => return self.refuse(&error.to_string()),
-        };
-        if let Err(error) = self.backend.start_if_asked(&config) {
-            return self.refuse(&format!("no threads to ask the backend: {error}"));
-        }
+        related
+            .and_then(|()| (config.check_open_mode()).map_err(|error| error.to_string()))
+            .inspect_err(|_| {
+                for change in &reload.ignored {
+                    tracing::warn!("needs a restart: {change}");
+                }
+            })?;
+        let keys = Keys::load(config).map_err(|error| error.to_string())?;
+        let (connections_max, _) = connections_max(config, self.boxes.len(), self.has_own_tables)
+            .map_err(|error| error.to_string())?;
+        let tls = TlsConfigs::load(config).map_err(|error| error.to_string())?;
+        self.backend
+            .start_if_asked(config)
+            .map_err(|error| format!("no threads to ask the backend: {error}"))?;
+        Ok(Prepared {
+            reload,
+            keys,
+            tls,
+            connections_max,
+        })
+    }
+
+    fn put_in_force(&mut self, prepared: Prepared) {
+        let Prepared {
+            reload:
+                Reload {
+                    config,
+                    changes,
+                    ignored,
+                },
+            keys,
+            tls,
+            connections_max,
+        } = prepared;
         self.config = Arc::new(config);
         self.shared
             .connections_max
             .store(connections_max, Ordering::Relaxed);
         crate::logging::set_level(self.config.log_level);
         for mailbox in &*self.boxes {
-            let mail = Mail::Reload {
+            mailbox.post(Mail::Reload {
                 config: self.config.clone(),
                 tls: tls.clone(),
                 token_keys: keys.token_keys.clone(),
                 api_keys: keys.api_keys.clone(),
-            };
-            mailbox.post(mail);
+            });
         }
         if let Some(keys_wanted) = &self.shared.keys_wanted {
             let _ = keys_wanted.send(KeysWanted::Reload);
