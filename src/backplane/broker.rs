@@ -49,8 +49,9 @@ pub trait Broker: Sized + 'static {
     async fn unlisten(&self, channels: &[ChannelName]) -> Result<(), BrokerError>;
 
     /// Where each channel stands, with as few round trips as it takes. What is published from then on is not part of
-    /// it. What is part of it and comes as an event, too, is with the receiver by the time of the return: whoever takes
-    /// that first knows that what is missing then is lost. So this may wait until events are taken.
+    /// it. What is part of it, behind a position that the reading names, and comes as an event, too, is with the
+    /// receiver by the time of the return: whoever takes that first knows that what is missing then is lost. So this
+    /// may wait until events are taken.
     async fn read(&self, readings: &[Reading]) -> Result<Vec<Standing>, BrokerError>;
 
     /// Names positions, as [`read`](Self::read) does, so that the broker finds out what it has lost. What it has is for

@@ -1,4 +1,5 @@
-//! The NATS broker against a real server: what the contract of `Broker` says. Bad days are in [`trouble`].
+//! The NATS broker against a real server: what the contract of `Broker` says. Bad days are in [`trouble`], slow nodes
+//! in [`behind`].
 
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::nats_server::NatsServer;
 
+mod behind;
 mod trouble;
 
 /// Of a broker's answer, on a machine that has much else to do.

@@ -28,7 +28,8 @@ use async_nats::{HeaderMap, Message, Subscriber};
 use futures_util::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::{Mutex, mpsc};
+use tokio::select;
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use crate::backplane::broker::{Broker, BrokerError, Event, Publishing, Reading, Settings};
@@ -63,9 +64,9 @@ pub struct Nats {
     /// The stream's as far as is known, and the largest that anybody here has wanted.
     limits: Cell<Limits>,
     wanted: Cell<Limits>,
-    listened: RefCell<HashMap<ChannelName, AbortHandle>>,
+    listened: RefCell<HashMap<ChannelName, Hearing>>,
     /// The canary, notes, and the news of another epoch.
-    always_heard: Vec<AbortHandle>,
+    always_heard: Vec<Hearing>,
     /// Held while what a call does is sent, so that nothing of another call comes between. First come, first served.
     turn: Mutex<()>,
     refusals: Refusals,
@@ -79,6 +80,13 @@ struct Ack {
     #[serde(default)]
     duplicate: bool,
     error: Option<Value>,
+}
+
+/// A subscription, which ends with this.
+struct Hearing {
+    task: AbortHandle,
+    /// Each is answered as soon as everything that had come until then is with the receiver of events.
+    drains: mpsc::UnboundedSender<oneshot::Sender<()>>,
 }
 
 /// What a subscription is for.
@@ -122,8 +130,8 @@ impl Broker for Nats {
             (nats.subjects.note(), Listener::Note),
             (nats.subjects.moved(), Listener::Moved),
         ] {
-            let task = nats.hear(subject, listener).await?;
-            nats.always_heard.push(task);
+            let hearing = nats.hear(subject, listener).await?;
+            nats.always_heard.push(hearing);
         }
         Ok((nats, events))
     }
@@ -202,38 +210,43 @@ impl Broker for Nats {
         for channel in channels {
             let subject = self.subjects.live_message(self.epoch, channel);
             let live = Live::new(channel.clone(), self.epoch);
-            let task = self
+            let hearing = self
                 .hear(subject, Listener::Channel(channel.clone(), live))
                 .await?;
-            self.listened.borrow_mut().insert(channel.clone(), task);
+            self.listened.borrow_mut().insert(channel.clone(), hearing);
         }
         drop(turn);
         // Between the servers of a cluster, what is stored from here on goes the way that this message has gone, behind
         // the subscriptions.
-        let subject = self.subjects.canary(self.node);
-        let message = self
-            .link
-            .request(subject, entry::canary_headers(), b"")
-            .await?;
-        self.acknowledged(&message)?.map_err(Refusal::into_error)?;
-        Ok(())
+        self.pass_through_stream().await
     }
 
     async fn unlisten(&self, channels: &[ChannelName]) -> Result<(), BrokerError> {
         let _turn = self.turn.lock().await;
         let mut listened = self.listened.borrow_mut();
-        for task in channels
-            .iter()
-            .filter_map(|channel| listened.remove(channel))
-        {
-            // The subscription ends with its task.
-            task.abort();
+        for channel in channels {
+            listened.remove(channel);
         }
         Ok(())
     }
 
     async fn read(&self, readings: &[Reading]) -> Result<Vec<Standing>, BrokerError> {
-        self.read_all(readings).await
+        let standings = self.read_all(readings).await?;
+        let is_news = |(reading, standing): &(&Reading, &Standing)| {
+            reading.after.is_some_and(|after| after != standing.head)
+        };
+        let news = readings.iter().zip(&standings).filter(is_news);
+        let channels: Vec<_> = news.map(|(reading, _)| &reading.channel).collect();
+        if !channels.is_empty() {
+            // What the stream sends again comes behind one another, and the acknowledgement behind all of it.
+            self.pass_through_stream().await?;
+            self.drain(&channels).await;
+        }
+        Ok(standings)
+    }
+
+    async fn remind(&self, readings: &[Reading]) -> Result<(), BrokerError> {
+        self.read_all(readings).await.map(drop)
     }
 
     async fn delete(&self, channel: &ChannelName, keep: Keep) -> Result<bool, BrokerError> {
@@ -274,10 +287,40 @@ impl Broker for Nats {
 }
 
 impl Nats {
-    async fn hear(&self, subject: String, listener: Listener) -> Result<AbortHandle, BrokerError> {
+    async fn hear(&self, subject: String, listener: Listener) -> Result<Hearing, BrokerError> {
         let messages = self.link.subscribe(subject).await?;
-        let hear = hear(messages, listener, self.link.shared());
-        Ok(tokio::spawn(or_abort(hear)).abort_handle())
+        let (drains, asked) = mpsc::unbounded_channel();
+        let hear = hear(messages, listener, asked, self.link.shared());
+        Ok(Hearing {
+            task: tokio::spawn(or_abort(hear)).abort_handle(),
+            drains,
+        })
+    }
+
+    /// Has the stream store something. Whatever it sent again before has come when this returns.
+    async fn pass_through_stream(&self) -> Result<(), BrokerError> {
+        let subject = self.subjects.canary(self.node);
+        let message = self
+            .link
+            .request(subject, entry::canary_headers(), b"")
+            .await?;
+        self.acknowledged(&message)?.map_err(Refusal::into_error)?;
+        Ok(())
+    }
+
+    /// Waits until what has come on these channels is with the receiver of events.
+    async fn drain(&self, channels: &[&ChannelName]) {
+        let ask = |channel: &&ChannelName| {
+            let (sender, drained) = oneshot::channel();
+            let listened = self.listened.borrow();
+            listened.get(*channel)?.drains.send(sender).ok()?;
+            Some(drained)
+        };
+        let asked: Vec<_> = channels.iter().filter_map(ask).collect();
+        for drained in asked {
+            // An error says that nobody listens any more.
+            let _ = drained.await;
+        }
     }
 
     /// Makes sure that the stream keeps as much as is wanted.
@@ -347,12 +390,9 @@ impl Nats {
     }
 }
 
-impl Drop for Nats {
+impl Drop for Hearing {
     fn drop(&mut self) {
-        let listened = self.listened.borrow();
-        for task in listened.values().chain(&self.always_heard) {
-            task.abort();
-        }
+        self.task.abort();
     }
 }
 
@@ -382,8 +422,23 @@ fn moved() -> BrokerError {
 }
 
 /// Makes events of what comes on one subscription.
-async fn hear(mut messages: Subscriber, mut listener: Listener, shared: std::sync::Arc<Shared>) {
-    while let Some(message) = messages.next().await {
+async fn hear(
+    mut messages: Subscriber,
+    mut listener: Listener,
+    mut drains: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+    shared: std::sync::Arc<Shared>,
+) {
+    loop {
+        let message = select! {
+            biased;
+            message = messages.next() => message,
+            // Only when no message is there: both wait while this task has used up its turn.
+            Some(drained) = drains.recv() => {
+                let _ = drained.send(());
+                continue;
+            }
+        };
+        let Some(message) = message else { return };
         if shared.is_broken() {
             return;
         }

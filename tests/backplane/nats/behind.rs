@@ -1,0 +1,104 @@
+//! A node that takes events more slowly than they come.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use pushring::backplane::broker::{Broker, Event, Publishing, Reading};
+use tokio::select;
+use tokio::time::timeout;
+
+use super::{KEEP, Node, TIMEOUT, channel, run, text};
+use crate::nats_server::NatsServer;
+
+/// More than wait for the receiver of events; the rest waits in the subscriptions.
+const MESSAGES: usize = 10_000;
+
+/// More than wait in one subscription and for the receiver.
+const TOO_MANY: usize = 150_000;
+
+#[test]
+fn where_a_channel_stands_is_said_behind_all_that_came_before() {
+    let server = NatsServer::start();
+    run(async {
+        let (mut node, other) = (
+            Node::connect(&server, 1).await,
+            Node::connect(&server, 2).await,
+        );
+        node.listen("c").await;
+        node.listen("quiet").await;
+        let before = other.publish("c", "0").await;
+        let quiet = other.read("quiet", None).await.head;
+        let live = |number: usize| {
+            let mut publishing = text("c", &number.to_string());
+            publishing.publish.store = false;
+            publishing
+        };
+        let live: Vec<Publishing> = (0..MESSAGES).map(live).collect();
+        let head = other.publish_all(live).await[MESSAGES - 1].position;
+
+        let reading = |name, after| Reading {
+            channel: channel(name),
+            after: Some(after),
+            keep: KEEP,
+        };
+        let readings = [reading("quiet", quiet), reading("c", before)];
+        let Node { nats, events } = &mut node;
+        let mut newest = before;
+        let mut take = |event| match event {
+            Event::Arrival(arrival) => newest = arrival.message.position,
+            other => panic!("{other:?}"),
+        };
+        let mut reading = std::pin::pin!(nats.read(&readings));
+        let standings = loop {
+            select! {
+                biased;
+                standings = &mut reading => break standings.expect("standings"),
+                event = events.recv() => take(event.expect("an event")),
+            }
+        };
+        // Nothing else gets to do anything between the answer and this.
+        while let Ok(event) = events.try_recv() {
+            take(event);
+        }
+        assert_eq!((standings[0].head, standings[1].head), (quiet, head));
+        assert_eq!(newest, head, "what is part of the answer has come");
+    });
+}
+
+#[test]
+fn whoever_is_too_far_behind_hears_that_messages_are_lost() {
+    let server = NatsServer::start();
+    run(async {
+        let mut node = Node::connect(&server, 1).await;
+        let mut anybody = TcpStream::connect(("127.0.0.1", server.port())).expect("a connection");
+        let pieces = "PUB pushring.note 1\r\nx\r\n".repeat(TOO_MANY / 100);
+        anybody
+            .write_all(b"CONNECT {\"verbose\":false}\r\n")
+            .expect("written");
+        let writing = tokio::task::spawn_blocking(move || {
+            for _ in 0..100 {
+                anybody.write_all(pieces.as_bytes()).expect("written");
+            }
+            anybody.write_all(b"PING\r\n").expect("written");
+            let mut answers = String::new();
+            while !answers.contains("PONG") {
+                let mut bytes = [0; 4096];
+                let n = anybody.read(&mut bytes).expect("an answer");
+                answers.push_str(&String::from_utf8_lossy(&bytes[..n]));
+            }
+        });
+        writing.await.expect("all is published");
+        // No call is answered any more, taken events or not.
+        let is_over = async { while node.nats.listen(&[channel("c")]).await.is_ok() {} };
+        let is_over = timeout(TIMEOUT, is_over).await;
+        is_over.expect("an error, since messages were dropped");
+        let error = loop {
+            match node.event().await {
+                Event::Note(_) => {}
+                Event::Broken(error) => break error,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(error.0.contains("faster than they were taken"), "{error}");
+    });
+}
