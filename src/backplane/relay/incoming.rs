@@ -55,8 +55,13 @@ impl<A: Copy> Relay<A> {
         (standing.messages).sort_by_key(|arrival| arrival.message.position.offset);
         let known = self.feeds[index].channel.head();
         if head.epoch != known.epoch {
+            // Whoever listens has had the messages that have outlived their epoch.
+            let had = self.n_had(index, &standing.messages);
             self.begin(index, standing.start());
-            self.tell_gap(index, standing.start());
+            for arrival in standing.messages.drain(..had) {
+                self.keep_arrival(index, &arrival, now_ms);
+            }
+            self.tell_gap(index, self.feeds[index].channel.head());
         }
         for arrival in standing.messages {
             self.take(index, arrival, now_ms);
@@ -66,6 +71,23 @@ impl<A: Copy> Relay<A> {
             self.feeds[index].channel.restore_head(head.offset);
             self.tell_gap(index, head);
         }
+    }
+
+    /// How many of `messages`, of another epoch, are up to the last one that is here already: some brokers keep
+    /// messages with their numbers, and their times, when others are lost.
+    fn n_had(&self, index: usize, messages: &[Arrival]) -> usize {
+        let channel = &self.feeds[index].channel;
+        let is_here = |Arrival { message, .. }: &Arrival| {
+            let mut behind = channel.after(message.position.offset.saturating_sub(1));
+            behind.next().is_some_and(|here| {
+                (here.position.offset, here.published_us)
+                    == (message.position.offset, message.published_us)
+            })
+        };
+        messages
+            .iter()
+            .rposition(is_here)
+            .map_or(0, |last| last + 1)
     }
 
     /// Takes the next message; one that is here already is not taken twice, and what is missing before it is lost.

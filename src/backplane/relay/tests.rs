@@ -18,6 +18,7 @@ struct Broker {
     head: u64,
     history: Vec<Arrival>,
     keeps: usize,
+    n_published: u64,
 }
 
 impl Broker {
@@ -27,31 +28,34 @@ impl Broker {
             head: 0,
             history: Vec::new(),
             keeps,
+            n_published: 0,
         }
     }
 
-    /// Offsets have holes now and then, as a broker's may.
-    fn publish(&mut self, skip: u64, is_stored: bool) -> Arrival {
-        let previous = self.head;
-        self.head += 1 + skip;
-        let message = Message {
+    fn message(&self, offset: u64, previous: u64, published_us: u64) -> Arc<Message> {
+        Arc::new(Message {
             channel: name(),
             position: Position {
                 epoch: self.epoch,
-                offset: self.head,
+                offset,
             },
             previous,
             kind: PayloadKind::Text,
             event: None,
             payload: (*b"x").into(),
             published_ms: 0,
-            published_us: 0,
+            published_us,
             expires_ms: u64::MAX,
-        };
-        let arrival = Arrival {
-            message: Arc::new(message),
-            is_stored,
-        };
+        })
+    }
+
+    /// Offsets have holes now and then, as a broker's may.
+    fn publish(&mut self, skip: u64, is_stored: bool) -> Arrival {
+        let previous = self.head;
+        self.head += 1 + skip;
+        self.n_published += 1;
+        let message = self.message(self.head, previous, self.n_published);
+        let arrival = Arrival { message, is_stored };
         if is_stored {
             self.history.push(arrival.clone());
         }
@@ -64,6 +68,20 @@ impl Broker {
         self.epoch = Epoch::from_random(random);
         self.head = 0;
         self.history.clear();
+    }
+
+    /// What is left keeps its numbers.
+    fn lose_newest(&mut self, lost: usize, random: u64) {
+        self.epoch = Epoch::from_random(random);
+        self.head = 0;
+        let mut left = std::mem::take(&mut self.history);
+        left.truncate(left.len() - lost);
+        for arrival in &mut left {
+            let old = &arrival.message;
+            self.head = old.position.offset;
+            arrival.message = self.message(self.head, old.previous, old.published_us);
+        }
+        self.history = left;
     }
 
     fn standing(&self, after: Option<Position>) -> Standing {
@@ -313,6 +331,46 @@ fn a_round_takes_no_longer_where_there_were_more_channels_once() {
     let acts: Vec<_> = std::iter::from_fn(|| relay.next_act()).collect();
     let is_refused = |act: &Act<usize>| matches!(act, Act::Refused(7, HubFull::BrokerAway));
     assert!(acts.iter().any(is_refused), "{acts:?}");
+}
+
+/// Of seven messages, `lost` are lost, and whoever listens hears so, and then what is new.
+fn check_another_epoch(lost: usize, is_new: bool) {
+    let mut world = World::new(usize::MAX);
+    world.listen(Since::Now);
+    world.settle();
+    for _ in 0..7 {
+        let arrival = world.broker.publish(2, true);
+        world.on_the_way.push_back(News::Arrival(arrival));
+        world.arrive(false);
+    }
+    world.broker.lose_newest(lost, 2);
+    let mut want = Vec::new();
+    if is_new {
+        want.push(world.broker.publish(2, true).message.position);
+    }
+    let moved = News::Moved(name());
+    world.relay.on_news(moved, false, 0);
+    world.act();
+    world.settle();
+    let log = world.logs[0].as_ref().unwrap();
+    assert_eq!((&log.got[7..], log.gaps), (&want[..], 1), "{lost}");
+    let cursor = Position {
+        offset: 1,
+        ..log.got[0]
+    };
+    let late = world.listen(Since::After(cursor));
+    world.settle();
+    let log = world.logs[late].as_ref().unwrap();
+    let left = 7 - lost + want.len();
+    assert_eq!((log.got.len(), log.gaps), (left, 1), "{lost}");
+}
+
+#[test]
+fn what_outlives_its_epoch_is_not_repeated_for_those_who_had_it() {
+    for lost in 0..=7 {
+        check_another_epoch(lost, false);
+        check_another_epoch(lost, true);
+    }
 }
 
 /// What may be lost.
