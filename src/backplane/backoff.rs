@@ -7,6 +7,7 @@ pub(super) struct Backoff {
     first: Duration,
     cap: Duration,
     failures: u32,
+    has_started_over: bool,
 }
 
 impl Backoff {
@@ -15,11 +16,22 @@ impl Backoff {
             first,
             cap,
             failures: 0,
+            has_started_over: false,
         }
     }
 
-    /// A connection has shown that it works: the delays start over.
-    pub(super) fn reset(&mut self) {
+    /// The broker answers: the delays start over. Not again before a connection has lasted: a broker may well answer at
+    /// first and fail at what comes next, over and over.
+    pub(super) fn on_heard(&mut self) {
+        if !self.has_started_over {
+            self.has_started_over = true;
+            self.failures = 0;
+        }
+    }
+
+    /// A connection has lasted: the delays start over.
+    pub(super) fn on_lasted(&mut self) {
+        self.has_started_over = false;
         self.failures = 0;
     }
 
@@ -40,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_double_the_delay_up_to_the_cap_and_success_starts_over() {
+    fn failures_double_the_delay_up_to_the_cap_and_success_starts_over_once() {
         let ms = Duration::from_millis;
         let mut backoff = Backoff::new(ms(100), ms(5_000));
         for want_ms in [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000] {
@@ -49,7 +61,13 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(backoff.next(0.0), ms(2_500));
         }
-        backoff.reset();
+        backoff.on_heard();
+        assert_eq!(backoff.next(0.5), ms(75));
+        backoff.on_heard();
+        assert_eq!(backoff.next(0.5), ms(150));
+        backoff.on_lasted();
+        assert_eq!(backoff.next(0.5), ms(75));
+        backoff.on_heard();
         assert_eq!(backoff.next(0.5), ms(75));
     }
 }

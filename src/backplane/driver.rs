@@ -67,6 +67,7 @@ pub struct DriverSettings {
     /// For all steps of connecting together; each has the broker's own timeout.
     pub connect_timeout: Duration,
     pub reconnect_first: Duration,
+    /// Whatever has lasted for as long is tried again soon.
     pub reconnect_cap: Duration,
     /// A node that was not heard for this long is gone.
     pub node_silence: Duration,
@@ -172,6 +173,7 @@ enum Link<B> {
 
 struct Connection<B> {
     broker: Rc<B>,
+    since: Instant,
     events: mpsc::Receiver<Event>,
     canary: Canary,
     calls: Calls,
@@ -359,6 +361,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
         self.link = Link::Up(Connection {
             canary: Canary::new(broker.connections(), self.last_canary),
             broker: Rc::new(broker),
+            since: now,
             events,
             calls: Calls::new(),
             events_taken: 0,
@@ -377,6 +380,9 @@ impl<B: Broker, S: Sink> Driver<B, S> {
                 return;
             }
         };
+        if now - connection.since >= self.settings.reconnect_cap {
+            self.backoff.on_lasted();
+        }
         self.stats.disconnects_total += 1;
         self.last_canary = connection.canary.last_number();
         if self.is_hearing {
@@ -545,7 +551,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
         if !self.is_hearing {
             self.is_hearing = true;
             self.is_trouble_logged = false;
-            self.backoff.reset();
+            self.backoff.on_heard();
             self.tell_health(Health::Hearing);
             tracing::info!("the broker is heard");
         }

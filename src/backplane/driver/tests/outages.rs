@@ -174,6 +174,22 @@ fn attempts_to_connect_grow_rare_up_to_the_cap() {
 }
 
 #[test]
+fn a_broker_that_breaks_off_whenever_it_is_heard_is_tried_rarely() {
+    run_paused(async {
+        let server = MemoryServer::new(URL, 1);
+        let node = Node::start(1);
+        for _ in 0..6_100 {
+            sleep_ms(10).await;
+            if node.told().iter().any(|told| told == "0 Hearing") {
+                server.disconnect(NodeId(1));
+            }
+        }
+        let connects = node.stats().connects_total;
+        assert!((16..=31).contains(&connects), "{connects}");
+    });
+}
+
+#[test]
 fn a_lost_broker_interrupts_every_channel_once() {
     run_paused(async {
         let server = MemoryServer::new(URL, 1);
@@ -252,11 +268,13 @@ fn a_silent_server_is_noticed_and_a_paused_one_too() {
     run_paused(async {
         let server = MemoryServer::new(URL, 1);
         let node = Node::start_hearing(1).await;
+        sleep_ms(5_000).await;
         server.silence(NodeId(1));
         sleep_ms(4_010).await;
         assert_eq!(node.told(), ["0 Deaf", "1 Deaf"]);
         sleep_ms(110).await;
         assert_eq!(node.told(), ["0 Hearing", "1 Hearing"]);
+        sleep_ms(5_000).await;
         server.pause();
         sleep_ms(4_010).await;
         assert_eq!(node.told(), ["0 Deaf", "1 Deaf"]);
