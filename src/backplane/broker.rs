@@ -33,6 +33,18 @@ pub trait Broker: Sized + 'static {
     /// Connects to everything that it takes, and installs there what it needs. Events come from now on.
     async fn connect(settings: &Settings) -> Result<(Self, mpsc::Receiver<Event>), BrokerError>;
 
+    /// What was heard of the broker last, for [`look_for`](Self::look_for). A broker that gives no position out twice,
+    /// whatever it has lost, needs none.
+    fn trace(&self) -> Option<Trace> {
+        None
+    }
+
+    /// Whether the broker still has what an earlier connection has heard last. If not, messages are lost: as where a
+    /// [`Reading`] shows that, the epoch changes, and this connection is of no use any more.
+    async fn look_for(&self, _trace: Trace) -> Result<bool, BrokerError> {
+        Ok(true)
+    }
+
     /// Connections that a canary has to come back through.
     fn connections(&self) -> usize;
 
@@ -106,6 +118,13 @@ pub struct Reading {
     /// What is behind it is wanted; `None` for all that there is.
     pub after: Option<Position>,
     pub keep: Keep,
+}
+
+/// A message, or a sign of life, as one among others that may have got its position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trace {
+    pub position: Position,
+    pub published_us: u64,
 }
 
 /// How to reach a broker.

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::backplane::acknowledged::Acknowledged;
 use crate::backplane::backoff::Backoff;
-use crate::backplane::broker::{Broker, BrokerError, Event, Publishing, Reading, Settings};
+use crate::backplane::broker::{Broker, BrokerError, Event, Publishing, Reading, Settings, Trace};
 use crate::backplane::calls::{Answer, Calls, Subject, Write, Writes};
 use crate::backplane::canary::Canary;
 use crate::backplane::note::{self, Note};
@@ -145,6 +145,8 @@ struct Driver<B, S> {
     /// When a canary came back last.
     heard_at: Instant,
     last_canary: u64,
+    /// What the broker may have lost when it is back.
+    trace: Option<Trace>,
     beat_at: Instant,
     /// Events were left with the broker's client since the last beat.
     was_congested: bool,
@@ -218,6 +220,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
             started: now,
             heard_at: now,
             last_canary: 0,
+            trace: None,
             beat_at: now,
             was_congested: false,
             timer: Box::pin(sleep_until(now)),
@@ -333,8 +336,18 @@ impl<B: Broker, S: Sink> Driver<B, S> {
             && *until <= now
         {
             let settings = Rc::clone(&self.settings);
+            let trace = self.trace;
             self.link = Link::Connecting(Box::pin(async move {
-                let connecting = B::connect(&settings.broker);
+                let connecting = async {
+                    let connected = B::connect(&settings.broker).await?;
+                    match trace {
+                        Some(trace) if !connected.0.look_for(trace).await? => {
+                            drop(connected);
+                            B::connect(&settings.broker).await
+                        }
+                        _ => Ok(connected),
+                    }
+                };
                 timeout(settings.connect_timeout, connecting)
                     .await
                     .unwrap_or_else(|_| {
@@ -385,6 +398,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
         }
         self.stats.disconnects_total += 1;
         self.last_canary = connection.canary.last_number();
+        self.trace = connection.broker.trace().or(self.trace);
         if self.is_hearing {
             self.is_hearing = false;
             self.tell_health(Health::Deaf);

@@ -11,10 +11,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep};
 
-use crate::backplane::broker::{Broker, BrokerError, Event, Publishing, Reading, Settings};
+use crate::backplane::broker::{Broker, BrokerError, Event, Publishing, Reading, Settings, Trace};
 use crate::backplane::order::{Keep, NodeId, NotPublished, Standing};
 use crate::hub::Published;
 use crate::hub::message::ChannelName;
+use crate::hub::position::{Epoch, Position};
 
 mod stored;
 
@@ -56,6 +57,8 @@ struct State {
     clients: HashMap<u64, Client>,
     last_client: u64,
     cut_off: HashSet<NodeId>,
+    looked_for: Vec<u64>,
+    is_trace_lost: bool,
     fate: Box<DecideFate>,
 }
 
@@ -103,6 +106,8 @@ impl MemoryServer {
             clients: HashMap::new(),
             last_client: 0,
             cut_off: HashSet::new(),
+            looked_for: Vec::new(),
+            is_trace_lost: false,
             fate: Box::new(|_, _| Fate::Arrives),
         };
         let shared = Rc::new(Shared {
@@ -219,6 +224,16 @@ impl MemoryServer {
         });
         listened.sort();
         listened
+    }
+
+    /// The connections of whose traces it was asked, counted from 1.
+    pub fn looked_for(&self) -> Vec<u64> {
+        self.0.state.borrow().looked_for.clone()
+    }
+
+    /// Says that it has not what it is asked for.
+    pub fn lose_traces(&self) {
+        self.0.state.borrow_mut().is_trace_lost = true;
     }
 
     /// Channels that it knows.
@@ -423,6 +438,26 @@ impl Broker for Memory {
             connections,
         };
         Ok((memory, receiver))
+    }
+
+    /// Names its connection: no position is given out twice here.
+    fn trace(&self) -> Option<Trace> {
+        let position = Position {
+            epoch: Epoch::NONE,
+            offset: self.client,
+        };
+        Some(Trace {
+            position,
+            published_us: 0,
+        })
+    }
+
+    async fn look_for(&self, trace: Trace) -> Result<bool, BrokerError> {
+        self.ask(|state| {
+            state.looked_for.push(trace.position.offset);
+            !state.is_trace_lost
+        })
+        .await
     }
 
     fn connections(&self) -> usize {

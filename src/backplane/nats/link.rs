@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use crate::backplane::broker::{BrokerError, Event, Settings};
+use crate::backplane::broker::{BrokerError, Event, Settings, Trace};
 use crate::threads::or_abort;
 
 use super::address::{Address, Login};
@@ -44,6 +44,8 @@ pub struct Shared {
     /// By the number of the call. A call gets as many answers as it has asked for, so the queue is bounded.
     waiting: Mutex<HashMap<u64, mpsc::UnboundedSender<Answer>>>,
     error: Mutex<Option<BrokerError>>,
+    /// What came of the stream last.
+    newest: Mutex<Option<Trace>>,
     pub events: mpsc::Sender<Event>,
 }
 
@@ -81,6 +83,7 @@ impl Link {
         let shared = Arc::new(Shared {
             waiting: Mutex::default(),
             error: Mutex::default(),
+            newest: Mutex::default(),
             events,
         });
         let options = options(settings, &address, shared.clone()).await?;
@@ -330,6 +333,10 @@ impl Shared {
 
     fn error(&self) -> MutexGuard<'_, Option<BrokerError>> {
         self.error.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn newest(&self) -> MutexGuard<'_, Option<Trace>> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<u64, mpsc::UnboundedSender<Answer>>> {

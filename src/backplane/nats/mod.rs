@@ -9,15 +9,15 @@
 //! comes live comes under the epoch in which it was numbered, and a connection has one epoch for as long as it lives:
 //! when the stream gets another, since it was made anew or has lost messages, every node connects anew.
 //!
-//! That messages are lost shows by a position that some node names and of which the stream has no trace. It does not
-//! show where an older state has given the very same number to the very same channel before that node has asked: a
-//! position does not say which message had it.
+//! That messages are lost shows by a position that some node names and of which the stream has no trace, or by what a
+//! node has heard last, which is not there ([`recall`]).
 
 pub mod address;
 pub mod entry;
 pub mod history;
 pub mod link;
 pub mod reader;
+pub mod recall;
 pub mod stream;
 pub mod subject;
 
@@ -32,7 +32,7 @@ use tokio::select;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::AbortHandle;
 
-use crate::backplane::broker::{Broker, BrokerError, Event, Publishing, Reading, Settings};
+use crate::backplane::broker::{Broker, BrokerError, Event, Publishing, Reading, Settings, Trace};
 use crate::backplane::order::{Keep, NodeId, NotPublished, Standing};
 use crate::backplane::refusals::Refusals;
 use crate::hub::Published;
@@ -41,7 +41,7 @@ use crate::hub::position::{Epoch, Position};
 use crate::threads::or_abort;
 
 use address::Address;
-use entry::{Content, Heard, Live};
+use entry::{Content, Entry, Heard, Live};
 use link::{Link, Refusal, SendError, Shared};
 use stream::{Limits, Stream};
 use subject::Subjects;
@@ -92,7 +92,7 @@ struct Hearing {
 /// What a subscription is for.
 enum Listener {
     Channel(ChannelName, Live),
-    Canary,
+    Canary(Epoch),
     Note,
     /// The stream has another epoch.
     Moved,
@@ -125,7 +125,7 @@ impl Broker for Nats {
         for (subject, listener) in [
             (
                 nats.subjects.live_canary(nats.epoch, nats.node),
-                Listener::Canary,
+                Listener::Canary(nats.epoch),
             ),
             (nats.subjects.note(), Listener::Note),
             (nats.subjects.moved(), Listener::Moved),
@@ -134,6 +134,14 @@ impl Broker for Nats {
             nats.always_heard.push(hearing);
         }
         Ok((nats, events))
+    }
+
+    fn trace(&self) -> Option<Trace> {
+        *self.link.shared().newest()
+    }
+
+    async fn look_for(&self, trace: Trace) -> Result<bool, BrokerError> {
+        self.recall(trace).await
     }
 
     fn connections(&self) -> usize {
@@ -445,15 +453,33 @@ async fn hear(
         let headers = message.headers.unwrap_or_default();
         let event = match &mut listener {
             Listener::Channel(channel, live) => match live.hear(&headers, &message.payload) {
-                Some(Heard::Arrival(arrival)) => Some(Event::Arrival(arrival)),
+                Some(Heard::Arrival(arrival)) => {
+                    shared.trace(Trace {
+                        position: arrival.message.position,
+                        published_us: arrival.message.published_us,
+                    });
+                    Some(Event::Arrival(arrival))
+                }
                 Some(Heard::Ended) => Some(Event::Ended(channel.clone())),
                 // Published to this subject by somebody who should not.
                 Some(Heard::Nothing) | None => None,
             },
-            Listener::Canary => number(&message.payload).map(|number| Event::Canary {
-                connection: 0,
-                number,
-            }),
+            Listener::Canary(epoch) => {
+                if let Some(entry) = Entry::decode(&headers, &message.payload) {
+                    let position = Position {
+                        epoch: *epoch,
+                        offset: entry.sequence,
+                    };
+                    shared.trace(Trace {
+                        position,
+                        published_us: entry.time_us,
+                    });
+                }
+                number(&message.payload).map(|number| Event::Canary {
+                    connection: 0,
+                    number,
+                })
+            }
             Listener::Note => Some(Event::Note(message.payload.to_vec())),
             Listener::Moved => return shared.break_off(&moved().0).await,
         };

@@ -36,13 +36,13 @@ const GET_BYTES_MAX: usize = 4 << 20;
 const GET_MESSAGES_MAX: usize = 1000;
 
 /// JetStream: there is no such message.
-const MESSAGE_NOT_FOUND: u64 = 10037;
+pub(super) const MESSAGE_NOT_FOUND: u64 = 10037;
 
 /// Before a replica that is behind is asked again.
 const REPLICA_DELAY: Duration = Duration::from_millis(20);
 
 /// Before a stream that seems to have lost messages is asked again: a leader that is about to be none may answer.
-const LEADER_DELAY: Duration = Duration::from_millis(300);
+pub(super) const LEADER_DELAY: Duration = Duration::from_millis(300);
 
 /// What a direct get has brought: subjects and their entries, in the order of the stream.
 struct Got {

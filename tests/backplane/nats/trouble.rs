@@ -187,6 +187,44 @@ fn numbers_that_are_given_out_again_are_noticed() {
     });
 }
 
+#[test]
+fn the_same_number_for_the_same_channel_is_noticed() {
+    let mut server = NatsServer::start();
+    run(async {
+        let mut a = Node::connect(&server, 1).await;
+        a.publish("c", "old").await;
+        let copy = stop_and_copy(&mut server);
+        a.broken().await;
+        let mut a = Node::connect(&server, 1).await;
+        a.listen("c").await;
+        let lost = a.publish("c", "lost").await;
+        a.arrival().await;
+        let trace = a.nats.trace().expect("something was heard");
+        assert_eq!(trace.position, lost);
+        server.stop();
+        a.broken().await;
+        server.launch();
+        let mut a = Node::connect(&server, 1).await;
+        assert!(a.nats.look_for(trace).await.expect("an answer"));
+        server.stop();
+        a.broken().await;
+        bring_back(&mut server, &copy);
+
+        let mut b = Node::connect(&server, 2).await;
+        while b.publish("c", "new").await != lost {}
+        let mut a = Node::connect(&server, 1).await;
+        let standing = a.read("c", Some(lost)).await;
+        assert_eq!(standing.head, lost, "a position does not tell");
+        assert!(!a.nats.look_for(trace).await.expect("an answer"));
+        a.broken().await;
+        b.broken().await;
+        let a = Node::connect(&server, 1).await;
+        // That is told already.
+        assert!(a.nats.look_for(trace).await.expect("an answer"));
+        assert_ne!(a.read("c", Some(lost)).await.head.epoch, lost.epoch);
+    });
+}
+
 /// An older state comes back without anything of `name`, whose head `stand_there` has told.
 async fn check_channel_is_gone(name: &str, stand_there: impl AsyncFn(&Node) -> Position) {
     let mut server = NatsServer::start();

@@ -120,6 +120,32 @@ fn the_loss_of_an_acknowledged_message_is_found_that_nobody_listened_to() {
 }
 
 #[test]
+fn a_broker_that_is_back_is_asked_for_what_was_heard_last() {
+    run_paused(async {
+        let server = MemoryServer::new(URL, 1);
+        let node = Node::start_hearing(1).await;
+        assert!(server.looked_for().is_empty());
+        server.stop();
+        sleep_ms(1_000).await;
+        server.start();
+        sleep_ms(5_010).await;
+        assert_eq!(node.told(), ["0 Deaf", "1 Deaf", "0 Hearing", "1 Hearing"]);
+        let failures = node.stats().connect_failures_total;
+        server.disconnect(NodeId(1));
+        sleep_ms(5_010).await;
+        assert_eq!(server.looked_for(), [1, 2]);
+        server.lose_traces();
+        server.disconnect(NodeId(1));
+        sleep_ms(5_010).await;
+        assert_eq!(node.stats().connect_failures_total, failures);
+        server.disconnect(NodeId(1));
+        sleep_ms(5_010).await;
+        // The fourth connection was of no use.
+        assert_eq!(server.looked_for(), [1, 2, 3, 5]);
+    });
+}
+
+#[test]
 fn a_broker_is_reminded_of_much_in_few_batches_at_a_time() {
     run_paused(async {
         let server = MemoryServer::new(URL, 1);
