@@ -14,6 +14,7 @@
 
 pub mod address;
 pub mod entry;
+pub mod hearing;
 pub mod history;
 pub mod link;
 pub mod reader;
@@ -24,13 +25,11 @@ pub mod subject;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
-use async_nats::{HeaderMap, Message, Subscriber};
+use async_nats::{HeaderMap, Message};
 use futures_util::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::select;
-use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::task::AbortHandle;
+use tokio::sync::{Mutex, mpsc};
 
 use crate::backplane::broker::{Broker, BrokerError, Event, Publishing, Reading, Settings, Trace};
 use crate::backplane::order::{Keep, NodeId, NotPublished, Standing};
@@ -38,11 +37,11 @@ use crate::backplane::refusals::Refusals;
 use crate::hub::Published;
 use crate::hub::message::ChannelName;
 use crate::hub::position::{Epoch, Position};
-use crate::threads::or_abort;
 
 use address::Address;
-use entry::{Content, Entry, Heard, Live};
-use link::{Link, Refusal, SendError, Shared};
+use entry::{Content, Live};
+use hearing::{Hearing, Listener};
+use link::{Link, Refusal, SendError};
 use stream::{Limits, Stream};
 use subject::Subjects;
 
@@ -80,22 +79,6 @@ struct Ack {
     #[serde(default)]
     duplicate: bool,
     error: Option<Value>,
-}
-
-/// A subscription, which ends with this.
-struct Hearing {
-    task: AbortHandle,
-    /// Each is answered as soon as everything that had come until then is with the receiver of events.
-    drains: mpsc::UnboundedSender<oneshot::Sender<()>>,
-}
-
-/// What a subscription is for.
-enum Listener {
-    Channel(ChannelName, Live),
-    Canary(Epoch),
-    Note,
-    /// The stream has another epoch.
-    Moved,
 }
 
 /// Whether the URL is one of NATS; what to write instead, if not.
@@ -297,12 +280,7 @@ impl Broker for Nats {
 impl Nats {
     async fn hear(&self, subject: String, listener: Listener) -> Result<Hearing, BrokerError> {
         let messages = self.link.subscribe(subject).await?;
-        let (drains, asked) = mpsc::unbounded_channel();
-        let hear = hear(messages, listener, asked, self.link.shared());
-        Ok(Hearing {
-            task: tokio::spawn(or_abort(hear)).abort_handle(),
-            drains,
-        })
+        Ok(Hearing::start(messages, listener, self.link.shared()))
     }
 
     /// Has the stream store something. Whatever it sent again before has come when this returns.
@@ -318,14 +296,9 @@ impl Nats {
 
     /// Waits until what has come on these channels is with the receiver of events.
     async fn drain(&self, channels: &[&ChannelName]) {
-        let ask = |channel: &&ChannelName| {
-            let (sender, drained) = oneshot::channel();
-            let listened = self.listened.borrow();
-            listened.get(*channel)?.drains.send(sender).ok()?;
-            Some(drained)
-        };
-        let asked: Vec<_> = channels.iter().filter_map(ask).collect();
-        for drained in asked {
+        let drained = |channel: &&ChannelName| self.listened.borrow().get(*channel)?.drained();
+        let drained: Vec<_> = channels.iter().filter_map(drained).collect();
+        for drained in drained {
             // An error says that nobody listens any more.
             let _ = drained.await;
         }
@@ -398,12 +371,6 @@ impl Nats {
     }
 }
 
-impl Drop for Hearing {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 /// The stream of this prefix. Two nodes may make it at once: one of them finds what the other has made.
 async fn found_or_made(
     link: &Link,
@@ -427,70 +394,4 @@ fn moved() -> BrokerError {
     BrokerError(
         "the stream at NATS was made anew or has lost messages: everything is read again".into(),
     )
-}
-
-/// Makes events of what comes on one subscription.
-async fn hear(
-    mut messages: Subscriber,
-    mut listener: Listener,
-    mut drains: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
-    shared: std::sync::Arc<Shared>,
-) {
-    loop {
-        let message = select! {
-            biased;
-            message = messages.next() => message,
-            // Only when no message is there: both wait while this task has used up its turn.
-            Some(drained) = drains.recv() => {
-                let _ = drained.send(());
-                continue;
-            }
-        };
-        let Some(message) = message else { return };
-        if shared.is_broken() {
-            return;
-        }
-        let headers = message.headers.unwrap_or_default();
-        let event = match &mut listener {
-            Listener::Channel(channel, live) => match live.hear(&headers, &message.payload) {
-                Some(Heard::Arrival(arrival)) => {
-                    shared.trace(Trace {
-                        position: arrival.message.position,
-                        published_us: arrival.message.published_us,
-                    });
-                    Some(Event::Arrival(arrival))
-                }
-                Some(Heard::Ended) => Some(Event::Ended(channel.clone())),
-                // Published to this subject by somebody who should not.
-                Some(Heard::Nothing) | None => None,
-            },
-            Listener::Canary(epoch) => {
-                if let Some(entry) = Entry::decode(&headers, &message.payload) {
-                    let position = Position {
-                        epoch: *epoch,
-                        offset: entry.sequence,
-                    };
-                    shared.trace(Trace {
-                        position,
-                        published_us: entry.time_us,
-                    });
-                }
-                number(&message.payload).map(|number| Event::Canary {
-                    connection: 0,
-                    number,
-                })
-            }
-            Listener::Note => Some(Event::Note(message.payload.to_vec())),
-            Listener::Moved => return shared.break_off(&moved().0).await,
-        };
-        if let Some(event) = event
-            && shared.events.send(event).await.is_err()
-        {
-            return;
-        }
-    }
-}
-
-fn number(payload: &[u8]) -> Option<u64> {
-    str::from_utf8(payload).ok()?.parse().ok()
 }

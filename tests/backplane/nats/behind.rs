@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use pushring::backplane::broker::{Broker, Event, Publishing, Reading};
 use tokio::select;
@@ -12,6 +13,8 @@ use crate::nats_server::NatsServer;
 
 /// More than wait for the receiver of events; the rest waits in the subscriptions.
 const MESSAGES: usize = 10_000;
+
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// More than wait in one subscription and for the receiver.
 const TOO_MANY: usize = 150_000;
@@ -33,8 +36,14 @@ fn where_a_channel_stands_is_said_behind_all_that_came_before() {
             publishing.publish.store = false;
             publishing
         };
-        let live: Vec<Publishing> = (0..MESSAGES).map(live).collect();
-        let head = other.publish_all(live).await[MESSAGES - 1].position;
+        let mut live = (0..MESSAGES).map(live);
+        let first: Vec<Publishing> = live.by_ref().take(MESSAGES / 2).collect();
+        other.publish_all(first).await;
+        // Brings about no event, so the turn of the subscription's task ends elsewhere from here on.
+        let subject = format!("pushring.live.{}.msg.c", before.epoch);
+        server.publish(&subject, &[], b"no message of the stream");
+        let published = other.publish_all(live.collect()).await;
+        let head = published[published.len() - 1].position;
 
         let reading = |name, after| Reading {
             channel: channel(name),
@@ -49,13 +58,22 @@ fn where_a_channel_stands_is_said_behind_all_that_came_before() {
             other => panic!("{other:?}"),
         };
         let mut reading = std::pin::pin!(nats.read(&readings));
-        let standings = loop {
-            select! {
-                biased;
-                standings = &mut reading => break standings.expect("standings"),
-                event = events.recv() => take(event.expect("an event")),
-            }
+        // So long that it waits for nothing but events. Were it less, this would only show less.
+        let standings = match timeout(PAUSE, &mut reading).await {
+            Ok(standings) => standings,
+            Err(_) => loop {
+                // All that there is at once: then the subscription's task moves many in one turn.
+                while let Ok(event) = events.try_recv() {
+                    take(event);
+                }
+                select! {
+                    biased;
+                    standings = &mut reading => break standings,
+                    event = events.recv() => take(event.expect("an event")),
+                }
+            },
         };
+        let standings = standings.expect("standings");
         // Nothing else gets to do anything between the answer and this.
         while let Ok(event) = events.try_recv() {
             take(event);
