@@ -4,8 +4,16 @@ use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use pushring::auth::key::{KeySet, TokenKey};
 use pushring::auth::token::{Rules, verify};
 use pushring::config::auth::{Auth, TokenAlgorithm};
+use serde::Deserialize;
 
 const SECRET: &[u8; 32] = b"a secret that only this file has";
+
+/// What the server has to look at. Other members are nobody's, whatever is in them.
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+}
 
 /// A token as it is; and header and claims, parted by the first NUL, with a good signature.
 pub(crate) fn check(input: &[u8]) {
@@ -24,17 +32,9 @@ pub(crate) fn check(input: &[u8]) {
     let signature = crypto::sign(message.as_bytes(), &key, Algorithm::HS256).expect("a secret");
     let token = format!("{message}.{signature}");
     if let Ok(grant) = verify(&token, &keys, &rules, 1) {
-        match serde_json::from_str::<serde_json::Value>(header) {
-            Ok(header) => {
-                assert_eq!(header["alg"], "HS256");
-                assert!(header["kid"].is_null() || header["kid"] == "k");
-            }
-            // A member that says nothing to the server may have a number that the twin cannot hold.
-            Err(error) => assert!(
-                error.to_string().starts_with("number out of range"),
-                "{error}"
-            ),
-        }
+        let header: Header = serde_json::from_str(header).expect("the server could read it");
+        assert_eq!(header.alg, "HS256");
+        assert!(header.kid.is_none_or(|kid| kid == "k"));
         assert!(grant.expires_unix_ms.is_some());
         // One more character, or one less, is another text.
         assert!(verify(&format!("{token}A"), &keys, &rules, 1).is_err());
