@@ -4,7 +4,6 @@
 //! It goes in rounds. Each takes what has come from the shards, from the broker and from the clock, begins the calls
 //! that are due, and posts its news to each shard at once.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,32 +11,32 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::backplane::acknowledged::Acknowledged;
 use crate::backplane::backoff::Backoff;
-use crate::backplane::broker::{Broker, BrokerError, Event, Publishing, Reading, Settings, Trace};
-use crate::backplane::calls::{Answer, Calls, Subject, Write, Writes};
-use crate::backplane::canary::Canary;
+use crate::backplane::broker::{Broker, BrokerError, Event, Publishing, Trace};
+use crate::backplane::calls::{Answer, Subject, Write, Writes};
 use crate::backplane::note::{self, Note};
-use crate::backplane::order::{FromShard, Health, News, Order, Standing};
+use crate::backplane::order::{FromShard, Health, News, Order};
 use crate::backplane::registry::Registry;
 use crate::backplane::roster::{Asker, Roster};
 use crate::hub::ShardId;
-use crate::hub::message::ChannelName;
 use crate::metrics::backplane::BackplaneStats;
 
 mod asking;
+mod link;
 mod nodes;
+mod settings;
+
+use link::{Connected, Link};
+pub use settings::DriverSettings;
 
 /// Orders of one round; the rest waits for the next.
 const ORDERS_PER_ROUND: usize = 4096;
 
 /// Events of one round; the rest waits in the broker's client, which bounds it.
 const EVENTS_PER_ROUND: usize = 1024;
-
-/// Channels that one [`News::Interrupted`] names, so that no shard's turn is long.
-const CHANNELS_PER_INTERRUPTION: usize = 1024;
 
 /// Notes that wait to be told, packed. What is beyond is not told, and some count is incomplete; a NATS server takes
 /// 1 MiB at once.
@@ -48,53 +47,6 @@ const CONGESTION_PAUSE: Duration = Duration::from_millis(5);
 
 /// For the last word to the other nodes.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
-
-#[derive(Clone, Debug)]
-pub struct DriverSettings {
-    pub broker: Settings,
-    pub n_shards: u16,
-    pub publishes_per_call: usize,
-    pub payload_bytes_per_call: usize,
-    /// Publishing calls (and deletes) under way.
-    pub write_calls: usize,
-    pub channels_per_batch: usize,
-    /// Batches of channels to be listened to and read, or to remind the broker of, that are under way.
-    pub batches: usize,
-    /// How often a canary, a sign of life to the other nodes, and the figures are sent.
-    pub beat: Duration,
-    /// So many in a row that do not come back through every connection end the connection to the broker.
-    pub canaries_lost_max: u64,
-    /// For all steps of connecting together; each has the broker's own timeout.
-    pub connect_timeout: Duration,
-    pub reconnect_first: Duration,
-    /// Whatever has lasted for as long is tried again soon.
-    pub reconnect_cap: Duration,
-    /// A node that was not heard for this long is gone.
-    pub node_silence: Duration,
-    /// How long a count waits for other nodes.
-    pub count_timeout: Duration,
-}
-
-impl DriverSettings {
-    pub fn new(broker: Settings, n_shards: u16) -> Self {
-        Self {
-            broker,
-            n_shards,
-            publishes_per_call: 512,
-            payload_bytes_per_call: 1024 * 1024,
-            write_calls: 4,
-            channels_per_batch: 512,
-            batches: 4,
-            beat: Duration::from_secs(1),
-            canaries_lost_max: 3,
-            connect_timeout: Duration::from_secs(10),
-            reconnect_first: Duration::from_millis(100),
-            reconnect_cap: Duration::from_secs(5),
-            node_silence: Duration::from_secs(5),
-            count_timeout: Duration::from_millis(500),
-        }
-    }
-}
 
 /// Where the news go: the shards' mailboxes.
 pub trait Sink {
@@ -163,37 +115,6 @@ struct Incoming<B> {
     is_hung_up: bool,
     answers: Vec<(Subject, Result<Answer, BrokerError>)>,
     connected: Option<Result<Connected<B>, BrokerError>>,
-}
-
-type Connected<B> = (B, mpsc::Receiver<Event>);
-
-enum Link<B> {
-    Waiting(Instant),
-    Connecting(Pin<Box<dyn Future<Output = Result<Connected<B>, BrokerError>>>>),
-    Up(Connection<B>),
-}
-
-struct Connection<B> {
-    broker: Rc<B>,
-    since: Instant,
-    events: mpsc::Receiver<Event>,
-    canary: Canary,
-    calls: Calls,
-    events_taken: u64,
-    /// Answers that wait for events in front of them, oldest first.
-    read: VecDeque<Read>,
-    /// Positions to be named to this broker, which may have lost them.
-    reminders: Vec<Reading>,
-}
-
-/// The answer to openings. What it includes and does not bring is taken for lost where it has not come as an event, so
-/// it waits until the events in front of it are taken: these are many after a burst, and none are taken while a shard
-/// is behind.
-struct Read {
-    /// How many events are taken by then.
-    due: u64,
-    channels: Vec<ChannelName>,
-    standings: Vec<Standing>,
 }
 
 impl<B: Broker, S: Sink> Driver<B, S> {
@@ -335,27 +256,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
         if let Link::Waiting(until) = &self.link
             && *until <= now
         {
-            let settings = Rc::clone(&self.settings);
-            let trace = self.trace;
-            self.link = Link::Connecting(Box::pin(async move {
-                let connecting = async {
-                    let connected = B::connect(&settings.broker).await?;
-                    match trace {
-                        Some(trace) if !connected.0.look_for(trace).await? => {
-                            drop(connected);
-                            B::connect(&settings.broker).await
-                        }
-                        _ => Ok(connected),
-                    }
-                };
-                timeout(settings.connect_timeout, connecting)
-                    .await
-                    .unwrap_or_else(|_| {
-                        Err(BrokerError(
-                            "connecting to the broker takes too long".into(),
-                        ))
-                    })
-            }));
+            self.connect();
         }
         if self.beat_at <= now {
             self.beat_at = now + self.settings.beat;
@@ -365,71 +266,6 @@ impl<B: Broker, S: Sink> Driver<B, S> {
         let mut counted = Vec::new();
         self.roster.expire(self.now_ms(now), &mut counted);
         self.tell_counted(&counted);
-    }
-
-    fn on_connected(&mut self, (broker, events): Connected<B>, now: Instant) {
-        self.stats.connects_total += 1;
-        self.roster.on_connected(self.now_ms(now));
-        let reminders = self.acknowledged.readings(self.now_ms(now));
-        self.link = Link::Up(Connection {
-            canary: Canary::new(broker.connections(), self.last_canary),
-            broker: Rc::new(broker),
-            since: now,
-            events,
-            calls: Calls::new(),
-            events_taken: 0,
-            read: VecDeque::new(),
-            reminders,
-        });
-        // The first canary goes at once.
-        self.beat_at = now;
-    }
-
-    fn on_lost(&mut self, error: &BrokerError, now: Instant) {
-        let connection = match std::mem::replace(&mut self.link, Link::Waiting(now)) {
-            Link::Up(connection) => connection,
-            link => {
-                self.link = link;
-                return;
-            }
-        };
-        if now - connection.since >= self.settings.reconnect_cap {
-            self.backoff.on_lasted();
-        }
-        self.stats.disconnects_total += 1;
-        self.last_canary = connection.canary.last_number();
-        self.trace = connection.broker.trace().or(self.trace);
-        if self.is_hearing {
-            self.is_hearing = false;
-            self.tell_health(Health::Deaf);
-        }
-        for subject in connection.calls.into_subjects() {
-            self.fail(subject);
-        }
-        let waiting: Vec<_> = self.writes.drain().collect();
-        for (asker, write) in waiting {
-            self.answer_away(asker, &write);
-        }
-        let mut lost: Vec<Vec<ChannelName>> = vec![Vec::new(); self.news.len()];
-        self.registry
-            .interrupt(|home, channel| lost[usize::from(home.0)].push(channel));
-        for (news, channels) in self.news.iter_mut().zip(lost) {
-            let pieces = channels.chunks(CHANNELS_PER_INTERRUPTION);
-            news.extend(pieces.map(|piece| News::Interrupted(piece.to_vec())));
-        }
-        self.notes.clear();
-        let mut counted = Vec::new();
-        self.roster.on_broken(&mut counted);
-        self.tell_counted(&counted);
-        self.connect_later(error, now);
-    }
-
-    fn connect_later(&mut self, error: &BrokerError, now: Instant) {
-        if !self.is_trouble_logged {
-            self.is_trouble_logged = true;
-            tracing::warn!("the broker is away: {error}");
-        }
-        self.link = Link::Waiting(now + self.backoff.next(fastrand::f64()));
     }
 
     fn on_order(&mut self, FromShard { shard, order }: FromShard, now: Instant) {
@@ -558,16 +394,6 @@ impl<B: Broker, S: Sink> Driver<B, S> {
             Event::Note(pack) => note::read(&pack).for_each(|note| self.on_note(note, now)),
             // Its reader ends the connection before it comes here.
             Event::Broken(_) => {}
-        }
-    }
-
-    fn on_heard(&mut self) {
-        if !self.is_hearing {
-            self.is_hearing = true;
-            self.is_trouble_logged = false;
-            self.backoff.on_heard();
-            self.tell_health(Health::Hearing);
-            tracing::info!("the broker is heard");
         }
     }
 

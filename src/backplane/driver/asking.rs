@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 
-use super::{Connection, Driver, Link, Read, Sink};
+use super::link::{Connection, Link, Read};
+use super::{Driver, Sink};
 use crate::backplane::broker::{Broker, BrokerError, Publishing, Reading};
 use crate::backplane::calls::{Answer, Subject, Write, WriteCall};
 use crate::backplane::order::{News, NotPublished};

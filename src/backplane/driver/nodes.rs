@@ -2,7 +2,8 @@
 
 use tokio::time::{Instant, timeout};
 
-use super::{Driver, FAREWELL_TIMEOUT, Link, NOTES_BYTES_MAX, Sink};
+use super::link::Link;
+use super::{Driver, FAREWELL_TIMEOUT, NOTES_BYTES_MAX, Sink};
 use crate::backplane::broker::Broker;
 use crate::backplane::note::{self, Note};
 use crate::backplane::order::News;

@@ -7,10 +7,12 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::*;
+use crate::backplane::broker::Settings;
 use crate::backplane::memory::tests::run_paused;
 use crate::backplane::memory::{Fate, Kept, Memory, MemoryServer};
 use crate::backplane::order::{CountQuestion, Keep, NodeId, Ticket};
 use crate::hub::Publish;
+use crate::hub::message::ChannelName;
 use crate::hub::position::Position;
 use crate::proto::payload::PayloadKind;
 

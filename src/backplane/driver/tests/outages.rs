@@ -1,5 +1,6 @@
 //! The broker goes away, comes back, or says nothing.
 
+use super::link::CHANNELS_PER_INTERRUPTION;
 use super::*;
 use crate::hub::position::Epoch;
 

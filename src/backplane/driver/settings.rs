@@ -1,0 +1,52 @@
+//! How the driver goes about its work: what an operator has no reason to change.
+
+use std::time::Duration;
+
+use crate::backplane::broker::Settings;
+
+#[derive(Clone, Debug)]
+pub struct DriverSettings {
+    pub broker: Settings,
+    pub n_shards: u16,
+    pub publishes_per_call: usize,
+    pub payload_bytes_per_call: usize,
+    /// Publishing calls (and deletes) under way.
+    pub write_calls: usize,
+    pub channels_per_batch: usize,
+    /// Batches of channels to be listened to and read, or to remind the broker of, that are under way.
+    pub batches: usize,
+    /// How often a canary, a sign of life to the other nodes, and the figures are sent.
+    pub beat: Duration,
+    /// So many in a row that do not come back through every connection end the connection to the broker.
+    pub canaries_lost_max: u64,
+    /// For all steps of connecting together; each has the broker's own timeout.
+    pub connect_timeout: Duration,
+    pub reconnect_first: Duration,
+    /// Whatever has lasted for as long is tried again soon.
+    pub reconnect_cap: Duration,
+    /// A node that was not heard for this long is gone.
+    pub node_silence: Duration,
+    /// How long a count waits for other nodes.
+    pub count_timeout: Duration,
+}
+
+impl DriverSettings {
+    pub fn new(broker: Settings, n_shards: u16) -> Self {
+        Self {
+            broker,
+            n_shards,
+            publishes_per_call: 512,
+            payload_bytes_per_call: 1024 * 1024,
+            write_calls: 4,
+            channels_per_batch: 512,
+            batches: 4,
+            beat: Duration::from_secs(1),
+            canaries_lost_max: 3,
+            connect_timeout: Duration::from_secs(10),
+            reconnect_first: Duration::from_millis(100),
+            reconnect_cap: Duration::from_secs(5),
+            node_silence: Duration::from_secs(5),
+            count_timeout: Duration::from_millis(500),
+        }
+    }
+}
