@@ -277,8 +277,8 @@ pub static SETTINGS: &[Setting<Config>] = {
             "Encoded messages of one shard that wait to be sent to subscribers. Beyond, a publish is refused with \
              503."),
         setting(Shards, "fanout_sends_per_turn", Count(field!(limits.fanout_sends_per_turn), 1..=65_536),
-            "Sends in one turn of a shard before it looks at its sockets again. More is faster for large channels, \
-             less is fairer to all others."),
+            "Sends in one turn of a shard before it looks at its sockets again, and as many heartbeats. More is faster \
+             for large channels, less is fairer to all others."),
         setting(Shards, "mailbox_max", Count(field!(limits.mailbox_max), 16..=16_777_216),
             "Mails from other shards that wait for one shard. Beyond, a publish is refused with 503."),
 

@@ -73,9 +73,7 @@ const READ_BYTES: usize = 64 * 1024;
 const COMPLETIONS_PER_TURN: usize = 512;
 /// Calls into the kernel for them.
 const ENTERS_PER_TURN: usize = 32;
-/// Timers expired in one turn.
-const TIMERS_PER_TURN: usize = 256;
-/// Deliveries of one turn, however many shards share a core.
+/// Deliveries of one turn, and timers, however many shards share a core.
 const SENDS_PER_TURN_MIN: usize = 16;
 /// Channels looked at in one sweep, and how often that happens: a million channels in under seven minutes.
 const SWEEP_CHANNELS: usize = 256;
@@ -115,7 +113,7 @@ pub struct Shard {
     next_generation: u32,
     next_sweep_ms: u64,
     life: Life,
-    /// Deliveries of one turn.
+    /// Deliveries of one turn, and timers: most of those send a heartbeat.
     sends_per_turn: usize,
     /// Used by every step and empty between steps, so that steps need no storage of their own.
     scratch: Scratch,
@@ -259,10 +257,10 @@ impl Shard {
                 self.metrics
                     .turn_time
                     .record_us(began.elapsed().as_micros() as u64);
-                if !self.fanout.is_idle() {
-                    // A broadcast keeps every shard busy. On a core that is shared, with another shard or with
-                    // anybody, none of them holds it for a whole time slice of the scheduler while others have
-                    // somebody waiting.
+                if self.has_backlog() {
+                    // A broadcast keeps every shard busy, and so does a beat of very many connections. On a core that
+                    // is shared, with another shard or with anybody, none of them holds it for a whole time slice of
+                    // the scheduler while others have somebody waiting.
                     std::thread::yield_now();
                 }
                 continue;
@@ -319,6 +317,12 @@ impl Shard {
         Ok(is_busy)
     }
 
+    /// More is to be sent than one turn has done.
+    fn has_backlog(&self) -> bool {
+        let is_due = |at_ms| at_ms <= self.clock.now_ms;
+        !self.fanout.is_idle() || self.timers.next_ms().is_some_and(is_due)
+    }
+
     /// Without connections of its own a shard still is the home of channels that those of others ask for: all end
     /// together, told by the one that was the last to become empty.
     fn note_if_empty(&mut self) {
@@ -356,7 +360,7 @@ impl Shard {
     fn expire_timers(&mut self) -> bool {
         let mut due = std::mem::take(&mut self.scratch.due);
         self.timers
-            .expire(self.clock.now_ms, &mut due, TIMERS_PER_TURN);
+            .expire(self.clock.now_ms, &mut due, self.sends_per_turn);
         let is_busy = !due.is_empty();
         for index in due.drain(..) {
             self.on_timer(index);

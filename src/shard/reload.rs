@@ -6,6 +6,7 @@ use rustix::net::sockopt::set_tcp_user_timeout;
 
 use crate::config::Config;
 use crate::shard::{Shard, sends_per_turn};
+use crate::transport::beat::Beats;
 
 impl Shard {
     /// `config` is in force from now on. No connection ends by this; one that is beyond a new limit meets it when that
@@ -35,12 +36,12 @@ impl Shard {
                 let _ = set_tcp_user_timeout(&listener.socket, timeout_ms);
             }
         }
+        let beats = Beats::new(timing.heartbeat_ms, self.id, self.post.n_shards());
         for (index, connection) in &mut self.connections {
             if has_other_heart {
-                let heartbeat_ms = timing.heartbeat_ms;
                 connection
                     .transport
-                    .beat_anew(heartbeat_ms, self.clock.now_ms, &mut self.rng);
+                    .beat_anew(beats, self.clock.now_ms, &mut self.rng);
             }
             if let Some(deadline_ms) = connection.deadline_ms(&self.config) {
                 self.timers.arm(index as u32, deadline_ms);

@@ -50,6 +50,7 @@ impl Shard {
             is_ready,
             is_draining: self.life.is_draining(),
             has_backlog: connection.outbox.is_some(),
+            shard: self.id,
             n_shards: self.post.n_shards(),
             fanout: &self.fanout,
             auth: &mut self.auth,

@@ -117,6 +117,19 @@ impl Process {
         client
     }
 
+    /// A client with an open event stream.
+    #[track_caller]
+    fn stream(&mut self) -> TcpStream {
+        let mut client = self.connect();
+        client
+            .write_all(b"GET /sse/echo:1 HTTP/1.1\r\nHost: a\r\n\r\n")
+            .unwrap();
+        self.read_until(&client, |answer| {
+            memchr::memmem::find(answer, b"retry: ").is_some()
+        });
+        client
+    }
+
     /// The only connection.
     fn connection(&self) -> &Connection {
         &self.shards[0].connections[0]
@@ -365,17 +378,7 @@ fn a_drain_is_spread_over_its_period_whatever_else_is_due() {
         config.timing.heartbeat_ms = PERIOD_MS / 100;
         config.timing.drain_period_ms = PERIOD_MS;
     });
-    let open = |process: &mut Process| {
-        let mut client = process.connect();
-        client
-            .write_all(b"GET /sse/echo:1 HTTP/1.1\r\nHost: a\r\n\r\n")
-            .unwrap();
-        process.read_until(&client, |answer| {
-            memchr::memmem::find(answer, b"retry: ").is_some()
-        });
-        client
-    };
-    let _clients: Vec<_> = (0..STREAMS).map(|_| open(&mut process)).collect();
+    let _clients: Vec<_> = (0..STREAMS).map(|_| process.stream()).collect();
     process.drain();
     let shard = &mut process.shards[0];
     let began_ms = shard.clock.now_ms;
@@ -398,6 +401,22 @@ fn a_drain_is_spread_over_its_period_whatever_else_is_due() {
         "{told_by_quarter:?}"
     );
     assert_eq!(told_by_quarter[3], STREAMS);
+}
+
+#[test]
+fn a_turn_has_no_more_heartbeats_than_deliveries() {
+    const STREAMS: usize = 7;
+    let mut process = Process::new(1, |config| config.limits.fanout_sends_per_turn = 3);
+    let _clients: Vec<_> = (0..STREAMS).map(|_| process.stream()).collect();
+    let shard = &mut process.shards[0];
+    shard.clock.now_ms += 2 * shard.config.timing.heartbeat_ms;
+    let sent = [3, 6, 7].map(|_| {
+        assert!(shard.has_backlog());
+        shard.expire_timers();
+        shard.metrics.heartbeats_sent_total
+    });
+    assert_eq!(sent, [3, 6, 7]);
+    assert!(!shard.has_backlog());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::proto::http_request::Version;
 use crate::proto::http_response::{self, ResponseBody, ResponseHead};
 use crate::proto::{json, sse_event};
 use crate::transport::age::EndOfLife;
-use crate::transport::beat::{first_beat, jittered_around, on_beat};
+use crate::transport::beat::jittered_around;
 use crate::transport::outbox::Waiting;
 use crate::transport::outgoing::Outgoing;
 use crate::transport::response::{Fields, Meta};
@@ -46,11 +46,10 @@ impl EventStream {
         let mut cursor = String::new();
         write_cursor(&mut cursor, positions.iter().map(|&(_, position)| position));
         write_head(meta, Some(&cursor), context);
-        let heartbeat_ms = context.config.timing.heartbeat_ms;
         let mut stream = Self {
             subscriptions: Subscriptions::new(positions),
             session: session.map(Box::new),
-            keep_alive_due_ms: first_beat(context.now_ms, heartbeat_ms, context.rng),
+            keep_alive_due_ms: context.beats().first_ms(context.now_ms, context.rng),
             end_of_life: EndOfLife::NOT_BEGUN,
             format,
             is_chunked: meta.version == Version::Http11,
@@ -161,8 +160,7 @@ impl EventStream {
                     own.extend_from_slice(sse_event::KEEP_ALIVE)
                 });
             }
-            let heartbeat_ms = context.config.timing.heartbeat_ms;
-            self.keep_alive_due_ms = on_beat(context.now_ms + heartbeat_ms, heartbeat_ms);
+            self.keep_alive_due_ms = context.beats().next_ms(context.now_ms);
         }
         Next::Stay
     }

@@ -27,11 +27,12 @@ use crate::api::question::{Answer, Question};
 use crate::auth::{Authenticator, Clock};
 use crate::close_reason::CloseReason;
 use crate::config::Config;
+use crate::hub::ShardId;
 use crate::hub::fanout::{Delivery, Fanout, Subscription};
 use crate::metrics::{Metrics, TransportKind};
 use crate::proto::close_code;
 
-use beat::on_beat;
+use beat::Beats;
 use event_stream::EventStream;
 use first_message::FirstMessage;
 use http::Http;
@@ -72,6 +73,7 @@ pub struct Context<'a> {
     pub is_draining: bool,
     /// Something waits for this connection already: what must keep its order goes behind it.
     pub has_backlog: bool,
+    pub shard: ShardId,
     pub n_shards: usize,
     /// Knows the names of subscriptions.
     pub fanout: &'a Fanout,
@@ -82,6 +84,12 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// When heartbeats go out.
+    pub fn beats(&self) -> Beats {
+        let heartbeat_ms = self.config.timing.heartbeat_ms;
+        Beats::new(heartbeat_ms, self.shard, self.n_shards)
+    }
+
     /// What decides on requests and tokens.
     pub fn gate(&mut self) -> Gate<'_> {
         Gate {
@@ -230,8 +238,8 @@ impl Transport {
 
     /// Heartbeats go by other times from now on. Silence counts anew: a peer is held to the new time from its next
     /// ping on, not for what the old one allowed.
-    pub fn beat_anew(&mut self, heartbeat_ms: u64, now_ms: u64, rng: &mut fastrand::Rng) {
-        let due_ms = on_beat(now_ms + rng.u64(1..=heartbeat_ms), heartbeat_ms);
+    pub fn beat_anew(&mut self, beats: Beats, now_ms: u64, rng: &mut fastrand::Rng) {
+        let due_ms = beats.any_ms(now_ms, rng);
         match self {
             Self::Http(_) | Self::LongPoll(_) | Self::FirstMessage(_) => {}
             Self::EventStream(stream) => stream.beat_anew(due_ms),

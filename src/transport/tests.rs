@@ -107,6 +107,10 @@ impl Peer {
         }
     }
 
+    fn beats(&self) -> Beats {
+        Beats::new(self.config.timing.heartbeat_ms, ShardId(0), 1)
+    }
+
     fn step<R>(&mut self, step: impl FnOnce(&mut Transport, &mut Context<'_>) -> R) -> R {
         let mut context = Context {
             config: &self.config,
@@ -118,6 +122,7 @@ impl Peer {
             is_ready: !self.is_draining,
             is_draining: self.is_draining,
             has_backlog: self.has_backlog,
+            shard: ShardId(0),
             n_shards: 1,
             fanout: &self.fanout,
             auth: &mut self.auth,

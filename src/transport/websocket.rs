@@ -17,7 +17,7 @@ use crate::proto::close_code;
 use crate::proto::ws_message::{WsAssembler, WsEvent, WsLimits};
 use crate::proto::{ws_frame, ws_handshake};
 use crate::transport::age::EndOfLife;
-use crate::transport::beat::{first_beat, jittered_around, on_beat};
+use crate::transport::beat::jittered_around;
 use crate::transport::inbound_rate::InboundRate;
 use crate::transport::outbox::Waiting;
 use crate::transport::response::{Fields, Meta};
@@ -144,7 +144,6 @@ impl WebSocket {
                 Waiting::Bytes { .. } => true,
             });
         }
-        let heartbeat_ms = context.config.timing.heartbeat_ms;
         let rare = |session| {
             Box::new(Rare {
                 session: Some(session),
@@ -156,7 +155,7 @@ impl WebSocket {
             subscriptions: Subscriptions::new(start.positions),
             heard_ms: context.now_ms,
             rare: start.session.map(rare),
-            ping_due_ms: first_beat(context.now_ms, heartbeat_ms, context.rng),
+            ping_due_ms: context.beats().first_ms(context.now_ms, context.rng),
             end_of_life: EndOfLife::new(
                 context.config.timing.websocket_age_max_ms,
                 context.now_ms,
@@ -305,8 +304,7 @@ impl WebSocket {
                     .effects
                     .out
                     .write(|own| own.extend_from_slice(&ws_frame::PING));
-                self.ping_due_ms =
-                    on_beat(context.now_ms + timing.heartbeat_ms, timing.heartbeat_ms);
+                self.ping_due_ms = context.beats().next_ms(context.now_ms);
             }
             self.has_spoken = false;
         }

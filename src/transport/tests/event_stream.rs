@@ -57,17 +57,16 @@ fn an_old_client_gets_a_stream_that_ends_with_the_connection() {
 #[test]
 fn a_quiet_stream_is_kept_alive_by_comments() {
     let mut peer = Peer::new();
-    let heartbeat_ms = peer.config.timing.heartbeat_ms;
+    let beats = peer.beats();
     peer.get("/sse/a", "");
     assert_eq!(peer.deadline(), "2\r\n:\n\r\n");
     let first_ms = peer.now_ms;
-    assert!(first_ms <= heartbeat_ms);
+    assert!(first_ms <= peer.config.timing.heartbeat_ms);
     peer.has_backlog = true;
     assert_eq!(peer.deadline(), "", "nothing behind a backlog");
     peer.has_backlog = false;
     assert_eq!(peer.deadline(), "2\r\n:\n\r\n");
-    let second_ms = on_beat(first_ms + heartbeat_ms, heartbeat_ms);
-    assert_eq!(peer.now_ms, on_beat(second_ms + heartbeat_ms, heartbeat_ms));
+    assert_eq!(peer.now_ms, beats.next_ms(beats.next_ms(first_ms)));
 }
 
 #[test]

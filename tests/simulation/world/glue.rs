@@ -118,6 +118,7 @@ impl World {
             is_ready: !self.is_draining,
             is_draining: self.is_draining,
             has_backlog: it.outbox.is_some(),
+            shard: ShardId(shard as u16),
             n_shards,
             fanout,
             auth,
