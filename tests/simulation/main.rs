@@ -20,8 +20,9 @@ use client::Client;
 use publisher::Publisher;
 use world::World;
 
-const CHANNELS: [&str; 10] = [
-    "a", "b", "c", "short:a", "short:b", "none:a", "echo:a", "echo:b", "oldest:a", "latest:a",
+const CHANNELS: [&str; 11] = [
+    "a", "b", "c", "short:a", "short:b", "none:a", "echo:a", "echo:b", "oldest:a", "oldest:b",
+    "latest:a",
 ];
 
 /// Steps between two times that all is quiet and counted.
@@ -42,7 +43,7 @@ const REACHED: [CloseReason; 9] = [
 
 fn config() -> Config {
     let mut config = Config::default();
-    config.limits.outbox_bytes_max = 2000;
+    config.limits.outbox_bytes_max = 1200;
     let namespace = |history_messages, history_age_ms| Namespace {
         history_messages,
         history_age_ms,
