@@ -10,7 +10,7 @@ use pushring::api::{Audience, Request, parse};
 use pushring::auth::Authenticator;
 use pushring::config::Config;
 use pushring::hub::fanout::Fanout;
-use pushring::hub::{Hub, Scope};
+use pushring::hub::{Hub, Scope, ShardId};
 use pushring::metrics::Metrics;
 use pushring::transport::{Context, Effects, Next, Transport};
 
@@ -162,6 +162,7 @@ impl Connection {
             is_ready: true,
             is_draining: false,
             has_backlog: false,
+            shard: ShardId(0),
             n_shards: 1,
             fanout: &self.fanout,
             rng: &mut self.rng,
