@@ -41,6 +41,7 @@ pub struct Asking {
 pub(super) enum Purpose {
     Publish(Vec<ChannelName>),
     Poll {
+        since: Vec<Since>,
         wait_ms: u64,
         limit: usize,
         session: Option<Session>,
@@ -87,7 +88,13 @@ impl Asking {
         body: &[u8],
         context: &mut Context<'_>,
     ) -> Result<Self, Next> {
-        let consultations = callback::take_consultations(&mut request, context.config);
+        let consultations = match callback::take_consultations(&mut request, context.config) {
+            Ok(consultations) => consultations,
+            Err(refusal) if is_behind_handshake(&request) => {
+                return Err(close_refused(refusal, context));
+            }
+            Err(refusal) => return Err(refuse(context, &meta, &refusal)),
+        };
         let purpose = if consultations.is_empty() {
             Self::ask(&meta, request, body, context)?
         } else {
@@ -152,8 +159,10 @@ impl Asking {
                 } else {
                     ListenMode::UntilFirst
                 };
-                ask_to_listen(listen.channels, mode, limit.min(page_limit), context);
+                let limit = limit.min(page_limit);
+                let since = ask_to_listen(listen.channels, mode, limit, context);
                 Purpose::Poll {
+                    since,
                     wait_ms,
                     limit,
                     session: listen.session,
@@ -321,12 +330,20 @@ impl Asking {
                 report::published(context, &meta, channels, answers.map(|(answer, _)| answer))
             }
             Purpose::Poll {
+                since,
                 wait_ms,
                 limit,
                 session,
             } => {
                 let waiting = poll::Wait { wait_ms, session };
-                poll::begin(context, meta, waiting, limit, replay::parts(answers))
+                poll::begin(
+                    context,
+                    meta,
+                    waiting,
+                    limit,
+                    &since,
+                    replay::parts(answers),
+                )
             }
             Purpose::EventStream {
                 since,

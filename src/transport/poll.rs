@@ -5,7 +5,7 @@ use crate::close_reason::CloseReason;
 use crate::hub::batch::{WireForm, write_poll_body};
 use crate::hub::fanout::{Delivery, Subscription};
 use crate::hub::message::Message;
-use crate::hub::position::{Position, write_cursor};
+use crate::hub::position::{Position, Since, write_cursor};
 use crate::transport::beat::jittered_down;
 use crate::transport::exchange::refuse_disconnected;
 use crate::transport::http::Http;
@@ -199,6 +199,7 @@ pub(super) fn begin(
     meta: Meta,
     wait: Wait,
     limit: usize,
+    since: &[Since],
     replays: Vec<Part>,
 ) -> Next {
     let has_news = replays
@@ -223,9 +224,8 @@ pub(super) fn begin(
         .released
         .extend(replays.iter().filter_map(|(_, subscription)| *subscription));
     let bytes_max = context.config.limits.outbox_bytes_max;
-    let (messages, cursor) = replay::oldest(&replays, limit, bytes_max);
-    let is_recovered = replays.iter().all(|(replay, _)| !replay.lost);
-    answer(context, &meta, &cursor, is_recovered, messages)
+    let page = replay::oldest(&replays, since, limit, bytes_max);
+    answer(context, &meta, &page.cursor, !page.lost, page.messages)
 }
 
 /// Answers a poll: 200 with what there is, or 204 when there is nothing to tell.

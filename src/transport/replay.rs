@@ -74,9 +74,24 @@ pub(super) fn queue(parts: &[Part], since: &[Since], context: &mut Context<'_>) 
         .extend(items.into_iter().map(|(_, item)| item));
 }
 
-/// The oldest of all that the channels have, at most `limit` messages and about `bytes_max`, and the cursor behind
-/// them: what is left out comes next time.
-pub(super) fn oldest(parts: &[Part], limit: usize, bytes_max: usize) -> (Vec<&Message>, String) {
+/// As much as one answer takes.
+pub(super) struct Page<'a> {
+    /// Oldest first over all channels.
+    pub messages: Vec<&'a Message>,
+    /// What the client has then.
+    pub cursor: String,
+    /// Something up to the cursor is lost.
+    pub lost: bool,
+}
+
+/// The oldest of all that the channels have, at most `limit` messages and about `bytes_max`. What is left out comes
+/// next time, and so does a loss behind what was taken.
+pub(super) fn oldest<'a>(
+    parts: &'a [Part],
+    since: &[Since],
+    limit: usize,
+    bytes_max: usize,
+) -> Page<'a> {
     let mut messages: Vec<(u64, &Message)> = parts
         .iter()
         .flat_map(|(replay, _)| timed(replay).map(|(when_us, message)| (when_us, &**message)))
@@ -93,20 +108,28 @@ pub(super) fn oldest(parts: &[Part], limit: usize, bytes_max: usize) -> (Vec<&Me
         fits
     });
     messages.truncate(fitting.count());
-    let position = |(replay, _): &Part| {
-        let taken = messages
-            .iter()
-            .filter(|message| is_of(replay, message))
-            .count();
-        match taken {
-            _ if taken == replay.messages.len() => replay.end,
+    let mut positions = Vec::with_capacity(parts.len());
+    let mut lost = false;
+    for ((replay, _), since) in parts.iter().zip(since) {
+        let of_channel = messages.iter().filter(|message| is_of(replay, message));
+        let taken = of_channel.count();
+        let is_whole = taken == replay.messages.len();
+        positions.push(match taken {
+            _ if is_whole => replay.end,
             0 => replay.start,
             _ => replay.messages[taken - 1].position,
-        }
-    };
+        });
+        // The start is behind a loss in front of the first message, whether or not that is taken.
+        let is_passed = |(before, _): &(usize, Position)| is_whole || *before < taken.max(1);
+        lost |= replay.lost && replay.gaps(*since).iter().any(is_passed);
+    }
     let mut cursor = String::new();
-    write_cursor(&mut cursor, parts.iter().map(position));
-    (messages, cursor)
+    write_cursor(&mut cursor, positions);
+    Page {
+        messages,
+        cursor,
+        lost,
+    }
 }
 
 /// The messages with their times among those of other channels. A broker whose clock was set back does not change the
@@ -135,17 +158,21 @@ mod tests {
     use crate::hub::position::Epoch;
     use crate::proto::payload::PayloadKind;
 
-    #[test]
-    fn a_clock_that_was_set_back_changes_no_order() {
-        let at = |offset| Position {
+    fn at(offset: u64) -> Position {
+        Position {
             epoch: Epoch::from_random(1),
             offset,
-        };
-        let message = |(offset, published_us)| {
+        }
+    }
+
+    /// What `channel` has for whoever has everything up to `start`: messages by their offset, with the one before them
+    /// and the time of each.
+    fn part(channel: &str, start: u64, lost: bool, messages: &[(u64, u64, u64)]) -> Part {
+        let message = |&(offset, previous, published_us)| {
             Arc::new(Message {
-                channel: ChannelName::parse("a").unwrap(),
+                channel: ChannelName::parse(channel).unwrap(),
                 position: at(offset),
-                previous: offset - 1,
+                previous,
                 kind: PayloadKind::Text,
                 event: None,
                 payload: (*b"hi").into(),
@@ -154,18 +181,58 @@ mod tests {
                 expires_ms: u64::MAX,
             })
         };
+        let messages: Vec<_> = messages.iter().map(message).collect();
+        let end = messages
+            .last()
+            .map_or_else(|| at(start), |last| last.position);
         let replay = Replay {
-            start: at(0),
-            end: at(3),
-            lost: false,
-            messages: [(1, 20), (2, 10), (3, 30)].map(message).into(),
+            start: at(start),
+            end,
+            lost,
+            messages,
         };
-        let parts = [(replay, None)];
+        (replay, None)
+    }
+
+    #[track_caller]
+    fn check(parts: &[Part], since: &[Since], limit: usize, want: (&[u64], &[u64], bool)) {
+        let page = oldest(parts, since, limit, usize::MAX);
+        let (offsets, cursor, lost) = want;
+        let taken: Vec<_> = (page.messages.iter())
+            .map(|message| message.position.offset)
+            .collect();
+        let mut want_cursor = String::new();
+        write_cursor(&mut want_cursor, cursor.iter().map(|&offset| at(offset)));
+        let found = (&*taken, page.cursor, page.lost);
+        assert_eq!(found, (offsets, want_cursor, lost), "limit {limit}");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_changes_no_order() {
+        let parts = [part("a", 0, false, &[(1, 0, 20), (2, 1, 10), (3, 2, 30)])];
         for limit in 1..=3 {
-            let (messages, cursor) = oldest(&parts, limit, usize::MAX);
-            let offsets: Vec<_> = messages.iter().map(|one| one.position.offset).collect();
-            assert_eq!(offsets, [1, 2, 3][..limit]);
-            assert_eq!(cursor, at(limit as u64).to_string());
+            let want = (&[1, 2, 3][..limit], &[limit as u64][..], false);
+            check(&parts, &[Since::Earliest], limit, want);
         }
+    }
+
+    #[test]
+    fn a_loss_is_told_by_the_answer_that_reaches_it() {
+        let since = [Since::After(at(0)), Since::After(at(0))];
+        let hole = [
+            part("a", 0, true, &[(1, 0, 10), (3, 2, 40)]),
+            part("b", 0, false, &[(1, 0, 20), (2, 1, 30)]),
+        ];
+        check(&hole, &since, 1, (&[1], &[1, 0], false));
+        check(&hole, &since, 3, (&[1, 1, 2], &[1, 2], false));
+        check(&hole, &since, 4, (&[1, 1, 2, 3], &[3, 2], true));
+        // In front of the first message it is behind the client as soon as its cursor is.
+        let front = [
+            part("a", 4, true, &[(5, 4, 40)]),
+            part("b", 0, false, &[(1, 0, 20)]),
+        ];
+        check(&front, &since, 1, (&[1], &[4, 1], true));
+        let nothing_left = [part("a", 4, true, &[]), part("b", 0, false, &[(1, 0, 20)])];
+        check(&nothing_left, &since, 1, (&[1], &[4, 1], true));
     }
 }
