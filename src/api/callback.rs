@@ -223,23 +223,27 @@ pub fn cache_ttl_ms(cache_control: Option<&str>, default_ms: u64) -> u64 {
 }
 
 /// Takes out of `request` what the backend has to be asked: nothing where it has no say, and nothing a second time.
-pub fn take_consultations(request: &mut Request, config: &Config) -> Vec<Consultation> {
+/// A caller whom no backend can be asked about any more is refused.
+pub fn take_consultations(
+    request: &mut Request,
+    config: &Config,
+) -> Result<Vec<Consultation>, Refusal> {
     if let Request::Publish(publish) = request {
-        let asked = connect::of_publisher(publish, config);
-        return asked.into_iter().collect();
+        let asked = connect::of_publisher(publish, config)?;
+        return Ok(asked.into_iter().collect());
     }
     let Some((transport, listen)) = listening(request) else {
-        return Vec::new();
+        return Ok(Vec::new());
     };
     if listen.caller_due {
-        return vec![connect::of_listener(listen, transport, config)];
+        return Ok(vec![connect::of_listener(listen, transport, config)?]);
     }
     // What a first message has to bring is to be known first.
     if listen.token_due {
-        return Vec::new();
+        return Ok(Vec::new());
     }
     let Some(credentials) = listen.credentials.take() else {
-        return Vec::new();
+        return Ok(Vec::new());
     };
     let mut consultations: Vec<Consultation> = Vec::new();
     for (channel, _) in &listen.channels {
@@ -261,7 +265,7 @@ pub fn take_consultations(request: &mut Request, config: &Config) -> Vec<Consult
             }),
         }
     }
-    consultations
+    Ok(consultations)
 }
 
 /// Lets `request` go on with what was decided on all its consultations. A denial counts for more than a backend that is

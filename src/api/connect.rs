@@ -51,21 +51,20 @@ pub fn of_listener(
     listen: &ListenRequest,
     transport: &'static str,
     config: &Config,
-) -> Consultation {
+) -> Result<Consultation, Refusal> {
     let credentials = listen.credentials.clone().unwrap_or_default();
     let channels = listen.channels.iter().map(|(channel, _)| channel);
     consultation(credentials, channels, transport, config)
 }
 
 /// What it is asked for `publish`; nothing where no caller is due, and nothing a second time.
-pub fn of_publisher(publish: &mut PublishRequest, config: &Config) -> Option<Consultation> {
-    let credentials = publish.caller_due.take()?;
-    Some(consultation(
-        credentials,
-        &publish.channels,
-        "publish",
-        config,
-    ))
+pub fn of_publisher(
+    publish: &mut PublishRequest,
+    config: &Config,
+) -> Result<Option<Consultation>, Refusal> {
+    let due = publish.caller_due.take();
+    due.map(|credentials| consultation(credentials, &publish.channels, "publish", config))
+        .transpose()
 }
 
 fn consultation<'a>(
@@ -73,18 +72,17 @@ fn consultation<'a>(
     channels: impl IntoIterator<Item = &'a ChannelName>,
     transport: &'static str,
     config: &Config,
-) -> Consultation {
+) -> Result<Consultation, Refusal> {
+    // A reload may have taken it away since the head was read. Nobody was asked, so nobody is let in.
     let url = config.auth.connect_url.as_deref();
-    Consultation {
+    Ok(Consultation {
         about: About::Caller,
-        url: url
-            .expect("a caller is due where there is one to ask")
-            .into(),
+        url: url.ok_or(Refusal::BACKEND_DOWN)?.into(),
         credentials,
         channels: channels.into_iter().cloned().collect(),
         transport,
         user: None,
-    }
+    })
 }
 
 /// Lets `listen` go on as whom the backend has named, or as nobody where that is enough. `None`: the backend is down,

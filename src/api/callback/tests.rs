@@ -61,7 +61,7 @@ fn admitted(config: &Config, target: &str, fields: &str) -> Request {
 
 fn credentials(config: &Config, target: &str, fields: &str) -> Credentials {
     let mut request = admitted(config, target, fields);
-    let consultations = take_consultations(&mut request, config);
+    let consultations = take_consultations(&mut request, config).unwrap();
     (*consultations[0].credentials).clone()
 }
 
@@ -78,7 +78,7 @@ fn each_backend_is_asked_once_about_its_channels() {
         ),
     ] {
         let mut request = admitted(&config, target, "");
-        let consultations = take_consultations(&mut request, &config);
+        let consultations = take_consultations(&mut request, &config).unwrap();
         let found: Vec<_> = consultations
             .iter()
             .map(|consultation| {
@@ -92,20 +92,23 @@ fn each_backend_is_asked_once_about_its_channels() {
             .collect();
         assert_eq!(found, want, "{target}");
         assert_eq!(
-            take_consultations(&mut request, &config),
+            take_consultations(&mut request, &config).unwrap(),
             [],
             "once: {target}"
         );
     }
     let mut request = admitted(&Config::default(), "/poll/a:1", "");
-    assert_eq!(take_consultations(&mut request, &Config::default()), []);
+    assert_eq!(
+        take_consultations(&mut request, &Config::default()).unwrap(),
+        []
+    );
 }
 
 #[test]
 fn the_question_says_what_and_who() {
     let mut config = config();
     let mut request = admitted(&config, "/sse/a:1,b:2", "");
-    let consultation = &take_consultations(&mut request, &config)[0];
+    let consultation = &take_consultations(&mut request, &config).unwrap()[0];
     let address = "192.0.2.7".parse().unwrap();
     assert_eq!(
         consultation.body(Some(address)),
@@ -115,7 +118,7 @@ fn the_question_says_what_and_who() {
     let claims = json!({ "sub": "u\"", "exp": 1_700_000_060 });
     let fields = format!("Authorization: Bearer {}\r\n", token("main", 1, &claims));
     let mut request = admitted(&config, "/poll/a:1", &fields);
-    let consultation = &take_consultations(&mut request, &config)[0];
+    let consultation = &take_consultations(&mut request, &config).unwrap()[0];
     assert_eq!(
         consultation.body(None),
         r#"{"channels":["a:1"],"transport":"poll","user":"u\""}"#
@@ -300,14 +303,14 @@ fn the_backend_names_whom_no_token_names() {
             &*with_token,
             Some("b"),
             None,
-            Some((Some("t"), Some(60_000))),
+            Some((Some("t"), Some(65_000))),
         ),
         (&*with_token, None, Some(9), Some((Some("t"), Some(9)))),
         (
             &*with_token,
             None,
             Some(90_000),
-            Some((Some("t"), Some(60_000))),
+            Some((Some("t"), Some(65_000))),
         ),
     ] {
         let mut request = admitted(&config, "/sse/a:1", fields);

@@ -84,7 +84,7 @@ fn check_asked(keys: Keys, line: &str, fields: &str, want: Result<bool, &str>) {
     let config = config(keys);
     let found = match admit(&config, line, fields) {
         Ok(mut request) => {
-            let consultations = take_consultations(&mut request, &config);
+            let consultations = take_consultations(&mut request, &config).unwrap();
             assert!(consultations.iter().all(|it| it.about == About::Caller));
             Ok(!consultations.is_empty())
         }
@@ -171,12 +171,12 @@ fn the_question_says_where_to_and_shows_what_was_shown() {
         ("GET /poll", "", r#"{"channels":[],"transport":"poll"}"#),
     ] {
         let mut request = admit(&config, line, fields).unwrap();
-        let consultations = take_consultations(&mut request, &config);
+        let consultations = take_consultations(&mut request, &config).unwrap();
         assert_eq!(&*consultations[0].url, "http://who/");
         assert_eq!(consultations[0].body(None), want);
     }
     let mut request = admit(&config, "GET /sse/a?token=7f3a", "Cookie: a=b\r\n").unwrap();
-    let consultations = take_consultations(&mut request, &config);
+    let consultations = take_consultations(&mut request, &config).unwrap();
     let shown = [("Cookie", "a=b"), ("Authorization", "Bearer 7f3a")];
     assert!(*consultations[0].credentials == Credentials::of(&shown));
 }
@@ -271,9 +271,10 @@ fn check_concluded(config: &Config, line: &str, word: &Word, want: &Outcome) {
         ""
     };
     let mut request = admit(config, line, fields).unwrap();
-    assert_eq!(take_consultations(&mut request, config).len(), 1);
+    assert_eq!(take_consultations(&mut request, config).unwrap().len(), 1);
     let concluded = callback::conclude(&mut request, &[word.decide()], config);
-    let asks_again = concluded.is_ok() && !take_consultations(&mut request, config).is_empty();
+    let asks_again =
+        concluded.is_ok() && !take_consultations(&mut request, config).unwrap().is_empty();
     assert!(!asks_again, "{line}");
     let (_, listen) = listening(&mut request).unwrap();
     let user = listen.user().map(str::to_owned);
@@ -421,12 +422,28 @@ fn whom_the_backend_names_may_publish_as_with_a_token() {
     ] {
         let line = format!("POST /pub/{channels}");
         let mut request = admit(config, &line, EMPTY).unwrap();
-        let asked = take_consultations(&mut request, config);
+        let asked = take_consultations(&mut request, config).unwrap();
         assert_eq!((asked.len(), asked[0].transport), (1, "publish"), "{line}");
         let concluded = callback::conclude(&mut request, &[word.decide()], config);
         let found = concluded.map_err(|refusal| (refusal.status, refusal.code));
         assert_eq!(found, want, "{line}");
-        assert_eq!(take_consultations(&mut request, config), [], "once");
+        assert_eq!(
+            take_consultations(&mut request, config).unwrap(),
+            [],
+            "once"
+        );
+    }
+}
+
+#[test]
+fn whom_no_backend_can_be_asked_about_any_more_is_refused() {
+    for line in ["GET /sse/a", "POST /pub/user:1"] {
+        let config = config(Keys::None);
+        let mut request = admit(&config, line, EMPTY).unwrap();
+        let mut reloaded = config.clone();
+        reloaded.auth.connect_url = None;
+        let asked = take_consultations(&mut request, &reloaded);
+        assert_eq!(asked.unwrap_err().code, "backend_down", "{line}");
     }
 }
 
@@ -439,7 +456,7 @@ fn an_answer_ends_when_it_says_so_whoever_it_is() {
     ] {
         let config = config(Keys::None);
         let mut request = admit(&config, "GET /sse/a", "").unwrap();
-        take_consultations(&mut request, &config);
+        take_consultations(&mut request, &config).unwrap();
         let reply = Reply::parse(About::Caller, 200, JSON, body.as_bytes()).unwrap();
         callback::conclude(&mut request, &[reply.decide(1000)], &config).unwrap();
         let session = listening(&mut request).unwrap().1.session.clone().unwrap();
@@ -458,12 +475,12 @@ fn the_channels_are_asked_about_behind_the_caller() {
     let authorize_url = Some("http://channels/".to_owned());
     config.namespaces.get_mut("user").unwrap().authorize_url = authorize_url;
     let mut request = admit(&config, "GET /sse/user:1,a", "Cookie: a=b\r\n").unwrap();
-    let first = take_consultations(&mut request, &config);
+    let first = take_consultations(&mut request, &config).unwrap();
     assert_eq!((&*first[0].url, first.len()), ("http://who/", 1));
     let body = br#"{"publish":["a"],"subscribe":["user:1"],"expires_in":9}"#;
     let reply = Reply::parse(About::Caller, 200, JSON, body).unwrap();
     callback::conclude(&mut request, &[reply.decide(0)], &config).unwrap();
-    let second = take_consultations(&mut request, &config);
+    let second = take_consultations(&mut request, &config).unwrap();
     assert_eq!((&*second[0].url, second.len()), ("http://channels/", 1));
     assert_eq!(second[0].credentials, first[0].credentials);
     // Its word on who that is counts where the first had none, and takes nothing away.
