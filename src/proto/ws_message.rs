@@ -216,6 +216,15 @@ impl WsAssembler {
         }
     }
 
+    /// The peer was not read until now: what is held is not late for that.
+    pub fn restart_time(&mut self, now_ms: u64) {
+        if let Some(partial) = &mut self.0
+            && let Some(progress) = &mut partial.progress
+        {
+            progress.since_ms = now_ms;
+        }
+    }
+
     /// Since when something incomplete is held that does not come forward.
     pub fn partial_since_ms(&self) -> Option<u64> {
         let progress = self.0.as_ref()?.progress?;

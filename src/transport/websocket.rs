@@ -321,9 +321,15 @@ impl WebSocket {
 
     /// No sign of life for `heartbeat` + `pong_timeout`.
     pub fn is_silent(&self, config: &Config, now_ms: u64) -> bool {
+        self.silence_due_ms(config)
+            .is_some_and(|at_ms| now_ms >= at_ms)
+    }
+
+    /// When that will be, if nothing comes. Who is not read says nothing.
+    fn silence_due_ms(&self, config: &Config) -> Option<u64> {
         let timing = &config.timing;
-        self.closing == Closing::Open
-            && now_ms >= self.heard_ms + timing.heartbeat_ms + timing.pong_timeout_ms
+        let is_heard = self.closing == Closing::Open && !self.is_held_back(config);
+        is_heard.then_some(self.heard_ms + timing.heartbeat_ms + timing.pong_timeout_ms)
     }
 
     pub fn next_deadline_ms(&self, config: &Config) -> u64 {
@@ -332,17 +338,18 @@ impl WebSocket {
             Closing::Sent => self.heard_ms + timing.close_timeout_ms,
             Closing::Open => self
                 .ping_due_ms
-                .min(self.heard_ms + timing.heartbeat_ms + timing.pong_timeout_ms)
+                .min(self.silence_due_ms(config).unwrap_or(u64::MAX))
                 .min(self.ends_ms().unwrap_or(u64::MAX))
                 .min(self.message_due_ms(config).unwrap_or(u64::MAX))
                 .min(self.end_of_life.at_ms()),
         }
     }
 
-    /// When a message that has begun is to be whole. Who is about to leave sends none.
+    /// When a message that has begun is to be whole. Who is about to leave sends none, and nobody does who is not read.
     fn message_due_ms(&self, config: &Config) -> Option<u64> {
         let since_ms = self.assembler.partial_since_ms()?;
-        (!self.is_leaving()).then_some(since_ms + config.timing.body_timeout_ms)
+        let is_read = !self.is_leaving() && !self.is_held_back(config);
+        is_read.then_some(since_ms + config.timing.body_timeout_ms)
     }
 
     /// Says when to come back, and waits for the peer's own goodbye.

@@ -484,6 +484,42 @@ fn a_websocket_that_is_old_enough_is_sent_back() {
 }
 
 #[test]
+fn who_is_not_read_is_not_late() {
+    for has_begun in [false, true] {
+        let mut peer = echo_peer();
+        peer.config.limits.publishes_in_flight_max = 1;
+        let timing = peer.config.timing.clone();
+        peer.get("/ws/echo:a", HANDSHAKE);
+        peer.holds_questions = true;
+        let mut input = frame(1, b"x");
+        if has_begun {
+            peer.send(&frame(1, b"y")[..3]);
+            input = frame(1, b"y")[3..].to_vec();
+        }
+        peer.send(&input);
+        peer.input.extend_from_slice(&frame(10, b""));
+        let (place, question) = peer.questions.remove(0);
+        for _ in 0..20 {
+            peer.deadline();
+        }
+        assert!(
+            peer.now_ms > timing.heartbeat_ms + timing.pong_timeout_ms + timing.body_timeout_ms
+        );
+        assert_eq!(peer.ended, None);
+        peer.answer(place, question);
+        peer.offer_input();
+        let read_ms = peer.now_ms;
+        peer.deadline();
+        assert_eq!(peer.ended, None, "silence counts from now on");
+        while peer.ended.is_none() {
+            peer.deadline();
+        }
+        assert_eq!(peer.ended, Some(CloseReason::NoPong));
+        assert!(peer.now_ms >= read_ms + timing.heartbeat_ms + timing.pong_timeout_ms);
+    }
+}
+
+#[test]
 fn a_shorter_heartbeat_holds_from_the_next_ping_on() {
     let mut peer = Peer::new();
     peer.get("/ws/a", HANDSHAKE);

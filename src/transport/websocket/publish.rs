@@ -140,6 +140,11 @@ impl WebSocket {
     }
 
     pub fn on_answer(&mut self, answer: &Answer, context: &mut Context<'_>) -> Next {
+        if self.is_held_back(context.config) {
+            // From now on it is read again.
+            self.heard_ms = context.now_ms;
+            self.assembler.restart_time(context.now_ms);
+        }
         let own = &mut self.rare.get_or_insert_default().own;
         own.in_flight -= 1;
         match answer {
@@ -165,10 +170,13 @@ impl WebSocket {
     }
 
     pub fn wants_input(&self, config: &Config) -> bool {
+        !self.is_leaving() && !self.is_held_back(config)
+    }
+
+    /// So many of its publishes await their answers that no more are read, nor anything else.
+    pub(super) fn is_held_back(&self, config: &Config) -> bool {
         let in_flight_max = config.limits.publishes_in_flight_max;
-        self.rare
-            .as_ref()
-            .is_none_or(|rare| rare.own.goodbye.is_none() && rare.own.in_flight < in_flight_max)
+        (self.rare.as_ref()).is_some_and(|rare| rare.own.in_flight >= in_flight_max)
     }
 
     /// Ends as `goodbye` says, now or when the echo of what came before is there.
