@@ -56,7 +56,7 @@ impl EventStream {
             has_left: false,
         };
         let is_resumable = |since: &Since| matches!(since, Since::After(_) | Since::Earliest);
-        if since.iter().all(is_resumable) || !context.effects.behind.is_empty() {
+        if since.iter().all(is_resumable) || !context.effects.replay.is_empty() {
             stream.begin_age(context);
         }
         let retry_ms = jittered_around(context.config.timing.sse_retry_ms, context.rng);
@@ -298,14 +298,15 @@ fn write_head(meta: &Meta, cursor: Option<&str>, context: &mut Context<'_>) {
     if let Some(cursor) = cursor {
         fields.push("Pushring-Cursor", cursor);
     }
-    let (body, keep_alive) = match meta.version {
-        Version::Http11 => (ResponseBody::Chunked, true),
-        Version::Http10 => (ResponseBody::UntilClose, false),
+    let body = match meta.version {
+        Version::Http11 => ResponseBody::Chunked,
+        Version::Http10 => ResponseBody::UntilClose,
     };
     let head = ResponseHead {
         status: 200,
         version: meta.version,
-        keep_alive: keep_alive && cursor.is_some(),
+        // RFC 9112 §9.6: the stream's end is the connection's. A pool that knows sends no other request there.
+        keep_alive: false,
         body,
         content_type: Some("text/event-stream"),
         date: Some(context.date),
