@@ -68,9 +68,9 @@ pub fn parse_channels<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Bo
 pub struct Session {
     /// Shared with the cache that it is from, and with other connections of the same token or answer.
     pub grant: Arc<Grant>,
-    /// The end of the token, in milliseconds of the monotonic clock.
+    /// When the token is refused, in milliseconds of the monotonic clock: its end and the leeway.
     pub expires_ms: Option<u64>,
-    /// The end of what was opened with it: later by `token_expiry_grace`.
+    /// The end of what was opened with it: `token_expiry_grace` behind the token's, and not before `expires_ms`.
     pub ends_ms: Option<u64>,
     /// Among the connections of the user, as long as it listens.
     pub place: Option<Rc<Place>>,

@@ -153,11 +153,12 @@ impl Authenticator {
             let from_now_ms = unix_ms.saturating_sub(clock.unix_ms);
             clock.now_ms.saturating_add(from_now_ms)
         };
-        let expires_ms = grant.expires_unix_ms.map(from_unix);
-        let grace_ms = self.expiry_grace_ms;
-        let ends_ms = grant
-            .expires_unix_ms
-            .map(|unix_ms| from_unix(unix_ms.saturating_add(grace_ms)));
+        let behind_expiry = |ms: u64| {
+            let unix_ms = grant.expires_unix_ms?;
+            Some(from_unix(unix_ms.saturating_add(ms)))
+        };
+        let expires_ms = behind_expiry(self.rules.leeway_ms());
+        let ends_ms = behind_expiry(self.expiry_grace_ms);
         Session {
             grant,
             expires_ms,

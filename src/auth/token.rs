@@ -67,6 +67,11 @@ enum Audience<'a> {
 }
 
 impl Rules {
+    /// For how long behind its end a token is good.
+    pub fn leeway_ms(&self) -> u64 {
+        self.leeway_ms
+    }
+
     pub fn new(auth: &Auth) -> Self {
         Self {
             audience: auth.token_audience.as_deref().map(Into::into),
