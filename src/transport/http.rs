@@ -140,7 +140,11 @@ impl Http {
             }
             Err(error) => {
                 context.metrics.requests_total += 1;
-                (input.len(), refuse(context, &Meta::UNKNOWN, &error.into()))
+                let meta = Meta {
+                    head_only: input.starts_with(b"HEAD "),
+                    ..Meta::UNKNOWN
+                };
+                (input.len(), refuse(context, &meta, &error.into()))
             }
         }
     }

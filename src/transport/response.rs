@@ -126,6 +126,8 @@ pub fn refuse(context: &mut Context<'_>, meta: &Meta, refusal: &Refusal) -> Next
     context.metrics.on_refusal(refusal.code, refusal.status);
     let seconds = retry_after_seconds(context.rng);
     let mut fields = Fields::new(&meta.cors);
+    // RFC 9111 §4.2.2: a cache may keep a 404 or a 405 that does not say so.
+    fields.push("Cache-Control", "no-store");
     match refusal.extra {
         Extra::Nothing => {}
         Extra::Allow(methods) => fields.push("Allow", methods),
@@ -156,7 +158,10 @@ pub fn write_unread_refusal(out: &mut Vec<u8>, refusal: &Refusal, rng: &mut fast
         body: ResponseBody::Length(body.len()),
         content_type: JSON,
         date: None,
-        extra: &[("Retry-After", &retry_after_seconds(rng))],
+        extra: &[
+            ("Cache-Control", "no-store"),
+            ("Retry-After", &retry_after_seconds(rng)),
+        ],
     };
     http_response::write_head(out, &head);
     out.extend_from_slice(body.as_bytes());
