@@ -37,10 +37,13 @@ impl Idempotency {
         }
     }
 
-    /// Other limits, for what is remembered from now on; what is too many is forgotten at once.
-    pub fn set_limits(&mut self, window_ms: u64, keys_max: usize) {
+    /// Other limits, for what is remembered already, too.
+    pub fn set_limits(&mut self, window_ms: u64, keys_max: usize, now_ms: u64) {
         self.window_ms = window_ms;
         self.keys_max = keys_max;
+        for (end_ms, _) in &mut self.ends {
+            *end_ms = (*end_ms).min(now_ms + window_ms);
+        }
         while self.ends.len() > keys_max {
             self.forget_oldest();
         }
@@ -156,6 +159,19 @@ mod tests {
         assert_eq!(idempotency.result(&a, "other", 99), None);
         assert_eq!(idempotency.result(&a, "k", 100), None);
         assert!(idempotency.results.is_empty() && idempotency.ends.is_empty());
+    }
+
+    #[test]
+    fn a_shorter_window_holds_for_what_is_remembered_already() {
+        let a = ChannelName::parse("a").unwrap();
+        let mut idempotency = Idempotency::new(1000, 10);
+        idempotency.remember(&a, "old", published(1), 0);
+        idempotency.set_limits(10, 10, 100);
+        idempotency.remember(&a, "new", published(2), 105);
+        assert_eq!(idempotency.result(&a, "old", 109), Some(published(1)));
+        assert_eq!(idempotency.result(&a, "old", 110), None);
+        assert_eq!(idempotency.result(&a, "new", 110), Some(published(2)));
+        assert_eq!(idempotency.result(&a, "new", 115), None);
     }
 
     #[test]

@@ -198,13 +198,14 @@ impl Hub {
     }
 
     /// Another configuration from now on. The channels get their settings by and by, from [`sweep`](Self::sweep).
-    pub fn reload(&mut self, config: Arc<Config>, n_shards: usize) {
+    pub fn reload(&mut self, config: Arc<Config>, n_shards: usize, now_ms: u64) {
         let share = |total: usize| total.div_ceil(n_shards);
         self.channels_max = share(config.limits.channels_max);
         self.history_bytes_max = share(config.limits.history_bytes_total_max);
         self.idempotency.set_limits(
             config.timing.idempotency_window_ms,
             share(config.limits.idempotency_keys_max),
+            now_ms,
         );
         if config.namespaces != self.config.namespaces {
             self.namespaces = Namespaces::new(&config);

@@ -388,7 +388,7 @@ fn other_settings_shorten_histories_and_keep_positions() {
         let mut namespace = Namespace::default();
         change(&mut namespace);
         config.namespaces.insert("x".to_owned(), namespace);
-        hub.reload(Arc::new(config), 1);
+        hub.reload(Arc::new(config), 1, 0);
         hub.sweep(1, 10);
         let bytes = channels.map(|channel| hub.info(&name(channel), 10).unwrap().bytes);
         assert_eq!(hub.history_bytes(), bytes.iter().sum::<usize>());
@@ -417,11 +417,11 @@ fn other_limits_hold_at_once() {
     take(&mut hub, publish("a"), 0).unwrap();
     let mut config = Config::default();
     config.limits.channels_max = 1;
-    hub.reload(Arc::new(config.clone()), 1);
+    hub.reload(Arc::new(config.clone()), 1, 0);
     assert_eq!(take(&mut hub, publish("b"), 0), Err(HubFull::Channels));
     config.limits.channels_max = 2;
     config.limits.history_bytes_total_max = hub.history_bytes();
-    hub.reload(Arc::new(config), 1);
+    hub.reload(Arc::new(config), 1, 0);
     assert_eq!(take(&mut hub, publish("b"), 0), Err(HubFull::History));
 }
 
@@ -434,7 +434,7 @@ fn many_channels_get_other_settings_by_and_by() {
     }
     let mut config = Config::default();
     config.namespaces.get_mut("").unwrap().history_messages = 0;
-    hub.reload(Arc::new(config), 1);
+    hub.reload(Arc::new(config), 1, 0);
     assert!(hub.history_bytes() > 0);
     hub.sweep(1, 0);
     assert!(hub.history_bytes() > 0, "not all in one turn");

@@ -14,7 +14,8 @@ impl Shard {
     pub(super) fn reload(&mut self, config: Arc<Config>) {
         let old = std::mem::replace(&mut self.config, config);
         let n_shards = self.post.n_shards();
-        self.hub.reload(self.config.clone(), n_shards);
+        self.hub
+            .reload(self.config.clone(), n_shards, self.clock.hub_ms);
         if let Some(relayed) = &mut self.relay {
             relayed.relay.reload(self.config.clone(), n_shards);
         }
