@@ -21,6 +21,9 @@ const VACANT: u32 = u32::MAX;
 /// wait for a message to many.
 const SLICE_LISTENERS_MAX: usize = 64;
 
+/// Places looked at for one slice: after a crowd has left, most are vacant.
+const SLICE_SLOTS_MAX: usize = 4096;
+
 /// Bytes of messages gathered into one pass. One message may be larger.
 const BATCH_BYTES_MAX: usize = 64 * 1024;
 
@@ -258,7 +261,8 @@ impl Fanout {
         };
         let delivery = delivery.clone();
         let slice_max = connections_max.min(SLICE_LISTENERS_MAX);
-        while pass.visited < pass.slots_end && connections.len() < slice_max {
+        let visited_max = (pass.visited + SLICE_SLOTS_MAX).min(pass.slots_end);
+        while pass.visited < visited_max && connections.len() < slice_max {
             let slot = &mut listeners.slots[(pass.slots_start + pass.visited) % pass.slots_end];
             if slot.connection != VACANT && slot.next_pass == pass.number {
                 connections.push(slot.connection);

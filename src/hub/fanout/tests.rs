@@ -253,3 +253,25 @@ fn everybody_gets_what_is_enqueued_while_listening_once_and_in_order() {
         assert!(fanout.by_name.is_empty());
     }
 }
+
+#[test]
+fn places_that_are_vacant_take_turns_too() {
+    let mut fanout = Fanout::default();
+    let a = name("a");
+    let crowd: Vec<_> = (0..2 * SLICE_SLOTS_MAX as u32)
+        .map(|connection| fanout.listen(&a, connection))
+        .collect();
+    fanout.listen(&a, u32::MAX - 1);
+    for subscription in crowd {
+        fanout.unlisten(subscription);
+    }
+    fanout.enqueue(message("a", 1, 10));
+    let (mut connections, mut slices) = (Vec::new(), 0);
+    while fanout.next_slice(&mut connections, 64).is_some() {
+        slices += 1;
+    }
+    assert_eq!((slices, fanout.is_idle()), (3, true));
+    fanout.enqueue(message("a", 2, 10));
+    let got = deliver_all(&mut fanout, 64);
+    assert_eq!(got, HashMap::from([(u32::MAX - 1, vec![Some(2)])]));
+}
