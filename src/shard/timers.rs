@@ -17,6 +17,8 @@ pub struct TimerWheel {
     nodes: Vec<Node>,
     /// Everything due before this tick has fired.
     now_tick: u64,
+    /// Something in the bucket of `now_tick` may be due, and not a turn of the wheel later.
+    is_now_due: bool,
     armed: usize,
 }
 
@@ -41,6 +43,7 @@ impl TimerWheel {
             occupied: vec![0; BUCKETS / 64].into(),
             nodes: Vec::new(),
             now_tick: now_ms / TICK_MS,
+            is_now_due: false,
             armed: 0,
         }
     }
@@ -85,6 +88,7 @@ impl TimerWheel {
                 let Node { next, tick, .. } = self.nodes[index as usize];
                 if u64::from(tick) <= self.now_tick {
                     if due.len() == due_max {
+                        self.is_now_due = true;
                         return;
                     }
                     self.unlink(index);
@@ -93,6 +97,7 @@ impl TimerWheel {
                 index = next;
             }
             if self.now_tick == end_tick {
+                self.is_now_due = false;
                 return;
             }
             self.now_tick += 1;
@@ -104,9 +109,12 @@ impl TimerWheel {
         if self.armed == 0 {
             return None;
         }
+        if self.is_now_due {
+            return Some(self.now_tick * TICK_MS);
+        }
         let start = self.now_tick as usize % BUCKETS;
         let is_occupied = |bucket: usize| self.occupied[bucket / 64] & (1 << (bucket % 64)) != 0;
-        let mut ahead = 0;
+        let mut ahead = 1;
         while ahead < BUCKETS {
             let bucket = (start + ahead) % BUCKETS;
             if bucket.is_multiple_of(64) && self.occupied[bucket / 64] == 0 {
@@ -133,6 +141,7 @@ impl TimerWheel {
         };
         self.heads[bucket] = index;
         self.occupied[bucket / 64] |= 1 << (bucket % 64);
+        self.is_now_due |= u64::from(tick) == self.now_tick;
         self.armed += 1;
     }
 
@@ -162,6 +171,23 @@ impl TimerWheel {
 mod tests {
     use super::*;
     use std::collections::HashMap;
+
+    #[test]
+    fn what_is_due_a_turn_later_wakes_nobody_now() {
+        let turn_ms = TICK_MS * BUCKETS as u64;
+        let (mut wheel, mut due) = (TimerWheel::new(0), Vec::new());
+        for (index, deadline_ms) in [(0, turn_ms), (1, TICK_MS), (2, TICK_MS)] {
+            wheel.arm(index, deadline_ms);
+        }
+        wheel.expire(0, &mut due, 1);
+        assert_eq!((&*due, wheel.next_ms()), (&[][..], Some(TICK_MS)));
+        wheel.expire(TICK_MS, &mut due, 1);
+        assert_eq!((due.len(), wheel.next_ms()), (1, Some(TICK_MS)));
+        wheel.expire(TICK_MS, &mut due, 1);
+        assert_eq!((due.len(), wheel.next_ms()), (1, Some(turn_ms)));
+        wheel.arm(1, 0);
+        assert_eq!(wheel.next_ms(), Some(TICK_MS), "overdue already");
+    }
 
     /// The wheel against a map of deadlines, step by random step.
     #[track_caller]
