@@ -89,6 +89,12 @@ impl Shard {
 
     /// Goes on with what came in while the connection was busy, and ends when that was all.
     pub(super) fn resume(&mut self, index: u32) {
+        let connection = &self.connections[index as usize];
+        let was_asking = !matches!(connection.transport, Transport::Http(_));
+        if connection.is_open() && connection.has(Marks::END_OF_INPUT) && was_asking {
+            // The end came while the request was asking; what has come of it ends by it as if it had come now.
+            return self.on_end_of_input(index);
+        }
         if !self.takes_input(index) {
             return;
         }

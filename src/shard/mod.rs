@@ -75,8 +75,10 @@ const COMPLETIONS_PER_TURN: usize = 512;
 const ENTERS_PER_TURN: usize = 32;
 /// Deliveries of one turn, and timers, however many shards share a core.
 const SENDS_PER_TURN_MIN: usize = 16;
-/// Channels looked at in one sweep, and how often that happens: a million channels in under seven minutes.
-const SWEEP_CHANNELS: usize = 256;
+/// Channels looked at in one sweep at least, how many sweeps see all of them at most, and how often one happens: what
+/// has expired keeps its memory for a minute.
+const SWEEP_CHANNELS_MIN: usize = 256;
+const SWEEPS_PER_ROUND: usize = 600;
 const SWEEP_INTERVAL_MS: u64 = 100;
 
 /// One shard, on the thread that made it.
@@ -376,7 +378,8 @@ impl Shard {
             return;
         }
         self.next_sweep_ms = self.clock.now_ms + SWEEP_INTERVAL_MS;
-        self.hub.sweep(SWEEP_CHANNELS, self.clock.hub_ms);
+        let channels = SWEEP_CHANNELS_MIN.max(self.hub.channels() / SWEEPS_PER_ROUND);
+        self.hub.sweep(channels, self.clock.hub_ms);
         self.sweep_relay();
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
-use super::connection::Marks;
+use super::connection::{Input, Marks};
 use super::keyed_counts::KeyedCounts;
 use super::mailbox::{Mailbox, Stage};
 use super::*;
@@ -19,6 +19,7 @@ use crate::auth::key::KeySet;
 use crate::callback::Callbacks;
 use crate::close_reason::CloseReason;
 use crate::config::{Namespace, SlowReader};
+use crate::transport::Transport;
 
 /// Patience with the kernel; whatever the tests wait for is a matter of microseconds.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -417,6 +418,47 @@ fn a_turn_has_no_more_heartbeats_than_deliveries() {
     });
     assert_eq!(sent, [3, 6, 7]);
     assert!(!shard.has_backlog());
+}
+
+#[test]
+fn who_leaves_while_its_long_poll_is_asked_is_not_waited_for() {
+    let mut process = Process::new(2, |_| {});
+    let mut client = process.connect();
+    let (here, there) = (process.channel(0), process.channel(1));
+    let poll = |channel| format!("GET /poll/{channel}?wait=60 HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.write_all(poll(&here).as_bytes()).unwrap();
+    process.turn_until("the first", |process| {
+        process.shards[0].fanout.channels() == 1
+    });
+    client.write_all(poll(&there).as_bytes()).unwrap();
+    process.turn_until("the second, behind it", |process| {
+        process.connection().input.is_some()
+    });
+    let mut publisher = process.connect();
+    let publish = format!("POST /pub/{here} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi");
+    publisher.write_all(publish.as_bytes()).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let began = Instant::now();
+    // The home of the second does not turn meanwhile.
+    while !process.connection().has(Marks::END_OF_INPUT) {
+        assert!(began.elapsed() < PATIENCE);
+        process.shards[0].turn().unwrap();
+    }
+    assert!(matches!(process.connection().transport, Transport::Http(_)));
+    let answers = process.read_until(&client, |_| false);
+    let last = memchr::memmem::rfind(&answers, b"HTTP/1.1 ").unwrap();
+    assert!(answers[last..].starts_with(b"HTTP/1.1 204 "));
+    assert_eq!(process.shards[0].fanout.channels(), 0);
+}
+
+#[test]
+fn what_comes_with_a_proxy_header_is_heard() {
+    for (input, is_heard) in [(&b"GET /healthz"[..], true), (b"", false)] {
+        let mut process = Process::new(1, |_| {});
+        let _client = process.connect();
+        process.shards[0].begin_input(0, Input::new(input));
+        assert_eq!(process.connection().has(Marks::HEARD), is_heard);
+    }
 }
 
 #[test]

@@ -104,6 +104,7 @@ impl Shard {
                 self.on_ciphertext(index, input.unused());
             }
             Some(input) if !has_session => {
+                self.connections[index as usize].set(Marks::HEARD, !input.is_empty());
                 self.feed_kept(index, input);
                 self.await_next(index);
             }
