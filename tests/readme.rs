@@ -44,19 +44,12 @@ fn the_settings_are_those_of_the_program() {
 #[test]
 fn every_code_of_a_refusal_is_in_the_table_of_errors_and_no_other() {
     let readme = readme();
-    let rows = section(&readme, "\n## Errors\n")
-        .lines()
-        .filter(|line| line.starts_with("| ") && !line.starts_with("| status"));
-    let listed: BTreeSet<&str> = rows
-        .filter_map(|row| row.split(" | ").nth(1))
-        .flat_map(words)
+    let listed: BTreeSet<&str> = error_rows(section(&readme, "\n## Errors\n"))
+        .flat_map(|[_, codes, _]| words(codes))
         .filter(|word| is_code(word))
         .collect();
     let mut known = BTreeSet::new();
-    for path in REFUSAL_FILES {
-        let text = std::fs::read_to_string(source::top().join(path)).expect("a source file");
-        let code = source::Source::of(path, &text).code();
-        let code = code.split("#[cfg(test)]\nmod tests {").next().unwrap_or("");
+    for (path, code) in refusal_sources() {
         let before = known.len();
         known.extend(
             code.split('"')
@@ -66,6 +59,45 @@ fn every_code_of_a_refusal_is_in_the_table_of_errors_and_no_other() {
         assert!(known.len() > before, "{path} words no refusal");
     }
     assert_same("codes of refusals", listed, &known);
+}
+
+#[test]
+fn the_errors_stand_in_the_order_of_status_and_code() {
+    let readme = readme();
+    let mut found = Vec::new();
+    for table in section(&readme, "\n## Errors\n").split("\n\n") {
+        let keys: Vec<_> = error_rows(table)
+            .map(|[status, codes, _]| (status, words(codes).find(|word| is_code(word))))
+            .collect();
+        let misplaced = keys.windows(2).filter(|pair| pair[0] >= pair[1]);
+        found.extend(misplaced.map(|pair| format!("{:?} behind {:?}", pair[1], pair[0])));
+    }
+    source::assert_none(found, "errors of README.md that are not where one looks");
+}
+
+#[test]
+fn an_error_has_the_sentence_of_the_program() {
+    let readme = readme();
+    let errors = section(&readme, "\n## Errors\n");
+    let table = errors
+        .split("\n\n")
+        .find(|table| table.starts_with("| status | code |"))
+        .expect("the table of errors");
+    let said: String = refusal_sources()
+        .map(|(_, code)| code.split("\\\n").map(str::trim_start).collect::<String>())
+        .collect();
+    let mut found = Vec::new();
+    for [_, code, text] in error_rows(table) {
+        // A WebSocket that is open already is told in its close frame, in other words.
+        if text.contains("told by close code") {
+            continue;
+        }
+        let text = text.replace("\\*", "*");
+        let sentences = text.split_inclusive(". ").map(str::trim_end);
+        let unknown = sentences.filter(|sentence| !said.contains(sentence));
+        found.extend(unknown.map(|sentence| format!("{code}: {sentence}")));
+    }
+    source::assert_none(found, "sentences of README.md that no refusal has");
 }
 
 #[test]
@@ -153,6 +185,28 @@ fn every_link_within_the_readme_leads_to_a_heading() {
         .map(str::to_owned)
         .collect();
     source::assert_none(broken, "links of README.md that lead nowhere");
+}
+
+/// Status, code or codes, and text of each row.
+fn error_rows(text: &str) -> impl Iterator<Item = [&str; 3]> {
+    text.lines().filter_map(|line| {
+        let mut cells = line
+            .strip_prefix("| ")?
+            .strip_suffix(" |")?
+            .splitn(3, " | ");
+        let row = [cells.next()?, cells.next()?, cells.next()?];
+        row[0].parse::<u16>().is_ok().then_some(row)
+    })
+}
+
+/// Path and code of each file that words refusals, without its tests.
+fn refusal_sources() -> impl Iterator<Item = (&'static str, String)> {
+    REFUSAL_FILES.iter().map(|path| {
+        let text = std::fs::read_to_string(source::top().join(path)).expect("a source file");
+        let code = source::Source::of(path, &text).code();
+        let code = code.split("#[cfg(test)]\nmod tests {").next().unwrap_or("");
+        (*path, code.to_owned())
+    })
 }
 
 /// From `heading` to the next one of its level.
