@@ -198,12 +198,13 @@ impl Refusal {
     };
     pub const BACKEND_DOWN: Self = Self::unavailable(
         "backend_down",
-        "The application does not say whether you may listen (settings authorize_url, connect_url). Come back later.",
+        "The application does not say who you are, or whether you may listen (settings authorize_url, connect_url). \
+         Come back later.",
     );
     pub const BACKEND_BUSY: Self = Self::unavailable(
         "backend_busy",
-        "Too many ask the application whether they may listen (settings callback_concurrency_max, \
-         callback_queue_max). Come back later.",
+        "Too many questions wait for the application (settings callback_concurrency_max, callback_queue_max). \
+         Come back later.",
     );
     pub const CHANNELS_MISSING: Self = Self::new(
         400,

@@ -149,7 +149,7 @@ impl<W: Send + 'static> Callbacks<W> {
     fn complain(&self, call: &Call, error: &str, now_ms: u64) {
         if self.table().lines.is_due(now_ms, LINE_INTERVAL_MS) {
             let url = &call.consultation.url;
-            tracing::warn!(%url, "the backend does not say who may listen: {error}");
+            tracing::warn!(%url, "the backend does not say who somebody is, or may listen: {error}");
         }
     }
 }

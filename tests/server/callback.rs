@@ -359,7 +359,7 @@ fn a_backend_that_is_down_is_no_denial() {
         }
         let failed = server.metric("callback_calls_total{result=\"failed\"}");
         assert_eq!(failed, urls.len() as u64);
-        server.wait_log("the backend does not say who may listen");
+        server.wait_log("the backend does not say who somebody is, or may listen");
         if when_down == "refuse" {
             let mut ws = server.connect();
             ws.send(ws_handshake("/ws/n0:1"));

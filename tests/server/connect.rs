@@ -197,7 +197,7 @@ fn a_backend_that_is_down_names_nobody() {
                 assert_eq!(response.status, status, "{when_down} {target}");
                 assert!(status != 503 || response.code() == "backend_down");
             }
-            server.wait_log("the backend does not say who may listen");
+            server.wait_log("the backend does not say who somebody is, or may listen");
             server.signal(Signal::TERM);
             server.wait_exit();
             server.wait_log("ended");
