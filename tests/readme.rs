@@ -23,8 +23,18 @@ const REFUSAL_FILES: &[&str] = &[
     "src/transport/websocket/token.rs",
 ];
 
+/// What people read, beside the source.
+const PAGES: &[&str] = &["README.md", "bench/README.md", "tests/README.md"];
+
+const PROSE_WIDTH_MAX: usize = 120;
+
 fn readme() -> String {
-    std::fs::read_to_string(source::top().join("README.md")).expect("README.md is readable")
+    page_text("README.md")
+}
+
+fn page_text(path: &str) -> String {
+    std::fs::read_to_string(source::top().join(path))
+        .unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 #[test]
@@ -154,37 +164,68 @@ fn every_setting_that_needs_a_restart_is_named_as_such() {
 
 #[test]
 fn every_file_that_is_named_is_there() {
-    let readme = readme();
-    let missing = readme
-        .split('`')
-        .flat_map(|quoted| quoted.split(' ').next())
-        .filter(|path| {
-            ["src/", "scripts/", "tests/", ".ci/"]
-                .iter()
-                .any(|top| path.starts_with(top))
-        })
-        .filter(|path| !source::top().join(path).exists())
-        .map(str::to_owned)
-        .collect();
-    source::assert_none(missing, "files that README.md names and nobody has");
+    let mut missing = Vec::new();
+    for page in PAGES {
+        let text = page_text(page);
+        let named = text
+            .split('`')
+            .flat_map(|quoted| quoted.split(' ').next())
+            .filter(|path| {
+                ["src/", "scripts/", "tests/", "bench/", ".ci/"]
+                    .iter()
+                    .any(|top| path.starts_with(top))
+            })
+            .filter(|path| !source::top().join(path).exists());
+        missing.extend(named.map(|path| format!("{page}: {path}")));
+    }
+    source::assert_none(missing, "files that are named and nobody has");
 }
 
 #[test]
-fn every_link_within_the_readme_leads_to_a_heading() {
-    let readme = readme();
-    let anchors: BTreeSet<String> = readme
-        .lines()
-        .filter(|line| line.starts_with("##"))
-        .map(|line| anchor(line.trim_start_matches('#').trim()))
-        .collect();
-    let broken = readme
-        .split("](#")
-        .skip(1)
-        .filter_map(|rest| rest.split(')').next())
-        .filter(|link| !anchors.contains(*link))
-        .map(str::to_owned)
-        .collect();
-    source::assert_none(broken, "links of README.md that lead nowhere");
+fn every_link_leads_to_a_file_and_a_heading() {
+    let mut broken = Vec::new();
+    for page in PAGES {
+        let text = page_text(page);
+        let links = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next())
+            .filter(|link| !link.starts_with("http"));
+        let folder = page.strip_suffix("README.md").unwrap_or_default();
+        for link in links {
+            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match path {
+                "" => page.to_string(),
+                _ => format!("{folder}{path}"),
+            };
+            let leads_there = source::top().join(&target).exists()
+                && (heading.is_empty() || anchors(&page_text(&target)).contains(heading));
+            if !leads_there {
+                broken.push(format!("{page}: {link}"));
+            }
+        }
+    }
+    source::assert_none(broken, "links that lead nowhere");
+}
+
+/// A table's row and a block of code are as wide as they are.
+#[test]
+fn prose_is_wrapped() {
+    let mut found = Vec::new();
+    for page in PAGES {
+        let text = page_text(page);
+        let (mut is_code, mut is_generated) = (false, false);
+        for (index, line) in text.lines().enumerate() {
+            is_code ^= line.starts_with("```");
+            is_generated |= line == SETTINGS_BEGIN.trim();
+            is_generated &= line != SETTINGS_END.trim();
+            let width = line.chars().count();
+            if !is_code && !is_generated && !line.starts_with('|') && width > PROSE_WIDTH_MAX {
+                found.push(format!("{page}:{}: {width} columns", index + 1));
+            }
+        }
+    }
+    source::assert_none(found, "a line is too wide");
 }
 
 /// Status, code or codes, and text of each row.
@@ -225,6 +266,13 @@ fn is_code(text: &str) -> bool {
 
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+}
+
+fn anchors(text: &str) -> BTreeSet<String> {
+    text.lines()
+        .filter(|line| line.starts_with("##"))
+        .map(|line| anchor(line.trim_start_matches('#').trim()))
+        .collect()
 }
 
 /// As the common renderers of Markdown name a heading.
