@@ -38,6 +38,9 @@ const TOP_LEVEL: &[&str] = &[
     "tests",
 ];
 
+/// Where modules begin. Under `tests` they are parted by what Cargo and `#[path]` ask for.
+const ROOTS: &[&str] = &["src", "bench/src", "bench/micro"];
+
 /// Every file that people write here, whatever its language.
 fn written_files() -> Vec<Source> {
     let is_text = |path: &str| {
@@ -86,6 +89,62 @@ fn every_file_says_first_what_it_is() {
         .map(|source| format!("{}:1: the first line is not a //! sentence", source.path))
         .collect();
     source::assert_none(found, "a file without a module doc");
+}
+
+/// A folder directly below a root has its `mod.rs`; deeper, the parts of `x.rs` are in `x/`.
+#[test]
+fn a_module_is_where_its_depth_says() {
+    let mut found = Vec::new();
+    for root in ROOTS {
+        let paths: Vec<String> = source::rust_files(root)
+            .into_iter()
+            .map(|source| source.path)
+            .collect();
+        found.extend(misplaced(root, &paths));
+    }
+    source::assert_none(found, "a module is not where its depth says");
+}
+
+#[test]
+fn planted_modules_are_found() {
+    let check = |paths: &[&str], want: &[&str]| {
+        let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
+        assert_eq!(misplaced("src", &paths), want, "{paths:?}");
+    };
+    check(
+        &["src/a.rs", "src/b/mod.rs", "src/b/c.rs", "src/b/c/d.rs"],
+        &[],
+    );
+    check(
+        &["src/a.rs", "src/a/b.rs"],
+        &["src/a.rs:1: belongs into src/a/mod.rs"],
+    );
+    check(
+        &["src/a/mod.rs", "src/a/b/mod.rs"],
+        &["src/a/b/mod.rs:1: belongs into src/a/b.rs"],
+    );
+}
+
+fn misplaced(root: &str, paths: &[String]) -> Vec<String> {
+    let mut found = Vec::new();
+    for path in paths {
+        let Some(module) = path.strip_suffix(".rs") else {
+            continue;
+        };
+        let depth = path.matches('/').count() - root.matches('/').count() - 1;
+        let has_parts = || {
+            let folder = format!("{module}/");
+            paths.iter().any(|path| path.starts_with(&folder))
+        };
+        if depth == 0 && has_parts() {
+            found.push(format!("{path}:1: belongs into {module}/mod.rs"));
+        } else if depth > 1
+            && let Some(folder) = module.strip_suffix("/mod")
+        {
+            found.push(format!("{path}:1: belongs into {folder}.rs"));
+        }
+    }
+    found
 }
 
 #[test]

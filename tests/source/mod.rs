@@ -60,14 +60,13 @@ pub fn rust_files(folder: &str) -> Vec<Source> {
     files(folder, |path| path.ends_with(".rs"))
 }
 
-/// Every Rust file of a module: those of [`rust_files`], and the one beside the folder that has its name.
-pub fn module_files(folder: &str) -> Vec<Source> {
-    let mut sources = rust_files(folder);
-    let path = format!("{folder}.rs");
-    if let Ok(text) = fs::read_to_string(top().join(&path)) {
-        sources.push(Source { path, text });
+/// The file at `path`.
+pub fn file(path: &str) -> Source {
+    let text = fs::read_to_string(top().join(path));
+    Source {
+        path: path.into(),
+        text: text.unwrap_or_else(|error| panic!("{path}: {error}")),
     }
-    sources
 }
 
 /// Every file below `folder` whose path is wanted.
@@ -88,9 +87,7 @@ fn collect(folder: &str, wanted: fn(&str) -> bool, sources: &mut Vec<Source>) {
         if entry.path().is_dir() {
             collect(&path, wanted, sources);
         } else if wanted(&path) {
-            let text =
-                fs::read_to_string(entry.path()).unwrap_or_else(|error| panic!("{path}: {error}"));
-            sources.push(Source { path, text });
+            sources.push(file(&path));
         }
     }
 }
