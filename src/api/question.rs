@@ -5,7 +5,7 @@ use crate::api::channels::ChannelList;
 use crate::api::connections::{Finding, Inquiry};
 use crate::hub::message::ChannelName;
 use crate::hub::replay::Replay;
-use crate::hub::{ChannelInfo, HubFull, Listen, Publish, Published, Scope, ShardId};
+use crate::hub::{ChannelInfo, HomeRefusal, Listen, Publish, Published, Scope, ShardId};
 use crate::metrics::Metrics;
 
 /// Goes to the channel's home, or to a shard's connections, or to every shard, or to the backend.
@@ -27,7 +27,7 @@ pub enum Question {
 /// The answer to the question of the same place in [`Question`].
 #[derive(Debug)]
 pub enum Answer {
-    Published(Result<(Published, Scope), HubFull>),
+    Published(Result<(Published, Scope), HomeRefusal>),
     /// `listening`: the home counts the connection as a listener until it is told otherwise.
     Replay {
         channel: ChannelName,
@@ -35,9 +35,9 @@ pub enum Answer {
         listening: bool,
     },
     /// To whoever wanted to listen, or to be told of a channel.
-    Refused(HubFull),
+    Refused(HomeRefusal),
     Info(Option<ChannelInfo>),
-    Deleted(Result<bool, HubFull>),
+    Deleted(Result<bool, HomeRefusal>),
     List(Vec<ChannelInfo>),
     Finding(Finding),
     Metrics(Box<Metrics>),

@@ -2,7 +2,7 @@
 
 use crate::auth::credential::CredentialError;
 use crate::auth::error::TokenError;
-use crate::hub::HubFull;
+use crate::hub::HomeRefusal;
 use crate::proto::http_body::BodyError;
 use crate::proto::http_request::HeadError;
 use crate::proto::payload::PayloadError;
@@ -338,42 +338,42 @@ impl From<HandshakeError> for Refusal {
     }
 }
 
-impl From<HubFull> for Refusal {
-    fn from(full: HubFull) -> Self {
-        match full {
-            HubFull::Channels => Self::unavailable(
+impl From<HomeRefusal> for Refusal {
+    fn from(refusal: HomeRefusal) -> Self {
+        match refusal {
+            HomeRefusal::ChannelsFull => Self::unavailable(
                 "channels_full",
                 "Too many channels (setting channels_max). Come back later.",
             ),
-            HubFull::History => Self::unavailable(
+            HomeRefusal::HistoryFull => Self::unavailable(
                 "history_full",
                 "The histories have used up their memory (setting history_bytes_total_max). Come back later.",
             ),
-            HubFull::Backlog => Self::unavailable(
+            HomeRefusal::BacklogFull => Self::unavailable(
                 "backlog_full",
                 "Messages are published faster than they can be delivered (settings fanout_backlog_bytes_max, \
                  mailbox_max). Come back later.",
             ),
-            HubFull::DiskSlow => Self::unavailable(
+            HomeRefusal::DiskSlow => Self::unavailable(
                 "history_disk_slow",
                 "The disk of the histories does not keep up (settings history_queue_bytes_max, \
                  history_stall_timeout). Come back later.",
             ),
-            HubFull::WriteFailed => Self::unavailable(
+            HomeRefusal::WriteFailed => Self::unavailable(
                 "history_write_failed",
                 "The histories cannot be written to disk (setting history_dir). Come back later.",
             ),
-            HubFull::BrokerAway => Self::unavailable(
+            HomeRefusal::BrokerAway => Self::unavailable(
                 "backplane_away",
                 "The broker behind the nodes cannot be reached (setting backplane). A message may have come through \
                  nevertheless: send it again with the same Idempotency-Key.",
             ),
-            HubFull::BrokerSlow => Self::unavailable(
+            HomeRefusal::BrokerSlow => Self::unavailable(
                 "backplane_slow",
                 "Messages are published faster than the broker takes them (setting backplane_queue_bytes_max). Come \
                  back later.",
             ),
-            HubFull::BrokerRefused => Self::unavailable(
+            HomeRefusal::BrokerRefused => Self::unavailable(
                 "backplane_refused",
                 "The broker behind the nodes does not take the message (setting backplane). Come back later.",
             ),

@@ -459,7 +459,7 @@ fn a_list_of_channels_goes_from_page_to_page() {
 
 #[test]
 fn every_refusal_says_what_to_do_in_text_that_needs_no_escape() {
-    use crate::hub::HubFull::{Backlog, Channels, DiskSlow, History, WriteFailed};
+    use crate::hub::HomeRefusal::{BacklogFull, ChannelsFull, DiskSlow, HistoryFull, WriteFailed};
     let mut refusals = vec![
         Refusal::NOT_FOUND,
         Refusal::INTERNAL_ONLY,
@@ -480,7 +480,16 @@ fn every_refusal_says_what_to_do_in_text_that_needs_no_escape() {
         Refusal::CONNECTIONS_FULL,
         Refusal::method(Methods::Read.text()),
     ];
-    refusals.extend([Channels, History, Backlog, DiskSlow, WriteFailed].map(Refusal::from));
+    refusals.extend(
+        [
+            ChannelsFull,
+            HistoryFull,
+            BacklogFull,
+            DiskSlow,
+            WriteFailed,
+        ]
+        .map(Refusal::from),
+    );
     let mut codes = std::collections::HashSet::new();
     for refusal in refusals {
         assert!(codes.insert(refusal.code), "{} twice", refusal.code);

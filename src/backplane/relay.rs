@@ -27,7 +27,7 @@ use crate::hub::message::{ChannelName, Message};
 use crate::hub::namespaces::{Namespaces, page};
 use crate::hub::position::Position;
 use crate::hub::replay::Replay;
-use crate::hub::{ChannelInfo, HubFull, Listen, Publish, Published, Scope, ShardId};
+use crate::hub::{ChannelInfo, HomeRefusal, Listen, Publish, Published, Scope, ShardId};
 use feed::{Feed, UNKNOWN, Waiting};
 
 /// Bytes that a publish on its way to the broker counts for, beside its payload.
@@ -44,10 +44,10 @@ pub enum Act<A> {
         listening: bool,
     },
     /// Of whoever wanted to listen, or to be informed.
-    Refused(A, HubFull),
+    Refused(A, HomeRefusal),
     Informed(A, Option<ChannelInfo>),
-    Published(A, Result<(Published, Scope), HubFull>),
-    Deleted(A, Result<bool, HubFull>),
+    Published(A, Result<(Published, Scope), HomeRefusal>),
+    Deleted(A, Result<bool, HomeRefusal>),
     Tell(ShardId, Tell),
 }
 
@@ -169,14 +169,14 @@ impl<A: Copy> Relay<A> {
             let known = feed.filter(|feed| feed.is_known && namespace.degraded == Degraded::Local);
             let result = match known.map(|feed| feed.channel.head()) {
                 Some(head) => Ok(self.publish_here(publish, head, receivers, now_ms)),
-                None => Err(HubFull::BrokerAway),
+                None => Err(HomeRefusal::BrokerAway),
             };
             return self.acts.push_back(Act::Published(asker, result));
         }
         let bytes = PUBLISH_BYTES + publish.payload.len();
         if self.queue_bytes + bytes > self.queue_bytes_max {
-            let full = Err(HubFull::BrokerSlow);
-            return self.acts.push_back(Act::Published(asker, full));
+            let slow = Err(HomeRefusal::BrokerSlow);
+            return self.acts.push_back(Act::Published(asker, slow));
         }
         self.queue_bytes += bytes;
         let ticket = self.ticket(Ticketed::Publish {
@@ -228,7 +228,9 @@ impl<A: Copy> Relay<A> {
     /// `shard` until [`unlisten`](Self::unlisten).
     pub fn listen(&mut self, asker: A, listen: Listen, shard: ShardId, now_ms: u64) {
         let Some(index) = self.feed_or_new(&listen.channel, now_ms) else {
-            return self.acts.push_back(Act::Refused(asker, HubFull::Channels));
+            return self
+                .acts
+                .push_back(Act::Refused(asker, HomeRefusal::ChannelsFull));
         };
         let feed = &mut self.feeds[index];
         if feed.can_answer(listen.since) {
@@ -237,7 +239,7 @@ impl<A: Copy> Relay<A> {
         if !feed.is_known && self.health == Health::Deaf {
             return self
                 .acts
-                .push_back(Act::Refused(asker, HubFull::BrokerAway));
+                .push_back(Act::Refused(asker, HomeRefusal::BrokerAway));
         }
         self.wait(index, asker, Waiting::Listen(listen, shard), now_ms);
     }
@@ -247,12 +249,12 @@ impl<A: Copy> Relay<A> {
         match self.feed_or_new(name, now_ms) {
             Some(index) if self.feeds[index].is_known => self.inform(index, asker, now_ms),
             Some(_) if self.health == Health::Deaf => {
-                let away = Act::Refused(asker, HubFull::BrokerAway);
+                let away = Act::Refused(asker, HomeRefusal::BrokerAway);
                 self.acts.push_back(away);
             }
             Some(index) => self.wait(index, asker, Waiting::Info, now_ms),
             None => {
-                let full = Act::Refused(asker, HubFull::Channels);
+                let full = Act::Refused(asker, HomeRefusal::ChannelsFull);
                 self.acts.push_back(full);
             }
         }
@@ -261,7 +263,7 @@ impl<A: Copy> Relay<A> {
     /// The answer comes as [`Act::Deleted`]; the listeners' end as news.
     pub fn delete(&mut self, asker: A, channel: &ChannelName) {
         if self.health == Health::Deaf {
-            let away = Err(HubFull::BrokerAway);
+            let away = Err(HomeRefusal::BrokerAway);
             return self.acts.push_back(Act::Deleted(asker, away));
         }
         let ticket = self.ticket(Ticketed::Delete(asker));
@@ -308,7 +310,7 @@ impl<A: Copy> Relay<A> {
             News::Published { ticket, result } => self.on_published(ticket, result),
             News::Deleted { ticket, result } => {
                 if let Some(Ticketed::Delete(asker)) = self.redeem(ticket) {
-                    let result = result.map_err(HubFull::from);
+                    let result = result.map_err(HomeRefusal::from);
                     self.acts.push_back(Act::Deleted(asker, result));
                 }
             }
@@ -481,7 +483,7 @@ impl<A: Copy> Relay<A> {
     }
 }
 
-impl From<NotPublished> for HubFull {
+impl From<NotPublished> for HomeRefusal {
     fn from(reason: NotPublished) -> Self {
         match reason {
             NotPublished::Away => Self::BrokerAway,

@@ -108,15 +108,15 @@ impl ListenMode {
     }
 }
 
-/// Why the hub takes nothing more. Each names the setting that was hit.
+/// Why a home does not do what it is asked. The setting that was hit is named at each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HubFull {
+pub enum HomeRefusal {
     /// `channels_max`
-    Channels,
+    ChannelsFull,
     /// `history_bytes_total_max`
-    History,
+    HistoryFull,
     /// `fanout_backlog_bytes_max` or `mailbox_max`: messages are published faster than they can be delivered.
-    Backlog,
+    BacklogFull,
     /// `history_queue_bytes_max` or `history_stall_timeout`: the disk of `history_dir` does not keep up.
     DiskSlow,
     /// The last write to `history_dir` failed.
@@ -227,7 +227,7 @@ impl Hub {
         listen: &Listen,
         shard: ShardId,
         now_ms: u64,
-    ) -> Result<(Replay, bool), HubFull> {
+    ) -> Result<(Replay, bool), HomeRefusal> {
         if let Some(replay) = self.replay_of_unknown(listen) {
             return Ok((replay, false));
         }
@@ -376,12 +376,12 @@ impl Hub {
         self.history_bytes
     }
 
-    fn channel_or_new(&mut self, name: &ChannelName, now_ms: u64) -> Result<usize, HubFull> {
+    fn channel_or_new(&mut self, name: &ChannelName, now_ms: u64) -> Result<usize, HomeRefusal> {
         if let Some(&index) = self.by_name.get(name) {
             return Ok(index as usize);
         }
         if self.channels.len() >= self.channels_max {
-            return Err(HubFull::Channels);
+            return Err(HomeRefusal::ChannelsFull);
         }
         let namespace = self.namespaces.of(name);
         let epoch = self.epochs.begin(name);

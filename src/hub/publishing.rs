@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::hub::message::{ChannelName, Message};
-use crate::hub::{Hub, HubFull, Publish, Published, ShardId};
+use crate::hub::{HomeRefusal, Hub, Publish, Published, ShardId};
 
 /// A message with its position that is not published yet.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Hub {
         publish: Publish,
         now_ms: u64,
         listening: &mut Vec<ShardId>,
-    ) -> Result<(Published, Option<Arc<Message>>), HubFull> {
+    ) -> Result<(Published, Option<Arc<Message>>), HomeRefusal> {
         match self.draft(publish, now_ms)? {
             Drafted::New(index, draft) => {
                 let message = draft.message.clone();
@@ -50,7 +50,7 @@ impl Hub {
     }
 
     /// Numbers a message and makes sure that it can be published: no later limit refuses it.
-    pub fn draft(&mut self, publish: Publish, now_ms: u64) -> Result<Drafted, HubFull> {
+    pub fn draft(&mut self, publish: Publish, now_ms: u64) -> Result<Drafted, HomeRefusal> {
         let name = publish.channel;
         if let Some(key) = &publish.idempotency_key {
             if let Some(first) = self.idempotency.result(&name, key, now_ms) {
@@ -82,7 +82,7 @@ impl Hub {
         if is_stored {
             let others_bytes = self.history_bytes - channel.history_bytes() + self.draft_bytes;
             if others_bytes + message.bytes() > self.history_bytes_max {
-                return Err(HubFull::History);
+                return Err(HomeRefusal::HistoryFull);
             }
         }
         message.position = channel.take_position(now_ms);

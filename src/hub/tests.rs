@@ -51,7 +51,11 @@ fn listen(channel: &str, since: Since, mode: ListenMode) -> Listen {
 }
 
 /// Publishes at `now_ms`; gives the offset, the receivers, and the shards to deliver to.
-fn take(hub: &mut Hub, publish: Publish, now_ms: u64) -> Result<(u64, u32, Vec<ShardId>), HubFull> {
+fn take(
+    hub: &mut Hub,
+    publish: Publish,
+    now_ms: u64,
+) -> Result<(u64, u32, Vec<ShardId>), HomeRefusal> {
     let mut listening = vec![ShardId(99)];
     let (published, message) = hub.publish(publish, now_ms, &mut listening)?;
     if let Some(message) = message {
@@ -178,9 +182,12 @@ fn limits_refuse_what_is_new_and_keep_what_is_there() {
     take(&mut hub, publish("a"), 0).unwrap();
     hub.listen(&listen("b", Since::Now, ListenMode::Stream), ONE, 0)
         .unwrap();
-    assert_eq!(take(&mut hub, publish("c"), 0), Err(HubFull::Channels));
+    assert_eq!(
+        take(&mut hub, publish("c"), 0),
+        Err(HomeRefusal::ChannelsFull)
+    );
     let refused = hub.listen(&listen("c", Since::Now, ListenMode::Stream), ONE, 0);
-    assert_eq!(refused, Err(HubFull::Channels));
+    assert_eq!(refused, Err(HomeRefusal::ChannelsFull));
     assert_eq!(take(&mut hub, publish("a"), 0).unwrap().0, 2);
 }
 
@@ -194,7 +201,10 @@ fn over_the_total_a_channel_makes_room_out_of_its_own_past_only() {
         take(&mut hub, publish("a"), 0).unwrap();
     }
     assert_eq!(history(&mut hub, "a", 0), [3, 4, 5]);
-    assert_eq!(take(&mut hub, publish("b"), 0), Err(HubFull::History));
+    assert_eq!(
+        take(&mut hub, publish("b"), 0),
+        Err(HomeRefusal::HistoryFull)
+    );
     let live_only = Publish {
         store: false,
         ..publish("b")
@@ -418,11 +428,17 @@ fn other_limits_hold_at_once() {
     let mut config = Config::default();
     config.limits.channels_max = 1;
     hub.reload(Arc::new(config.clone()), 1, 0);
-    assert_eq!(take(&mut hub, publish("b"), 0), Err(HubFull::Channels));
+    assert_eq!(
+        take(&mut hub, publish("b"), 0),
+        Err(HomeRefusal::ChannelsFull)
+    );
     config.limits.channels_max = 2;
     config.limits.history_bytes_total_max = hub.history_bytes();
     hub.reload(Arc::new(config), 1, 0);
-    assert_eq!(take(&mut hub, publish("b"), 0), Err(HubFull::History));
+    assert_eq!(
+        take(&mut hub, publish("b"), 0),
+        Err(HomeRefusal::HistoryFull)
+    );
 }
 
 #[test]

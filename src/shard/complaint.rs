@@ -1,6 +1,6 @@
 //! What the operator should hear of: once in a while in the log, always in a counter.
 
-use crate::hub::HubFull;
+use crate::hub::HomeRefusal;
 use crate::logging::LineLimit;
 
 /// Between two log lines about the same thing: a flood of newcomers must not become a flood of lines.
@@ -105,17 +105,17 @@ impl Complaint {
     }
 }
 
-impl From<HubFull> for Complaint {
-    fn from(full: HubFull) -> Self {
-        match full {
-            HubFull::Channels => Self::Channels,
-            HubFull::History => Self::History,
-            HubFull::Backlog => Self::Backlog,
-            HubFull::DiskSlow => Self::DiskSlow,
-            HubFull::WriteFailed => Self::WriteFailed,
-            HubFull::BrokerAway => Self::BrokerAway,
-            HubFull::BrokerSlow => Self::BrokerSlow,
-            HubFull::BrokerRefused => Self::BrokerRefused,
+impl From<HomeRefusal> for Complaint {
+    fn from(refusal: HomeRefusal) -> Self {
+        match refusal {
+            HomeRefusal::ChannelsFull => Self::Channels,
+            HomeRefusal::HistoryFull => Self::History,
+            HomeRefusal::BacklogFull => Self::Backlog,
+            HomeRefusal::DiskSlow => Self::DiskSlow,
+            HomeRefusal::WriteFailed => Self::WriteFailed,
+            HomeRefusal::BrokerAway => Self::BrokerAway,
+            HomeRefusal::BrokerSlow => Self::BrokerSlow,
+            HomeRefusal::BrokerRefused => Self::BrokerRefused,
         }
     }
 }

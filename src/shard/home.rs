@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::api::question::{Answer, Question};
 use crate::hub::durable::Change;
 use crate::hub::message::{ChannelName, Message};
-use crate::hub::{HubFull, Publish, Published, Scope, ShardId};
+use crate::hub::{HomeRefusal, Publish, Published, Scope, ShardId};
 use crate::shard::journal::Pending;
 use crate::shard::mailbox::{Asker, Mail, Stage};
 use crate::shard::token::ConnectionKey;
@@ -107,7 +107,7 @@ impl Shard {
         let answer = match question {
             Question::Publish(publish) | Question::PublishCounted(publish) => {
                 let result = self.publish(asker, publish).transpose()?;
-                let result = result.map_err(|full| self.refused(full));
+                let result = result.map_err(|refusal| self.complain_of_refusal(refusal));
                 Answer::Published(result.map(|published| (published, Scope::Alone)))
             }
             Question::Listen(listen) => {
@@ -117,13 +117,13 @@ impl Shard {
                         replay,
                         listening,
                     },
-                    Err(full) => Answer::Refused(self.refused(full)),
+                    Err(refusal) => Answer::Refused(self.complain_of_refusal(refusal)),
                 }
             }
             Question::Info(channel) => Answer::Info(self.hub.info(&channel, self.clock.hub_ms)),
             Question::Delete(channel) => {
                 let result = self.delete(asker, &channel).transpose()?;
-                Answer::Deleted(result.map_err(|full| self.refused(full)))
+                Answer::Deleted(result.map_err(|refusal| self.complain_of_refusal(refusal)))
             }
             Question::List(list) => Answer::List(self.hub.list(
                 &list.prefix,
@@ -139,9 +139,13 @@ impl Shard {
     }
 
     /// `Ok(None)`: it is published when the log has it.
-    fn publish(&mut self, asker: Asker, publish: Publish) -> Result<Option<Published>, HubFull> {
+    fn publish(
+        &mut self,
+        asker: Asker,
+        publish: Publish,
+    ) -> Result<Option<Published>, HomeRefusal> {
         if self.is_congested() {
-            return Err(HubFull::Backlog);
+            return Err(HomeRefusal::BacklogFull);
         }
         if self.journal.is_some() {
             return self.draft(asker, publish);
@@ -165,9 +169,9 @@ impl Shard {
     }
 
     /// `Ok(None)`: the answer comes when the log has it.
-    fn delete(&mut self, asker: Asker, channel: &ChannelName) -> Result<Option<bool>, HubFull> {
-        if let Some(full) = self.log_refusal() {
-            return Err(full);
+    fn delete(&mut self, asker: Asker, channel: &ChannelName) -> Result<Option<bool>, HomeRefusal> {
+        if let Some(refusal) = self.log_refusal() {
+            return Err(refusal);
         }
         let epoch = self.hub.epoch(channel);
         let mut listening = std::mem::take(&mut self.scratch.listening);

@@ -14,7 +14,7 @@ use crate::history::record::{self, Entry};
 use crate::hub::durable::{Change, Fact, MessageFact, Progress};
 use crate::hub::message::ChannelName;
 use crate::hub::publishing::Draft;
-use crate::hub::{Hub, HubFull};
+use crate::hub::{HomeRefusal, Hub};
 use crate::shard::mailbox::Asker;
 
 /// Bytes of one slice of telling everything anew: some 100 µs of a turn.
@@ -138,15 +138,15 @@ impl Journal {
     }
 
     /// Why nothing can be published at the moment.
-    pub(super) fn refusal(&self, config: &Config, now_ms: u64) -> Option<HubFull> {
+    pub(super) fn refusal(&self, config: &Config, now_ms: u64) -> Option<HomeRefusal> {
         let stall_ms = config.timing.history_stall_timeout_ms;
         let is_stalled = |in_flight: &InFlight| now_ms > in_flight.since_ms + stall_ms;
         if self.retry_ms.is_some_and(|retry_ms| now_ms < retry_ms) {
-            Some(HubFull::WriteFailed)
+            Some(HomeRefusal::WriteFailed)
         } else if self.records.bytes.len() > config.limits.history_queue_bytes_max
             || self.in_flight.as_ref().is_some_and(is_stalled)
         {
-            Some(HubFull::DiskSlow)
+            Some(HomeRefusal::DiskSlow)
         } else {
             None
         }

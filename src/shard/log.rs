@@ -3,7 +3,7 @@
 use crate::api::question::Answer;
 use crate::disk::writer::News;
 use crate::hub::publishing::Drafted;
-use crate::hub::{HubFull, Publish, Published, Scope};
+use crate::hub::{HomeRefusal, Publish, Published, Scope};
 use crate::shard::Shard;
 use crate::shard::complaint::Complaint;
 use crate::shard::journal::Pending;
@@ -11,7 +11,7 @@ use crate::shard::mailbox::Asker;
 
 impl Shard {
     /// Why the log takes nothing at the moment; never without a log.
-    pub(super) fn log_refusal(&self) -> Option<HubFull> {
+    pub(super) fn log_refusal(&self) -> Option<HomeRefusal> {
         let journal = self.journal.as_ref()?;
         journal.refusal(&self.config, self.clock.now_ms)
     }
@@ -21,9 +21,9 @@ impl Shard {
         &mut self,
         asker: Asker,
         publish: Publish,
-    ) -> Result<Option<Published>, HubFull> {
-        if let Some(full) = self.log_refusal() {
-            return Err(full);
+    ) -> Result<Option<Published>, HomeRefusal> {
+        if let Some(refusal) = self.log_refusal() {
+            return Err(refusal);
         }
         let pending = match self.hub.draft(publish, self.clock.hub_ms)? {
             Drafted::Known(first) => return Ok(Some(first)),
@@ -105,7 +105,7 @@ impl Shard {
             Pending::Repeat(asker, name, key) => {
                 let first = self.hub.first_result(&name, &key, self.clock.hub_ms);
                 let first = first.map(|first| (first, Scope::Alone));
-                (asker, Answer::Published(first.ok_or(HubFull::DiskSlow)))
+                (asker, Answer::Published(first.ok_or(HomeRefusal::DiskSlow)))
             }
             Pending::Delete(asker, _) => (asker, Answer::Deleted(Ok(true))),
         };
@@ -117,13 +117,13 @@ impl Shard {
         self.complain(Complaint::WriteFailed);
         let (asker, answer) = match pending {
             Pending::Publish(asker, _) | Pending::Repeat(asker, ..) => {
-                (asker, Answer::Published(Err(HubFull::WriteFailed)))
+                (asker, Answer::Published(Err(HomeRefusal::WriteFailed)))
             }
             Pending::Delete(asker, change) => {
                 if let Some(journal) = &mut self.journal {
                     journal.keep_deletion(&change);
                 }
-                (asker, Answer::Deleted(Err(HubFull::WriteFailed)))
+                (asker, Answer::Deleted(Err(HomeRefusal::WriteFailed)))
             }
         };
         self.reply(asker, answer);

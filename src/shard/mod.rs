@@ -43,7 +43,7 @@ use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::hub::fanout::Fanout;
 use crate::hub::message::ChannelName;
-use crate::hub::{Hub, HubFull, ShardId};
+use crate::hub::{HomeRefusal, Hub, ShardId};
 use crate::logging::LineLimit;
 use crate::metrics::{CallbackCounts, Metrics};
 use crate::tls::session::RecordBuffer;
@@ -402,13 +402,13 @@ impl Shard {
         }
     }
 
-    /// The same of what turned a request away.
-    fn refused(&mut self, full: HubFull) -> HubFull {
-        self.complain(full.into());
-        full
+    /// Tells the operator why this home has turned a request away, if that was not done a moment ago.
+    fn complain_of_refusal(&mut self, refusal: HomeRefusal) -> HomeRefusal {
+        self.complain(refusal.into());
+        refusal
     }
 
-    /// The same of one connection; `found` says what is wrong with it.
+    /// Tells the operator what is wrong with one connection, if `complaint` was not made a moment ago.
     fn complain_of(&mut self, index: u32, complaint: Complaint, found: &str) {
         if self.complaints.is_due(complaint, self.clock.now_ms) {
             let peer = self.peer(index);

@@ -147,14 +147,16 @@ impl Shard {
                     };
                     (asker, answer)
                 }
-                Act::Refused(asker, full) => (asker, Answer::Refused(self.refused(full))),
+                Act::Refused(asker, refusal) => {
+                    (asker, Answer::Refused(self.complain_of_refusal(refusal)))
+                }
                 Act::Informed(asker, info) => (asker, Answer::Info(info)),
                 Act::Published(asker, result) => {
-                    let result = result.map_err(|full| self.refused(full));
+                    let result = result.map_err(|refusal| self.complain_of_refusal(refusal));
                     (asker, Answer::Published(result))
                 }
                 Act::Deleted(asker, result) => {
-                    let result = result.map_err(|full| self.refused(full));
+                    let result = result.map_err(|refusal| self.complain_of_refusal(refusal));
                     (asker, Answer::Deleted(result))
                 }
             };

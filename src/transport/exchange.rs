@@ -303,22 +303,22 @@ impl Asking {
 
     /// Every answer is here.
     fn finish(&mut self, context: &mut Context<'_>) -> Next {
-        let full = self
+        let refusal = self
             .answers
             .iter()
             .flatten()
             .find_map(|(answer, _)| match answer {
-                Answer::Refused(full) => Some(*full),
+                Answer::Refused(refusal) => Some(*refusal),
                 _ => None,
             });
-        if let Some(full) = full {
+        if let Some(refusal) = refusal {
             self.release(context.effects);
             let is_behind_handshake = self.is_behind_handshake();
             self.purpose = Purpose::Done;
             if is_behind_handshake {
                 return close_unavailable(context);
             }
-            return refuse(context, &self.meta, &full.into());
+            return refuse(context, &self.meta, &refusal.into());
         }
         let meta = std::mem::replace(&mut self.meta, Meta::UNKNOWN);
         let purpose = std::mem::replace(&mut self.purpose, Purpose::Done);

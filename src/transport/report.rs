@@ -68,7 +68,7 @@ pub(super) fn report(
                 return refuse(context, meta, &Refusal::CHANNEL_UNKNOWN);
             }
             Answer::Deleted(Ok(true)) => status = 204,
-            Answer::Deleted(Err(full)) => return refuse(context, meta, &full.into()),
+            Answer::Deleted(Err(refusal)) => return refuse(context, meta, &refusal.into()),
             Answer::List(page) => pages.push(page),
             Answer::Finding(finding) => findings.push(finding),
             Answer::Metrics(metrics) => shards.push(*metrics),

@@ -189,7 +189,7 @@ impl Peer {
                         listening,
                     }
                 }
-                Err(full) => Answer::Refused(full),
+                Err(refusal) => Answer::Refused(refusal),
             },
             Question::Info(name) => Answer::Info(self.hub.info(&name, self.now_ms)),
             Question::Delete(name) => {

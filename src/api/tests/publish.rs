@@ -81,7 +81,7 @@ fn an_answer_to_a_publish_tells_of_every_channel() {
         };
         Ok((published, Scope::Alone))
     };
-    let full = Err(Refusal::from(crate::hub::HubFull::Channels));
+    let full = Err(Refusal::from(crate::hub::HomeRefusal::ChannelsFull));
     let mut body = Vec::new();
     for (results, status) in [
         (vec![taken(1, 0)], 202),

@@ -329,7 +329,7 @@ fn a_round_takes_no_longer_where_there_were_more_channels_once() {
         relay.sweep(false, now_ms);
     }
     let acts: Vec<_> = std::iter::from_fn(|| relay.next_act()).collect();
-    let is_refused = |act: &Act<usize>| matches!(act, Act::Refused(7, HubFull::BrokerAway));
+    let is_refused = |act: &Act<usize>| matches!(act, Act::Refused(7, HomeRefusal::BrokerAway));
     assert!(acts.iter().any(is_refused), "{acts:?}");
 }
 

@@ -3,7 +3,7 @@
 use super::feed::{Waiter, Waiting};
 use super::{Act, Relay};
 use crate::backplane::order::Order;
-use crate::hub::{HubFull, Listen, ShardId};
+use crate::hub::{HomeRefusal, Listen, ShardId};
 
 impl<A: Copy> Relay<A> {
     pub(super) fn wait(&mut self, index: usize, asker: A, question: Waiting, now_ms: u64) {
@@ -37,7 +37,7 @@ impl<A: Copy> Relay<A> {
     pub(super) fn refuse_waiters(&mut self, index: usize, is_over: impl Fn(&Waiter<A>) -> bool) {
         let waiters = &mut self.feeds[index].waiters;
         for waiter in waiters.extract_if(.., |waiter| is_over(waiter)) {
-            let away = Act::Refused(waiter.asker, HubFull::BrokerAway);
+            let away = Act::Refused(waiter.asker, HomeRefusal::BrokerAway);
             self.acts.push_back(away);
         }
     }

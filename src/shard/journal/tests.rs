@@ -427,9 +427,9 @@ fn a_log_that_is_down_or_slow_refuses_until_it_is_not() {
     world.hand_over();
     assert_eq!(refusal(&world), None);
     world.now_ms += world.config.timing.history_stall_timeout_ms + 1;
-    assert_eq!(refusal(&world), Some(HubFull::DiskSlow));
+    assert_eq!(refusal(&world), Some(HomeRefusal::DiskSlow));
     world.finish_write(true);
-    assert_eq!(refusal(&world), Some(HubFull::WriteFailed));
+    assert_eq!(refusal(&world), Some(HomeRefusal::WriteFailed));
     assert_eq!(world.journal.retry_ms(), Some(world.now_ms + RETRY_MS));
     world.now_ms += RETRY_MS;
     assert_eq!(refusal(&world), None, "the next one may try");
@@ -441,7 +441,7 @@ fn a_log_that_is_down_or_slow_refuses_until_it_is_not() {
         assert_eq!(refusal(&world), None);
         world.publish(&mut rng);
     }
-    assert_eq!(refusal(&world), Some(HubFull::DiskSlow));
+    assert_eq!(refusal(&world), Some(HomeRefusal::DiskSlow));
     world.hand_over();
     assert_eq!(
         refusal(&world),

@@ -319,7 +319,7 @@ impl World {
             Question::Publish(publish) | Question::PublishCounted(publish) => {
                 let store = publish.store;
                 match hub.publish(publish, now_ms, &mut listening) {
-                    Err(full) => Answer::Published(Err(full)),
+                    Err(refusal) => Answer::Published(Err(refusal)),
                     Ok((published, message)) => {
                         if let Some(message) = message {
                             self.ledger.record(&message, store);
@@ -342,7 +342,7 @@ impl World {
                     replay,
                     listening,
                 },
-                Err(full) => Answer::Refused(full),
+                Err(refusal) => Answer::Refused(refusal),
             },
             Question::Info(name) => Answer::Info(hub.info(&name, now_ms)),
             Question::Delete(name) => {
