@@ -9,7 +9,9 @@
 //! | message | payload bytes with a kind (json, text, binary), optionally an event name |
 //! | position | `epoch-offset`: which unbroken history of the channel, and where in it |
 //! | cursor | "I have everything up to here": a position for each channel of a request |
+//! | entrance | a socket of a shard that newcomers come to |
 //! | connection, subscription | a socket; its listening on one channel |
+//! | listener | a connection with a subscription; the API says `subscriber`, and counts `receivers` |
 //! | shard, node | one thread with everything it owns; one process |
 //! | home | the shard that numbers a channel's messages and keeps its history |
 //! | mail | what one shard says to another |

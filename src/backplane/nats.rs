@@ -40,7 +40,7 @@ use crate::hub::position::{Epoch, Position};
 
 use address::Address;
 use entry::{Content, Live};
-use hearing::{Hearing, Listener};
+use hearing::{Hearing, Purpose};
 use link::{Link, Refusal, SendError};
 use stream::{Limits, Stream};
 use subject::Subjects;
@@ -105,15 +105,15 @@ impl Broker for Nats {
             link,
             subjects,
         };
-        for (subject, listener) in [
+        for (subject, purpose) in [
             (
                 nats.subjects.live_canary(nats.epoch, nats.node),
-                Listener::Canary(nats.epoch),
+                Purpose::Canary(nats.epoch),
             ),
-            (nats.subjects.note(), Listener::Note),
-            (nats.subjects.moved(), Listener::Moved),
+            (nats.subjects.note(), Purpose::Note),
+            (nats.subjects.moved(), Purpose::Moved),
         ] {
-            let hearing = nats.hear(subject, listener).await?;
+            let hearing = nats.hear(subject, purpose).await?;
             nats.always_heard.push(hearing);
         }
         Ok((nats, events))
@@ -202,7 +202,7 @@ impl Broker for Nats {
             let subject = self.subjects.live_message(self.epoch, channel);
             let live = Live::new(channel.clone(), self.epoch);
             let hearing = self
-                .hear(subject, Listener::Channel(channel.clone(), live))
+                .hear(subject, Purpose::Channel(channel.clone(), live))
                 .await?;
             self.listened.borrow_mut().insert(channel.clone(), hearing);
         }
@@ -278,9 +278,9 @@ impl Broker for Nats {
 }
 
 impl Nats {
-    async fn hear(&self, subject: String, listener: Listener) -> Result<Hearing, BrokerError> {
+    async fn hear(&self, subject: String, purpose: Purpose) -> Result<Hearing, BrokerError> {
         let messages = self.link.subscribe(subject).await?;
-        Ok(Hearing::start(messages, listener, self.link.shared()))
+        Ok(Hearing::start(messages, purpose, self.link.shared()))
     }
 
     /// Has the stream store something. Whatever it sent again before has come when this returns.

@@ -1,4 +1,4 @@
-//! Where a listener listens: an address with a port, or the path of a unix socket.
+//! Where an entrance is: an address with a port, or the path of a unix socket.
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -84,7 +84,7 @@ impl Config {
     /// Values that are fine alone and not together; each sentence says which to change.
     fn contradictions(&self) -> Vec<String> {
         let mut found = Vec::new();
-        self.contradictions_of_listeners(&mut found);
+        self.contradictions_of_entrances(&mut found);
         self.contradictions_of_tls(&mut found);
         self.contradictions_of_limits(&mut found);
         self.contradictions_of_backplane(&mut found);
@@ -92,7 +92,7 @@ impl Config {
         found
     }
 
-    fn contradictions_of_listeners(&self, found: &mut Vec<String>) {
+    fn contradictions_of_entrances(&self, found: &mut Vec<String>) {
         let listen = self.listen.iter().copied();
         let mut addresses: Vec<_> = listen
             .chain(self.internal_tcp())

@@ -7,7 +7,7 @@ use super::Config;
 use super::setting::{HIDDEN, Setting};
 use super::table::{NAMESPACE_SETTINGS, SETTINGS};
 
-/// From these, listeners, threads, the log's form, the caches of callbacks, the directory of histories and the
+/// From these, entrances, threads, the log's form, the caches of callbacks, the directory of histories and the
 /// connections to brokers were made at the start. All others take effect by a reload.
 pub const RESTART_SETTINGS: &[&str] = &[
     "listen",

@@ -1,12 +1,12 @@
 //! The process: a self-test of what the kernel gives, one shard per core, signals, and the way to the exit.
 
 mod backend;
+mod entrances;
 mod error;
 mod histories;
 mod jwks;
 mod keys;
 mod nodes;
-mod places;
 mod start;
 mod supervisor;
 mod unix_socket;
@@ -38,10 +38,10 @@ use crate::shard::{Log, Shared};
 use crate::threads::spawn_or_abort;
 use crate::tls::TlsConfigs;
 use backend::Backend;
+use entrances::{EntrancePlan, connections_max, plan_entrances};
 use histories::Histories;
 use jwks::Refresher;
 use nodes::Nodes;
-use places::{Place, connections_max, places};
 use start::Start;
 use supervisor::Supervisor;
 
@@ -76,7 +76,7 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
     let (events, inbox) = mpsc::channel();
     watch_signals(events.clone()).map_err(ServeError::Start)?;
     let tls = TlsConfigs::load(&config).map_err(ServeError::Tls)?;
-    let (places, _held) = places(&config, &tls)?;
+    let (entrances, _reserved) = plan_entrances(&config, &tls)?;
 
     let hasher = RandomState::new();
     let (histories, logs) = load_histories(&config, shards, &hasher)?;
@@ -120,7 +120,7 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
         orders,
         shared: shared.clone(),
         boxes: boxes.clone(),
-        places: places.clone(),
+        entrances: entrances.clone(),
         has_own_tables,
         parted: Arc::new(Barrier::new(shards + 1)),
         events: events.clone(),
@@ -135,14 +135,14 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
         backend,
         inbox,
     };
-    serve(supervisor, &events, &places, nodes, histories)
+    serve(supervisor, &events, &entrances, nodes, histories)
 }
 
 /// Starts what may only begin when the descriptor tables have parted, and serves until a signal has ended it.
 fn serve(
     supervisor: Supervisor,
     events: &Sender<Event>,
-    places: &[Place],
+    entrances: &[EntrancePlan],
     nodes: Option<Nodes>,
     mut histories: Option<Histories>,
 ) -> Result<(), ServeError> {
@@ -162,7 +162,7 @@ fn serve(
         Started::Outdated => _ = events.send(Event::Reload),
     }
     let connections_max = supervisor.shared.connections_max.load(Ordering::Relaxed);
-    log_places(places, boxes.len(), connections_max);
+    log_entrances(entrances, boxes.len(), connections_max);
     supervisor.run()?;
     if let Some(nodes) = nodes {
         nodes.join().expect("a panic there has aborted the process");
@@ -244,10 +244,10 @@ fn follow_issuer(
     Ok(keys_wanted)
 }
 
-fn log_places(places: &[Place], shards: usize, connections_max: usize) {
-    for place in places {
-        let address = &place.address;
-        let audience = if place.audience == Audience::Public {
+fn log_entrances(entrances: &[EntrancePlan], shards: usize, connections_max: usize) {
+    for plan in entrances {
+        let address = &plan.address;
+        let audience = if plan.audience == Audience::Public {
             "public"
         } else {
             "all"

@@ -9,11 +9,11 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::Event;
-use super::places::Place;
+use super::entrances::EntrancePlan;
 use crate::backplane::order::FromShard;
 use crate::hub::ShardId;
 use crate::shard::mailbox::{Mailbox, Post};
-use crate::shard::{Listener, Log, Shard, Shared, ring};
+use crate::shard::{Entrance, Log, Shard, Shared, ring};
 use crate::threads::spawn_or_abort;
 
 /// Entries of monoio's own ring, which has little to do.
@@ -25,7 +25,7 @@ pub(super) struct Start {
     pub(super) orders: Option<UnboundedSender<FromShard>>,
     pub(super) shared: Arc<Shared>,
     pub(super) boxes: Arc<[Mailbox]>,
-    pub(super) places: Vec<Place>,
+    pub(super) entrances: Vec<EntrancePlan>,
     pub(super) has_own_tables: bool,
     pub(super) parted: Arc<Barrier>,
     pub(super) events: Sender<Event>,
@@ -63,25 +63,25 @@ impl Start {
         if self.shared.config.pin_threads {
             pin(id);
         }
-        let listener = |place: &Place| {
-            Ok(Listener {
-                socket: place.listen(&self.shared.config)?,
-                audience: place.audience,
-                requires_preface: place.requires_preface,
-                tls: place.tls.clone(),
+        let entrance = |plan: &EntrancePlan| {
+            Ok(Entrance {
+                socket: plan.open(&self.shared.config)?,
+                audience: plan.audience,
+                requires_preface: plan.requires_preface,
+                tls: plan.tls.clone(),
             })
         };
-        let listeners = self
-            .places
+        let entrances = self
+            .entrances
             .iter()
-            .map(listener)
+            .map(entrance)
             .collect::<io::Result<_>>()?;
         let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
             .with_entries(PARKING_RING_ENTRIES)
             .enable_timer()
             .build()?;
         runtime.block_on(async {
-            let mut shard = Shard::new(id, self.shared, Post::new(self.boxes), listeners)?;
+            let mut shard = Shard::new(id, self.shared, Post::new(self.boxes), entrances)?;
             if let Some(log) = log {
                 shard.keep_log(log);
             }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::backend::Backend;
-use super::places::connections_max;
+use super::entrances::connections_max;
 use super::{CUT_MS, Event, Keys, ReadConfig, ServeError, keys};
 use crate::config::Config;
 use crate::config::reload::Reload;

@@ -1,4 +1,4 @@
-//! The unix socket of the internal listener. All shards listen on the one socket: unlike a port, a path cannot be
+//! The unix socket of the internal entrance. All shards listen on the one socket: unlike a port, a path cannot be
 //! bound several times.
 
 use std::io;
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::ServeError;
-use super::places::BACKLOG;
+use super::entrances::BACKLOG;
 
 /// How long the socket of a process that was killed may seem to be alive: the kernel takes its rings apart, which hold
 /// the socket, after the process has ended.

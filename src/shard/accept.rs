@@ -18,7 +18,7 @@ use crate::transport::response::write_unread_refusal;
 
 /// Newcomers taken in one turn, before the others get theirs.
 const ACCEPTS_PER_TURN: usize = 64;
-/// How long a listener rests when the system has no descriptor or no memory for another connection.
+/// How long an entrance rests when the system has no descriptor or no memory for another connection.
 const REST_MS: u64 = 100;
 /// How long it rests at least for the sake of the rate: several come in at once then.
 const REST_MS_MIN: u64 = 5;
@@ -46,7 +46,7 @@ const DROP_SYN: [SockFilter; 5] = {
 
 /// A socket that newcomers come to.
 #[derive(Debug)]
-pub struct Listener {
+pub struct Entrance {
     pub socket: OwnedFd,
     pub audience: Audience,
     /// Its connections begin with a header of the PROXY protocol.
@@ -58,11 +58,11 @@ pub struct Listener {
 /// Where newcomers come in.
 #[derive(Debug)]
 pub(super) struct Door {
-    pub(super) listeners: Vec<Listener>,
-    /// Listeners that rest, since the system could not accept, and until when.
+    pub(super) entrances: Vec<Entrance>,
+    /// Entrances that rest, since the system could not accept, and until when.
     resting: Vec<usize>,
     retry_ms: Option<u64>,
-    /// Of each listener: since when somebody is left waiting there, whom the rate has yet to let in.
+    /// Of each entrance: since when somebody is left waiting there, whom the rate has yet to let in.
     waiting_since_ms: Vec<Option<u64>>,
     /// Nobody knocks any more, and who already has is let in until then.
     closes_ms: Option<u64>,
@@ -73,10 +73,10 @@ pub(super) struct Door {
 }
 
 impl Door {
-    pub(super) fn new(listeners: Vec<Listener>) -> Self {
+    pub(super) fn new(entrances: Vec<Entrance>) -> Self {
         Self {
-            waiting_since_ms: vec![None; listeners.len()],
-            listeners,
+            waiting_since_ms: vec![None; entrances.len()],
+            entrances,
             resting: Vec::new(),
             retry_ms: None,
             closes_ms: None,
@@ -90,15 +90,15 @@ impl Door {
         [self.retry_ms, self.closes_ms].into_iter().flatten().min()
     }
 
-    fn rest(&mut self, listener: usize, until_ms: u64) {
-        self.resting.push(listener);
+    fn rest(&mut self, entrance: usize, until_ms: u64) {
+        self.resting.push(entrance);
         let retry_ms = self.retry_ms.unwrap_or(u64::MAX);
         self.retry_ms = Some(retry_ms.min(until_ms));
     }
 
     /// Accepts with the descriptor kept for this, refuses, closes.
-    fn turn_away(&mut self, listener: usize, rng: &mut fastrand::Rng) -> u64 {
-        let Listener { socket, tls, .. } = &self.listeners[listener];
+    fn turn_away(&mut self, entrance: usize, rng: &mut fastrand::Rng) -> u64 {
+        let Entrance { socket, tls, .. } = &self.entrances[entrance];
         let is_plain = tls.is_none();
         let mut refusal = Vec::new();
         write_unread_refusal(&mut refusal, &Refusal::CONNECTIONS_FULL, rng);
@@ -127,51 +127,51 @@ impl Door {
     fn keep_spare(&mut self) {
         if self.spare.is_none() {
             self.spare = self
-                .listeners
+                .entrances
                 .first()
-                .and_then(|listener| rustix::io::dup(&listener.socket).ok());
+                .and_then(|entrance| rustix::io::dup(&entrance.socket).ok());
         }
     }
 }
 
 impl Shard {
-    pub(super) fn arm_listener(&mut self, listener: usize) -> io::Result<()> {
+    pub(super) fn arm_entrance(&mut self, entrance: usize) -> io::Result<()> {
         self.door.keep_spare();
-        let token = Token::Acceptable(listener as u32).pack();
+        let token = Token::Acceptable(entrance as u32).pack();
         self.ring
-            .poll_readable(&self.door.listeners[listener].socket, token)
+            .poll_readable(&self.door.entrances[entrance].socket, token)
     }
 
     /// Somebody is at the door.
-    pub(super) fn on_acceptable(&mut self, listener: usize) {
+    pub(super) fn on_acceptable(&mut self, entrance: usize) {
         if self.door.is_closed {
             return;
         }
-        self.accept_from(listener);
-        if !self.door.resting.contains(&listener)
-            && let Err(error) = self.arm_listener(listener)
+        self.accept_from(entrance);
+        if !self.door.resting.contains(&entrance)
+            && let Err(error) = self.arm_entrance(entrance)
         {
             self.abort_without_ring(&error);
         }
     }
 
     /// Accepts until nobody waits, or is to wait (`true`), or enough for this turn.
-    pub(super) fn accept_from(&mut self, listener: usize) -> bool {
+    pub(super) fn accept_from(&mut self, entrance: usize) -> bool {
         for _ in 0..ACCEPTS_PER_TURN {
-            if self.leaves_waiting(listener) {
+            if self.leaves_waiting(entrance) {
                 return true;
             }
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-            match accept_with(&self.door.listeners[listener].socket, flags) {
-                Ok(socket) => self.admit(socket, listener),
+            match accept_with(&self.door.entrances[entrance].socket, flags) {
+                Ok(socket) => self.admit(socket, entrance),
                 // A unix socket is all shards', and another one may have shut it down.
                 Err(Errno::AGAIN | Errno::INVAL) => {
-                    self.door.waiting_since_ms[listener] = None;
+                    self.door.waiting_since_ms[entrance] = None;
                     return true;
                 }
                 // The system lacks something that may come back.
                 Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
-                    self.rest_listener(listener, error);
+                    self.rest_entrance(entrance, error);
                     return true;
                 }
                 // The newcomer was gone before we got there (accept(2), "Error handling").
@@ -182,39 +182,39 @@ impl Shard {
     }
 
     /// Leaves newcomers in the kernel's queue until the rate lets them in, or they have come too fast for too long.
-    fn leaves_waiting(&mut self, listener: usize) -> bool {
+    fn leaves_waiting(&mut self, entrance: usize) -> bool {
         let now_ms = self.clock.now_ms;
         let per_second_max = self.config.limits.accepts_per_second_max;
         let wait_max_ms = self.config.timing.accept_wait_max_ms;
-        let audience = self.door.listeners[listener].audience;
+        let audience = self.door.entrances[entrance].audience;
         // Who waits at a door that closes would be reset.
         let is_exempt = audience.is_backend(&self.config) || self.door.closes_ms.is_some();
         if wait_max_ms == 0 || is_exempt || self.accept_rate.has_room(per_second_max, now_ms) {
             return false;
         }
-        let since_ms = *self.door.waiting_since_ms[listener].get_or_insert(now_ms);
+        let since_ms = *self.door.waiting_since_ms[entrance].get_or_insert(now_ms);
         let end_ms = since_ms + wait_max_ms;
         let is_left = now_ms < end_ms;
         if is_left {
             let next_ms = now_ms + (1000 / per_second_max as u64).clamp(REST_MS_MIN, REST_MS);
-            self.door.rest(listener, next_ms.min(end_ms));
+            self.door.rest(entrance, next_ms.min(end_ms));
         }
         is_left
     }
 
-    /// The listener rests, so that a lasting lack does not become a busy loop; those who are connected go on.
-    fn rest_listener(&mut self, listener: usize, error: Errno) {
+    /// The entrance rests, so that a lasting lack does not become a busy loop; those who are connected go on.
+    fn rest_entrance(&mut self, entrance: usize, error: Errno) {
         self.metrics.accept_errors_total += 1;
-        let turned_away = self.door.turn_away(listener, &mut self.rng);
+        let turned_away = self.door.turn_away(entrance, &mut self.rng);
         self.metrics.rejected_total += turned_away;
         let Refusal { code, status, .. } = Refusal::CONNECTIONS_FULL;
         self.metrics.on_refusals(code, status, turned_away);
-        self.door.rest(listener, self.clock.now_ms + REST_MS);
+        self.door.rest(entrance, self.clock.now_ms + REST_MS);
         self.complain(Complaint::Descriptors);
         tracing::debug!(shard = self.id.0, %error, "accept failed");
     }
 
-    /// Listeners that have rested long enough try again.
+    /// Entrances that have rested long enough try again.
     pub(super) fn retry_accept(&mut self) {
         if self
             .door
@@ -222,8 +222,8 @@ impl Shard {
             .is_some_and(|retry_ms| self.clock.now_ms >= retry_ms)
         {
             self.door.retry_ms = None;
-            for listener in std::mem::take(&mut self.door.resting) {
-                self.on_acceptable(listener);
+            for entrance in std::mem::take(&mut self.door.resting) {
+                self.on_acceptable(entrance);
             }
         }
     }
@@ -232,10 +232,10 @@ impl Shard {
     /// The door itself stays open for handshakes that are under way, since closing it would reset them.
     pub(super) fn begin_to_close_door(&mut self) {
         let ignore_newcomers =
-            |listener: &Listener| SockRef::from(&listener.socket).attach_filter(&DROP_SYN);
+            |entrance: &Entrance| SockRef::from(&entrance.socket).attach_filter(&DROP_SYN);
         if self
             .door
-            .listeners
+            .entrances
             .iter()
             .all(|it| ignore_newcomers(it).is_ok())
         {
@@ -261,12 +261,12 @@ impl Shard {
             return;
         }
         self.door.closes_ms = Some(self.clock.now_ms);
-        for listener in 0..self.door.listeners.len() {
-            while !self.accept_from(listener) {}
+        for entrance in 0..self.door.entrances.len() {
+            while !self.accept_from(entrance) {}
         }
         // Brings the armed polls home; they find nobody. One may still wait to be submitted, so the descriptors stay.
-        for listener in &self.door.listeners {
-            let _ = shutdown(&listener.socket, Shutdown::Both);
+        for entrance in &self.door.entrances {
+            let _ = shutdown(&entrance.socket, Shutdown::Both);
         }
         self.door.retry_ms = None;
         self.door.closes_ms = None;

@@ -9,7 +9,7 @@ use crate::api::refusal::Refusal;
 use crate::close_reason::CloseReason;
 use crate::metrics::TransportKind;
 use crate::shard::Shard;
-use crate::shard::accept::Listener;
+use crate::shard::accept::Entrance;
 use crate::shard::clients::subject;
 use crate::shard::complaint::Complaint;
 use crate::shard::connection::Connection;
@@ -68,15 +68,15 @@ impl AcceptRate {
 
 impl Shard {
     /// Takes a connection in, or turns it away.
-    pub(super) fn admit(&mut self, socket: OwnedFd, listener: usize) {
+    pub(super) fn admit(&mut self, socket: OwnedFd, entrance: usize) {
         self.metrics.accepted_total += 1;
         let n_connections = self.shared.n_connections.fetch_add(1, Ordering::Relaxed);
-        let Listener {
+        let Entrance {
             audience,
             requires_preface,
             ref tls,
             ..
-        } = self.door.listeners[listener];
+        } = self.door.entrances[entrance];
         let tls = tls.clone();
         let refusal = match self.judge(n_connections, audience) {
             Verdict::Admit => None,

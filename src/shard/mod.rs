@@ -1,4 +1,4 @@
-//! One core at work: it owns its listeners, connections, ring, hub, timers and counters, and nobody else touches them.
+//! One core at work: it owns its entrances, connections, ring, hub, timers and counters, and nobody else touches them.
 //!
 //! The *turn* is the whole of its life: reap completions, read mail, deliver a slice of publications, expire timers,
 //! post mail; then, if there is nothing to do, park until the ring, another shard or the clock has something.
@@ -50,7 +50,7 @@ use crate::tls::session::RecordBuffer;
 use crate::transport::Effects;
 
 use accept::Door;
-pub use accept::Listener;
+pub use accept::Entrance;
 use admission::AcceptRate;
 use clients::Clients;
 use clock::Clock;
@@ -168,12 +168,12 @@ fn sends_per_turn(setting: usize, n_shards: usize) -> usize {
 }
 
 impl Shard {
-    /// A shard of this thread. `listeners` are its own sockets.
+    /// A shard of this thread. `entrances` are its own sockets.
     pub fn new(
         id: ShardId,
         shared: Arc<Shared>,
         post: Post,
-        listeners: Vec<Listener>,
+        entrances: Vec<Entrance>,
     ) -> std::io::Result<Self> {
         let config = shared.config.clone();
         let clock = Clock::new(shared.started, shared.history_origin_ms);
@@ -199,7 +199,7 @@ impl Shard {
             connections: Slab::new(),
             clients: Clients::default(),
             sessions: Sessions::default(),
-            door: Door::new(listeners),
+            door: Door::new(entrances),
             accept_rate: AcceptRate::new(config.limits.accepts_per_second_max, now_ms),
             complaints: Complaints::default(),
             outboxes: Outboxes::default(),
@@ -226,8 +226,8 @@ impl Shard {
             config,
             shared,
         };
-        for listener in 0..shard.door.listeners.len() {
-            shard.arm_listener(listener)?;
+        for entrance in 0..shard.door.entrances.len() {
+            shard.arm_entrance(entrance)?;
         }
         Ok(shard)
     }
@@ -342,7 +342,7 @@ impl Shard {
 
     fn on_completion(&mut self, token: u64) {
         match Token::unpack(token) {
-            Token::Acceptable(listener) => self.on_acceptable(listener as usize),
+            Token::Acceptable(entrance) => self.on_acceptable(entrance as usize),
             Token::Readable(key) => {
                 // A freed entry has no poll with the kernel, so the key is never stale.
                 let connection = &mut self.connections[key.index as usize];

@@ -1,4 +1,4 @@
-//! The header of the PROXY protocol, with which connections begin where a listener requires it. Whoever is not one of
+//! The header of the PROXY protocol, with which connections begin where an entrance requires it. Whoever is not one of
 //! `proxy_sources` is refused; so is whoever begins otherwise, since nobody guesses.
 
 use crate::api::refusal::Refusal;

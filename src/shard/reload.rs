@@ -32,9 +32,9 @@ impl Shard {
             != (timing.heartbeat_ms, timing.pong_timeout_ms);
         if has_other_heart {
             let timeout_ms = timing.tcp_user_timeout_ms();
-            for listener in &self.door.listeners {
+            for entrance in &self.door.entrances {
                 // For those who come from now on. Without it, a peer that is gone is found by the heartbeat alone.
-                let _ = set_tcp_user_timeout(&listener.socket, timeout_ms);
+                let _ = set_tcp_user_timeout(&entrance.socket, timeout_ms);
             }
         }
         let beats = Beats::new(timing.heartbeat_ms, self.id, self.post.n_shards());

@@ -66,7 +66,7 @@ impl Ring {
     fn push(&mut self, entry: &squeue::Entry) -> Result<(), squeue::PushError> {
         // SAFETY: a poll refers to no memory of ours. Its descriptor is taken by number when the entry is submitted,
         // which is before the descriptor can be closed: a connection is freed only when its polls have come home, and a
-        // listener stays open as long as the ring.
+        // entrance stays open as long as the ring.
         unsafe { self.ring.submission().push(entry) }
     }
 

@@ -59,7 +59,7 @@ impl Process {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         let address = socket.local_addr().unwrap();
-        let mut listeners = vec![Listener {
+        let mut entrances = vec![Entrance {
             socket: socket.into(),
             audience: Audience::Internal,
             requires_preface: false,
@@ -68,8 +68,8 @@ impl Process {
         let boxes: Arc<[Mailbox]> = (0..n_shards).map(|_| Mailbox::new().unwrap()).collect();
         let shard = |id| {
             let post = Post::new(boxes.clone());
-            let listeners = std::mem::take(&mut listeners);
-            Shard::new(ShardId(id as u16), shared.clone(), post, listeners).unwrap()
+            let entrances = std::mem::take(&mut entrances);
+            Shard::new(ShardId(id as u16), shared.clone(), post, entrances).unwrap()
         };
         let shards = (0..n_shards).map(shard).collect();
         Self { shards, address }

@@ -67,14 +67,14 @@ pub(super) fn transmit(
 impl Shard {
     /// For those who come from now on; who is connected keeps what was agreed on.
     pub(super) fn reload_tls(&mut self, configs: &TlsConfigs) {
-        for listener in &mut self.door.listeners {
-            let is_backends = listener.audience.is_backend(&self.config);
+        for entrance in &mut self.door.entrances {
+            let is_backends = entrance.audience.is_backend(&self.config);
             let config = if is_backends {
                 &configs.internal
             } else {
                 &configs.listen
             };
-            listener.tls = config.clone();
+            entrance.tls = config.clone();
         }
     }
 

@@ -27,7 +27,7 @@ impl Token {
         match self {
             Self::Readable(connection) => key(connection),
             Self::Writable(connection) => key(connection) | 1 << Self::KIND_SHIFT,
-            Self::Acceptable(listener) => u64::from(listener) | 2 << Self::KIND_SHIFT,
+            Self::Acceptable(entrance) => u64::from(entrance) | 2 << Self::KIND_SHIFT,
         }
     }
 

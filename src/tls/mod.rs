@@ -1,4 +1,4 @@
-//! TLS: which certificates the listeners have, and one connection's [`session`].
+//! TLS: which certificates the entrances have, and one connection's [`session`].
 
 pub mod session;
 
@@ -15,7 +15,7 @@ use rustls::version::{TLS12, TLS13};
 
 use crate::config::Config;
 
-/// What each listener answers a handshake with; `None` where it speaks plain HTTP. Made as a whole from the files of a
+/// What each entrance answers a handshake with; `None` where it speaks plain HTTP. Made as a whole from the files of a
 /// [`Config`], and never changed: new files make another one.
 #[derive(Clone, Debug, Default)]
 pub struct TlsConfigs {

@@ -18,7 +18,7 @@ use super::link::Shared;
 use super::moved;
 
 /// What a subscription is for.
-pub enum Listener {
+pub enum Purpose {
     Channel(ChannelName, Live),
     Canary(Epoch),
     Note,
@@ -41,11 +41,11 @@ struct Drain {
 }
 
 impl Hearing {
-    pub fn start(messages: Subscriber, listener: Listener, shared: Arc<Shared>) -> Self {
+    pub fn start(messages: Subscriber, purpose: Purpose, shared: Arc<Shared>) -> Self {
         let drain = Arc::<Drain>::default();
         Self {
             drain: Arc::downgrade(&drain),
-            task: tokio::spawn(or_abort(hear(messages, listener, drain, shared))).abort_handle(),
+            task: tokio::spawn(or_abort(hear(messages, purpose, drain, shared))).abort_handle(),
         }
     }
 
@@ -81,7 +81,7 @@ impl Drain {
 
 async fn hear(
     mut messages: Subscriber,
-    mut listener: Listener,
+    mut purpose: Purpose,
     drain: Arc<Drain>,
     shared: Arc<Shared>,
 ) {
@@ -100,8 +100,8 @@ async fn hear(
             return;
         }
         let headers = message.headers.unwrap_or_default();
-        let event = match &mut listener {
-            Listener::Channel(channel, live) => match live.hear(&headers, &message.payload) {
+        let event = match &mut purpose {
+            Purpose::Channel(channel, live) => match live.hear(&headers, &message.payload) {
                 Some(Heard::Arrival(arrival)) => {
                     shared.trace(Trace {
                         position: arrival.message.position,
@@ -113,7 +113,7 @@ async fn hear(
                 // Published to this subject by somebody who should not.
                 Some(Heard::Nothing) | None => None,
             },
-            Listener::Canary(epoch) => {
+            Purpose::Canary(epoch) => {
                 if let Some(entry) = Entry::decode(&headers, &message.payload) {
                     let position = Position {
                         epoch: *epoch,
@@ -129,8 +129,8 @@ async fn hear(
                     number,
                 })
             }
-            Listener::Note => Some(Event::Note(message.payload.to_vec())),
-            Listener::Moved => return shared.break_off(&moved().0).await,
+            Purpose::Note => Some(Event::Note(message.payload.to_vec())),
+            Purpose::Moved => return shared.break_off(&moved().0).await,
         };
         if let Some(event) = event
             && shared.events.send(event).await.is_err()

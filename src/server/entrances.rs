@@ -22,14 +22,14 @@ use crate::tls::TlsConfigs;
 pub(super) const BACKLOG: i32 = 65_535;
 /// Bytes that the kernel takes beyond what the peer has room for. More would wait there unseen and uncounted.
 const NOTSENT_BYTES_MAX: u32 = 128 * 1024;
-/// Descriptors of each thread that are not client sockets: listeners, rings, wake-ups, standard streams, refusals.
+/// Descriptors of each thread that are not client sockets: entrances, rings, wake-ups, standard streams, refusals.
 const DESCRIPTORS_RESERVED: usize = 96;
 /// Descriptors that a shard itself takes, where all share a table.
 const DESCRIPTORS_PER_SHARD: usize = 8;
 
-/// Where to listen, for whom, and how.
+/// Where every shard is to have an entrance, for whom, and how.
 #[derive(Clone)]
-pub(super) struct Place {
+pub(super) struct EntrancePlan {
     pub(super) address: ListenAddress,
     source: Source,
     pub(super) audience: Audience,
@@ -37,7 +37,7 @@ pub(super) struct Place {
     pub(super) tls: Option<Arc<ServerConfig>>,
 }
 
-/// Where a shard gets its listener from.
+/// Where a shard gets the socket of an entrance from.
 #[derive(Clone)]
 enum Source {
     /// It binds one of its own, beside the other shards'.
@@ -46,18 +46,18 @@ enum Source {
     Unix(Arc<Socket>),
 }
 
-/// What a place needs until the end: the port, or the socket's file.
-pub(super) enum Held {
+/// What an entrance needs until the end of the process: the port, or the socket's file.
+pub(super) enum Reserved {
     Port(#[expect(dead_code, reason = "it is bound")] Socket),
     Unix(#[expect(dead_code, reason = "its file goes with it")] UnixSocket),
 }
 
-/// The places with the ports they got. A port is held by a bound socket that does not listen, for the listeners of the
-/// shards.
-pub(super) fn places(
+/// Every entrance, with the port that it got. Until the shards listen there, and after, a bound socket that does not
+/// listen keeps the port.
+pub(super) fn plan_entrances(
     config: &Config,
     tls: &TlsConfigs,
-) -> Result<(Vec<Place>, Vec<Held>), ServeError> {
+) -> Result<(Vec<EntrancePlan>, Vec<Reserved>), ServeError> {
     let public = if config.internal.is_some() {
         Audience::Public
     } else {
@@ -70,23 +70,23 @@ pub(super) fn places(
         let requires_preface = config.internal_proxy_protocol;
         (address, Audience::Internal, requires_preface, &tls.internal)
     });
-    let mut places = Vec::new();
-    let mut held = Vec::new();
+    let mut entrances = Vec::new();
+    let mut reserved = Vec::new();
     for (address, audience, requires_preface, tls) in public.chain(internal) {
         let (address, source) = match address {
             ListenAddress::Tcp(address) => {
                 let (address, port) = hold_port(address)?;
-                held.push(Held::Port(port));
+                reserved.push(Reserved::Port(port));
                 (address.into(), Source::Port(address))
             }
             ListenAddress::Unix(ref path) => {
                 let unix = UnixSocket::listen(path, config.internal_mode)?;
                 let socket = unix.socket();
-                held.push(Held::Unix(unix));
+                reserved.push(Reserved::Unix(unix));
                 (address, Source::Unix(socket))
             }
         };
-        places.push(Place {
+        entrances.push(EntrancePlan {
             address,
             source,
             audience,
@@ -94,7 +94,7 @@ pub(super) fn places(
             tls: tls.clone(),
         });
     }
-    Ok((places, held))
+    Ok((entrances, reserved))
 }
 
 fn hold_port(address: SocketAddr) -> Result<(SocketAddr, Socket), ServeError> {
@@ -109,9 +109,9 @@ fn hold_port(address: SocketAddr) -> Result<(SocketAddr, Socket), ServeError> {
     hold().map_err(|error| ServeError::Listen { address, error })
 }
 
-impl Place {
-    /// A shard's own listener.
-    pub(super) fn listen(&self, config: &Config) -> io::Result<OwnedFd> {
+impl EntrancePlan {
+    /// A socket of the shard's own that listens.
+    pub(super) fn open(&self, config: &Config) -> io::Result<OwnedFd> {
         match &self.source {
             Source::Port(address) => listen(*address, config),
             // It was open before the descriptor tables parted, so its number means the same in each.
