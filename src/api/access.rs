@@ -13,7 +13,7 @@
 //! Where a namespace has an `authorize_url`, who may listen by this table is asked about there as well
 //! ([`callback`]).
 //!
-//! Without any key, or `connect_url`, all is open but for what `internal` keeps apart; so is the internal listener
+//! Without any key, or `connect_url`, all is open but for what `internal` keeps apart; so is the internal entrance
 //! without API keys.
 
 use std::rc::Rc;
@@ -26,7 +26,7 @@ use crate::api::listen::ListenRequest;
 use crate::api::origin;
 use crate::api::publish::PublishRequest;
 use crate::api::refusal::Refusal;
-use crate::api::{Audience, Request};
+use crate::api::{Request, Side};
 use crate::auth::credential::{self, Credential, CredentialError};
 use crate::auth::error::TokenError;
 use crate::auth::grant::{Grant, Session};
@@ -41,7 +41,7 @@ use crate::proto::http_request::RequestHead;
 #[derive(Debug)]
 pub struct Gate<'a> {
     pub config: &'a Config,
-    pub audience: Audience,
+    pub side: Side,
     /// Who asks: the connection's index on its shard.
     pub connection: u32,
     pub clock: Clock,
@@ -185,7 +185,7 @@ impl Gate<'_> {
             _ => return Ok(Admission::Allowed),
         };
         let is_public = |channel| namespace_publish(self.config, channel) == Access::Public;
-        if self.audience == Audience::Public && !publish.channels.iter().all(is_public) {
+        if self.side == Side::Public && !publish.channels.iter().all(is_public) {
             return Err(Refusal::INTERNAL_ONLY);
         }
         Ok(Admission::Allowed)
@@ -306,8 +306,7 @@ impl Gate<'_> {
 
     /// What to say where nothing was shown to publish on `channel`.
     fn backend_needed(&self, channel: &ChannelName) -> Refusal {
-        let is_elsewhere =
-            self.audience == Audience::Public && self.config.auth.api_keys.is_empty();
+        let is_elsewhere = self.side == Side::Public && self.config.auth.api_keys.is_empty();
         if is_elsewhere && namespace_publish(self.config, channel) == Access::Internal {
             return Refusal::INTERNAL_ONLY;
         }
@@ -353,7 +352,7 @@ impl Gate<'_> {
 
     /// An address of its own, and no key to ask for.
     fn is_open_to_backend(&self) -> bool {
-        self.audience.is_backend(self.config) && self.config.auth.api_keys.is_empty()
+        self.side.is_backend() && self.config.auth.api_keys.is_empty()
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::api::Audience;
+use crate::api::Side;
 use crate::api::listen::{parse_channel, parse_limit};
 use crate::api::refusal::Refusal;
 use crate::hub::ShardId;
@@ -81,7 +81,7 @@ pub struct ConnectionInfo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionState {
     pub info: ConnectionInfo,
-    pub audience: Audience,
+    pub side: Side,
     /// Its last word is said, or on its way.
     pub is_ending: bool,
     /// Since the last sign of life of a WebSocket.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use crate::api::Audience;
+use crate::api::Side;
 use crate::api::connections::{ConnectionInfo, ConnectionState, Finding, Place};
 use crate::api::refusal::Refusal;
 use crate::proto::json;
@@ -116,9 +116,9 @@ impl<'a> From<&'a ConnectionState> for State<'a> {
         Self {
             info: (&state.info).into(),
             shard: state.info.id.shard.0,
-            listener: match state.audience {
-                Audience::Public => "public",
-                Audience::Internal => "internal",
+            listener: match state.side {
+                Side::Public => "public",
+                Side::Internal | Side::Both => "internal",
             },
             ending: state.is_ending,
             silent_seconds: state.silent_ms.map(seconds),
@@ -189,7 +189,7 @@ mod tests {
     fn what_is_known_is_told() {
         let mut state = ConnectionState {
             info: info(17),
-            audience: Audience::Public,
+            side: Side::Public,
             is_ending: false,
             silent_ms: Some(3_500),
             token_left_ms: None,

@@ -28,19 +28,21 @@ use refusal::Refusal;
 
 use crate::hub::message::ChannelName;
 
-/// Which of the two listeners a connection came in on.
+/// Whom an entrance is for, and so what a connection that came in there may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Audience {
-    /// Clients, while the backend has a listener of its own: no publishing, no channels, no measurements.
+pub enum Side {
+    /// Clients, where the backend has an entrance of its own: no publishing, no channels, no measurements.
     Public,
-    /// The backend; or everybody, where there is one listener only.
+    /// The backend, where it has an entrance of its own (the setting `internal`).
     Internal,
+    /// Clients and the backend, where it has none.
+    Both,
 }
 
-impl Audience {
-    /// On the backend's own listener, where limits meant for strangers do not hold.
-    pub fn is_backend(self, config: &Config) -> bool {
-        self == Self::Internal && config.internal.is_some()
+impl Side {
+    /// Whether limits that are meant for strangers do not hold.
+    pub fn is_backend(self) -> bool {
+        self == Self::Internal
     }
 }
 
@@ -202,18 +204,14 @@ impl<'a> Route<'a> {
 }
 
 /// Reads what `head` asks for.
-pub fn parse(
-    head: &RequestHead<'_>,
-    config: &Config,
-    audience: Audience,
-) -> Result<Request, Refusal> {
+pub fn parse(head: &RequestHead<'_>, config: &Config, side: Side) -> Result<Request, Refusal> {
     if head.path == "*" {
         return Ok(Request::Preflight {
             allow: "GET, HEAD, POST, DELETE, OPTIONS",
         });
     }
     let route = Route::of(head.path, config).ok_or(Refusal::NOT_FOUND)?;
-    if !route.is_public(config) && audience == Audience::Public {
+    if !route.is_public(config) && side == Side::Public {
         return Err(Refusal::INTERNAL_ONLY);
     }
     let methods = route.methods();

@@ -13,15 +13,15 @@ const HANDSHAKE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSoc
                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
 /// Parses `method target` with `fields` behind it.
-fn parse_request(request: &str, fields: &str, audience: Audience) -> Result<Request, Refusal> {
-    parse_request_with(&Config::default(), request, fields, audience)
+fn parse_request(request: &str, fields: &str, side: Side) -> Result<Request, Refusal> {
+    parse_request_with(&Config::default(), request, fields, side)
 }
 
 fn parse_request_with(
     config: &Config,
     request: &str,
     fields: &str,
-    audience: Audience,
+    side: Side,
 ) -> Result<Request, Refusal> {
     let text = format!("{request} HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
     let limits = HeadLimits {
@@ -31,12 +31,12 @@ fn parse_request_with(
     };
     let decoded = decode_head(text.as_bytes(), &mut HeadProgress::default(), &limits);
     let (head, _) = decoded.unwrap().expect("a whole head");
-    parse(&head, config, audience)
+    parse(&head, config, side)
 }
 
 /// What the request is, or the code of its refusal.
-fn outcome(request: &str, fields: &str, audience: Audience) -> String {
-    match parse_request(request, fields, audience) {
+fn outcome(request: &str, fields: &str, side: Side) -> String {
+    match parse_request(request, fields, side) {
         Ok(request) => {
             let text = format!("{request:?}");
             let end = text.find([' ', '(', '{']).unwrap_or(text.len());
@@ -49,7 +49,7 @@ fn outcome(request: &str, fields: &str, audience: Audience) -> String {
 #[track_caller]
 fn check(request: &str, fields: &str, expected: &str) {
     assert_eq!(
-        outcome(request, fields, Audience::Internal),
+        outcome(request, fields, Side::Both),
         expected,
         "{request} {fields}"
     );
@@ -149,7 +149,7 @@ fn every_route_knows_its_methods() {
             };
             let request = format!("{method} {path}");
             check(&request, fields, expected);
-            if let Err(refusal) = parse_request(&request, fields, Audience::Internal)
+            if let Err(refusal) = parse_request(&request, fields, Side::Both)
                 && refusal.status == 405
             {
                 assert_eq!(refusal.extra, Extra::Allow(allow.text()), "{request}");
@@ -203,7 +203,7 @@ fn what_is_the_backends_is_not_on_the_public_listener() {
         ("GET /metrics", "404 path_internal"),
     ] {
         assert_eq!(
-            outcome(request, LENGTH, Audience::Public),
+            outcome(request, LENGTH, Side::Public),
             expected,
             "{request}"
         );
@@ -247,7 +247,7 @@ fn position(offset: u64) -> Position {
 }
 
 fn listen(request: &str, fields: &str) -> ListenRequest {
-    match parse_request(request, fields, Audience::Internal) {
+    match parse_request(request, fields, Side::Both) {
         Ok(
             Request::Poll { listen, .. }
             | Request::EventStream(listen)
@@ -317,7 +317,7 @@ fn a_browsers_last_event_id_wins_on_streams_only() {
     config.auth.jwks = Some("keys.json".to_owned());
     let start = |target: &str, field: &str| {
         let request = format!("GET {target}");
-        match parse_request_with(&config, &request, field, Audience::Internal).unwrap() {
+        match parse_request_with(&config, &request, field, Side::Both).unwrap() {
             Request::Poll { listen, .. } | Request::EventStream(listen) => {
                 listen.start_of_token.unwrap()
             }
@@ -372,7 +372,7 @@ fn a_poll_has_a_wait_and_a_limit() {
         ),
         ("HEAD /poll/a?wait=9", (0, default)),
     ] {
-        let got = match parse_request(request, "", Audience::Internal) {
+        let got = match parse_request(request, "", Side::Both) {
             Ok(Request::Poll { wait_ms, limit, .. }) => (wait_ms, limit),
             other => panic!("{request}: {other:?}"),
         };
@@ -410,7 +410,7 @@ fn a_handshake_has_to_be_one() {
 
 #[test]
 fn a_list_of_channels_goes_from_page_to_page() {
-    let list = |request: &str| match parse_request(request, "", Audience::Internal) {
+    let list = |request: &str| match parse_request(request, "", Side::Both) {
         Ok(Request::ChannelList(list)) => list,
         other => panic!("{request}: {other:?}"),
     };

@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::ServeError;
 use super::unix_socket::UnixSocket;
-use crate::api::Audience;
+use crate::api::Side;
 use crate::config::Config;
 use crate::config::address::ListenAddress;
 use crate::tls::TlsConfigs;
@@ -32,7 +32,7 @@ const DESCRIPTORS_PER_SHARD: usize = 8;
 pub(super) struct EntrancePlan {
     pub(super) address: ListenAddress,
     source: Source,
-    pub(super) audience: Audience,
+    pub(super) side: Side,
     pub(super) requires_preface: bool,
     pub(super) tls: Option<Arc<ServerConfig>>,
 }
@@ -59,20 +59,20 @@ pub(super) fn plan_entrances(
     tls: &TlsConfigs,
 ) -> Result<(Vec<EntrancePlan>, Vec<Reserved>), ServeError> {
     let public = if config.internal.is_some() {
-        Audience::Public
+        Side::Public
     } else {
-        Audience::Internal
+        Side::Both
     };
     let listen = config.listen.iter().copied().map(ListenAddress::from);
     let public = listen.map(|address| (address, public, config.proxy_protocol, &tls.listen));
     let internal = config.internal.iter().cloned();
     let internal = internal.map(|address| {
         let requires_preface = config.internal_proxy_protocol;
-        (address, Audience::Internal, requires_preface, &tls.internal)
+        (address, Side::Internal, requires_preface, &tls.internal)
     });
     let mut entrances = Vec::new();
     let mut reserved = Vec::new();
-    for (address, audience, requires_preface, tls) in public.chain(internal) {
+    for (address, side, requires_preface, tls) in public.chain(internal) {
         let (address, source) = match address {
             ListenAddress::Tcp(address) => {
                 let (address, port) = hold_port(address)?;
@@ -89,7 +89,7 @@ pub(super) fn plan_entrances(
         entrances.push(EntrancePlan {
             address,
             source,
-            audience,
+            side,
             requires_preface,
             tls: tls.clone(),
         });

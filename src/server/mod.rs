@@ -26,7 +26,7 @@ use std::thread;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::api::Audience;
+use crate::api::Side;
 use crate::auth::key::KeySet;
 use crate::callback::Callbacks;
 use crate::config::Config;
@@ -247,10 +247,10 @@ fn follow_issuer(
 fn log_entrances(entrances: &[EntrancePlan], shards: usize, connections_max: usize) {
     for plan in entrances {
         let address = &plan.address;
-        let audience = if plan.audience == Audience::Public {
-            "public"
-        } else {
-            "all"
+        // What is served there.
+        let audience = match plan.side {
+            Side::Public => "public",
+            Side::Internal | Side::Both => "all",
         };
         tracing::info!(%address, audience, shards, connections_max, "listening");
     }

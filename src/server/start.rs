@@ -66,7 +66,7 @@ impl Start {
         let entrance = |plan: &EntrancePlan| {
             Ok(Entrance {
                 socket: plan.open(&self.shared.config)?,
-                audience: plan.audience,
+                side: plan.side,
                 requires_preface: plan.requires_preface,
                 tls: plan.tls.clone(),
             })

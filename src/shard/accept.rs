@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags, accept_with, recv
 use rustls::ServerConfig;
 use socket2::{SockFilter, SockRef};
 
-use crate::api::Audience;
+use crate::api::Side;
 use crate::api::refusal::Refusal;
 use crate::shard::Shard;
 use crate::shard::complaint::Complaint;
@@ -48,7 +48,7 @@ const DROP_SYN: [SockFilter; 5] = {
 #[derive(Debug)]
 pub struct Entrance {
     pub socket: OwnedFd,
-    pub audience: Audience,
+    pub side: Side,
     /// Its connections begin with a header of the PROXY protocol.
     pub requires_preface: bool,
     /// Its connections speak TLS.
@@ -186,9 +186,9 @@ impl Shard {
         let now_ms = self.clock.now_ms;
         let per_second_max = self.config.limits.accepts_per_second_max;
         let wait_max_ms = self.config.timing.accept_wait_max_ms;
-        let audience = self.door.entrances[entrance].audience;
+        let side = self.door.entrances[entrance].side;
         // Who waits at a door that closes would be reset.
-        let is_exempt = audience.is_backend(&self.config) || self.door.closes_ms.is_some();
+        let is_exempt = side.is_backend() || self.door.closes_ms.is_some();
         if wait_max_ms == 0 || is_exempt || self.accept_rate.has_room(per_second_max, now_ms) {
             return false;
         }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
-use crate::api::Audience;
+use crate::api::Side;
 use crate::api::refusal::Refusal;
 use crate::close_reason::CloseReason;
 use crate::metrics::TransportKind;
@@ -72,13 +72,13 @@ impl Shard {
         self.metrics.accepted_total += 1;
         let n_connections = self.shared.n_connections.fetch_add(1, Ordering::Relaxed);
         let Entrance {
-            audience,
+            side,
             requires_preface,
             ref tls,
             ..
         } = self.door.entrances[entrance];
         let tls = tls.clone();
-        let refusal = match self.judge(n_connections, audience) {
+        let refusal = match self.judge(n_connections, side) {
             Verdict::Admit => None,
             Verdict::Refuse(refusal, complaint) => Some((refusal, complaint)),
             Verdict::Close => {
@@ -89,7 +89,7 @@ impl Shard {
         };
         let generation = self.next_generation;
         self.next_generation = (generation + 1) & GENERATION_MASK;
-        let connection = Connection::new(socket, generation, audience, self.clock.now_ms);
+        let connection = Connection::new(socket, generation, side, self.clock.now_ms);
         let index = self.connections.insert(connection) as u32;
         self.metrics.on_transport(None, Some(TransportKind::Http));
         self.arm_drain(index);
@@ -109,7 +109,7 @@ impl Shard {
     }
 
     /// Whether there is room for one more beside `n_connections` of the process.
-    fn judge(&mut self, n_connections: usize, audience: Audience) -> Verdict {
+    fn judge(&mut self, n_connections: usize, side: Side) -> Verdict {
         let connections_max = self.shared.connections_max.load(Ordering::Relaxed);
         let connections_per_shard_max = self.shared.connections_per_shard_max;
         // The whole process, and this shard's own descriptor table.
@@ -123,7 +123,7 @@ impl Shard {
         if over(0) {
             return Verdict::Refuse(Refusal::CONNECTIONS_FULL, Complaint::Connections);
         }
-        if audience.is_backend(&self.config) {
+        if side.is_backend() {
             return Verdict::Admit;
         }
         let per_second_max = self.config.limits.accepts_per_second_max;
@@ -134,8 +134,8 @@ impl Shard {
     /// proxy has told; otherwise it is who is at the other end.
     pub(super) fn admit_client(&mut self, index: u32, client: Option<SocketAddr>) -> bool {
         let count_max = self.config.limits.connections_per_address_max;
-        let audience = self.connections[index as usize].audience;
-        if count_max == 0 || audience.is_backend(&self.config) {
+        let side = self.connections[index as usize].side;
+        if count_max == 0 || side.is_backend() {
             return true;
         }
         let client = client.or_else(|| self.connections[index as usize].peer_address());

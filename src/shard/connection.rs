@@ -9,7 +9,7 @@ use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown,
 };
 
-use crate::api::Audience;
+use crate::api::Side;
 use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::transport::Transport;
@@ -34,7 +34,7 @@ pub struct Connection {
     pub read_armed: bool,
     pub write_armed: bool,
     marks: Marks,
-    pub audience: Audience,
+    pub side: Side,
     /// When it came, in seconds of the process's monotonic clock.
     pub since_s: u32,
 }
@@ -124,7 +124,7 @@ impl Input {
 }
 
 impl Connection {
-    pub fn new(socket: OwnedFd, generation: u32, audience: Audience, now_ms: u64) -> Self {
+    pub fn new(socket: OwnedFd, generation: u32, side: Side, now_ms: u64) -> Self {
         Self {
             socket,
             generation,
@@ -135,7 +135,7 @@ impl Connection {
             read_armed: false,
             write_armed: false,
             marks: Marks::default(),
-            audience,
+            side,
             since_s: (now_ms / 1000) as u32,
         }
     }

@@ -129,7 +129,7 @@ impl Shard {
             .map(|(subscription, position)| (self.fanout.name(subscription).clone(), position));
         ConnectionState {
             info: self.info(index),
-            audience: connection.audience,
+            side: connection.side,
             is_ending: self.is_ending(index),
             silent_ms: transport.silent_ms(self.clock.now_ms),
             token_left_ms: ends_ms.map(|ends_ms| ends_ms.saturating_sub(self.clock.now_ms)),

@@ -42,7 +42,7 @@ impl Shard {
         let connection = &mut self.connections[index as usize];
         let mut context = Context {
             config: &self.config,
-            audience: connection.audience,
+            side: connection.side,
             connection: index,
             now_ms: self.clock.now_ms,
             unix_ms: self.clock.unix_ms,

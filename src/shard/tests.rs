@@ -13,7 +13,7 @@ use super::connection::{Input, Marks};
 use super::keyed_counts::KeyedCounts;
 use super::mailbox::{Mailbox, Stage};
 use super::*;
-use crate::api::Audience;
+use crate::api::Side;
 use crate::api::question::Answer;
 use crate::auth::key::KeySet;
 use crate::callback::Callbacks;
@@ -61,7 +61,7 @@ impl Process {
         let address = socket.local_addr().unwrap();
         let mut entrances = vec![Entrance {
             socket: socket.into(),
-            audience: Audience::Internal,
+            side: Side::Both,
             requires_preface: false,
             tls: None,
         }];

@@ -68,7 +68,7 @@ impl Shard {
     /// For those who come from now on; who is connected keeps what was agreed on.
     pub(super) fn reload_tls(&mut self, configs: &TlsConfigs) {
         for entrance in &mut self.door.entrances {
-            let is_backends = entrance.audience.is_backend(&self.config);
+            let is_backends = entrance.side.is_backend();
             let config = if is_backends {
                 &configs.internal
             } else {

@@ -179,7 +179,7 @@ impl Http {
         } else if !has_waited && !self.inbound.admit(context) {
             Err(Refusal::REQUEST_RATE_EXCEEDED)
         } else {
-            api::parse(head, context.config, context.audience)
+            api::parse(head, context.config, context.side)
         };
         let body_bytes_max = context.config.limits.message_bytes_max;
         let parsed = match parsed {

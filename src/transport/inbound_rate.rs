@@ -63,7 +63,7 @@ struct Limits {
 }
 
 impl Limits {
-    /// `None` where nothing is limited: by the settings, or for the backend on its own listener.
+    /// `None` where nothing is limited: by the settings, or for the backend on its own entrance.
     fn of(context: &Context<'_>) -> Option<Self> {
         let limits = &context.config.limits;
         let limit = |setting: usize| (setting > 0).then_some(setting);
@@ -72,7 +72,7 @@ impl Limits {
             bytes: limit(limits.inbound_bytes_per_second_max),
         };
         let is_limited = found.messages.is_some() || found.bytes.is_some();
-        let is_backend = context.audience.is_backend(context.config);
+        let is_backend = context.side.is_backend();
         (is_limited && !is_backend).then_some(found)
     }
 }

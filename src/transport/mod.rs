@@ -21,7 +21,7 @@ pub mod subscriptions;
 pub mod token_bucket;
 pub mod websocket;
 
-use crate::api::Audience;
+use crate::api::Side;
 use crate::api::access::Gate;
 use crate::api::question::{Answer, Question};
 use crate::auth::{Authenticator, Clock};
@@ -58,7 +58,7 @@ pub enum Transport {
 #[derive(Debug)]
 pub struct Context<'a> {
     pub config: &'a Config,
-    pub audience: Audience,
+    pub side: Side,
     /// The connection's index on its shard, free for another one only when this is at its end.
     pub connection: u32,
     /// Milliseconds of the process's monotonic clock.
@@ -94,7 +94,7 @@ impl Context<'_> {
     pub fn gate(&mut self) -> Gate<'_> {
         Gate {
             config: self.config,
-            audience: self.audience,
+            side: self.side,
             connection: self.connection,
             clock: Clock {
                 now_ms: self.now_ms,

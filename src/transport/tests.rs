@@ -24,7 +24,7 @@ const DATE: &[u8] = b"Thu, 01 Jan 1970 00:00:00 GMT";
 /// One connection and all it needs of a shard.
 struct Peer {
     config: Config,
-    audience: Audience,
+    side: Side,
     hub: Hub,
     fanout: Fanout,
     auth: Authenticator,
@@ -55,7 +55,7 @@ impl Peer {
             hub: Hub::new(Arc::new(config.clone()), 1, 1),
             auth: Authenticator::open(&config),
             config,
-            audience: Audience::Internal,
+            side: Side::Both,
             fanout: Fanout::default(),
             metrics: Metrics::default(),
             effects: Effects::default(),
@@ -114,7 +114,7 @@ impl Peer {
     fn step<R>(&mut self, step: impl FnOnce(&mut Transport, &mut Context<'_>) -> R) -> R {
         let mut context = Context {
             config: &self.config,
-            audience: self.audience,
+            side: self.side,
             connection: 0,
             now_ms: self.now_ms,
             unix_ms: self.now_ms,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use pushring::api::publish::{PublishRequest, answer};
 use pushring::api::question::{Answer, Question};
-use pushring::api::{Audience, Request, parse};
+use pushring::api::{Request, Side, parse};
 use pushring::auth::Authenticator;
 use pushring::config::Config;
 use pushring::hub::fanout::Fanout;
@@ -83,7 +83,7 @@ fn body() -> Vec<u8> {
 
 fn request(config: &Config) -> PublishRequest {
     let (head, _) = decode(PUBLISH.as_bytes()).expect("the head is whole");
-    match parse(&head, config, Audience::Internal) {
+    match parse(&head, config, Side::Both) {
         Ok(Request::Publish(request)) => request,
         other => panic!("no publish: {other:?}"),
     }
@@ -153,7 +153,7 @@ impl Connection {
     fn step<R>(&mut self, step: impl FnOnce(&mut Transport, &mut Context<'_>) -> R) -> R {
         let mut context = Context {
             config: &self.config,
-            audience: Audience::Internal,
+            side: Side::Both,
             connection: 0,
             now_ms: 0,
             unix_ms: 0,

@@ -61,7 +61,7 @@ fn user() -> String {
 
 const NOBODY: &str = "";
 
-fn outcome(config: &Config, audience: Audience, request: &str, fields: &str) -> String {
+fn outcome(config: &Config, side: Side, request: &str, fields: &str) -> String {
     let fields = match request {
         _ if request.starts_with("POST") => format!("{fields}Content-Length: 1\r\n"),
         _ if request.contains("/ws") => format!("{fields}{HANDSHAKE}"),
@@ -77,13 +77,13 @@ fn outcome(config: &Config, audience: Audience, request: &str, fields: &str) -> 
     let (head, _) = decoded.unwrap().expect("a whole head");
     let mut gate = Gate {
         config,
-        audience,
+        side,
         connection: 0,
         clock: CLOCK,
         auth: &mut authenticator(config),
         metrics: &mut Metrics::default(),
     };
-    let admitted = parse(&head, config, audience).and_then(|mut request| {
+    let admitted = parse(&head, config, side).and_then(|mut request| {
         let admission = gate.admit(&mut request, &head, true)?;
         Ok((request, admission))
     });
@@ -114,8 +114,8 @@ fn outcome(config: &Config, audience: Audience, request: &str, fields: &str) -> 
 }
 
 #[track_caller]
-fn check(config: &Config, audience: Audience, request: &str, fields: &str, want: &str) {
-    let found = outcome(config, audience, request, fields);
+fn check(config: &Config, side: Side, request: &str, fields: &str, want: &str) {
+    let found = outcome(config, side, request, fields);
     assert_eq!(found, want, "{request}\n{fields}");
 }
 
@@ -145,7 +145,7 @@ fn a_namespace_says_who_listens() {
                 other => other,
             };
             for (fields, want) in [(NOBODY, anonymous), (&user, with_token), (&key, with_key)] {
-                check(&config, Audience::Public, &request, fields, coded(want));
+                check(&config, Side::Public, &request, fields, coded(want));
             }
         }
     }
@@ -157,14 +157,14 @@ fn the_channels_of_the_token_are_joined_where_the_path_names_none() {
     for path in ["/poll", "/sse", "/ws"] {
         check(
             &config,
-            Audience::Public,
+            Side::Public,
             &format!("GET {path}"),
             &user(),
             "chat:3,news as user",
         );
         check(
             &config,
-            Audience::Public,
+            Side::Public,
             &format!("GET {path}?last=5"),
             &user(),
             "chat:3,news as user",
@@ -172,7 +172,7 @@ fn the_channels_of_the_token_are_joined_where_the_path_names_none() {
         let none = bearer(&token("main", 1, &json!({ "exp": 1_700_000_060 })));
         check(
             &config,
-            Audience::Public,
+            Side::Public,
             &format!("GET {path}"),
             &none,
             "400 channels_missing",
@@ -180,14 +180,14 @@ fn the_channels_of_the_token_are_joined_where_the_path_names_none() {
         let request = format!("GET {path}?since=k3Qz9aXb-1");
         check(
             &config,
-            Audience::Public,
+            Side::Public,
             &request,
             &user(),
             "400 cursor_invalid",
         );
         check(
             &Config::default(),
-            Audience::Internal,
+            Side::Both,
             &format!("GET {path}"),
             "",
             "404 path_unknown",
@@ -201,19 +201,19 @@ fn the_channels_of_the_token_are_joined_where_the_path_names_none() {
     ));
     check(
         &config,
-        Audience::Public,
+        Side::Public,
         "GET /poll",
         &many,
         "400 channels_too_many",
     );
     check(
         &config,
-        Audience::Public,
+        Side::Public,
         "GET /poll",
         NOBODY,
         "401 credentials_missing",
     );
-    check(&config, Audience::Public, "GET /ws", NOBODY, "token due");
+    check(&config, Side::Public, "GET /ws", NOBODY, "token due");
 }
 
 #[test]
@@ -261,13 +261,13 @@ fn a_namespace_says_who_publishes() {
         ),
     ] {
         let request = format!("POST /pub/{channels}");
-        for audience in [Audience::Public, Audience::Internal] {
+        for side in [Side::Public, Side::Internal] {
             let mut config = with_keys(true);
             config.internal = Some("127.0.0.1:1".parse().unwrap());
-            check(&config, audience, &request, NOBODY, anonymous);
-            check(&config, audience, &request, &user, with_token);
-            check(&config, audience, &request, &chat, with_chat_key);
-            check(&config, audience, &request, &master, "allowed");
+            check(&config, side, &request, NOBODY, anonymous);
+            check(&config, side, &request, &user, with_token);
+            check(&config, side, &request, &chat, with_chat_key);
+            check(&config, side, &request, &master, "allowed");
         }
     }
 }
@@ -285,7 +285,7 @@ fn an_internal_address_without_api_keys_is_open() {
         // One address for all: strangers are not the backend.
         check(
             &config,
-            Audience::Internal,
+            Side::Both,
             request,
             NOBODY,
             "401 credentials_missing",
@@ -293,33 +293,21 @@ fn an_internal_address_without_api_keys_is_open() {
     }
     config.internal = Some("127.0.0.1:1".parse().unwrap());
     for request in requests {
-        check(&config, Audience::Internal, request, NOBODY, "allowed");
-        check(&config, Audience::Internal, request, &user(), "allowed");
+        check(&config, Side::Internal, request, NOBODY, "allowed");
+        check(&config, Side::Internal, request, &user(), "allowed");
         check(
             &config,
-            Audience::Internal,
+            Side::Internal,
             request,
             &bearer("a.b.c"),
             "401 token_malformed",
         );
-        check(
-            &config,
-            Audience::Public,
-            request,
-            NOBODY,
-            "404 path_internal",
-        );
+        check(&config, Side::Public, request, NOBODY, "404 path_internal");
     }
+    check(&config, Side::Public, "POST /pub/open:1", NOBODY, "allowed");
     check(
         &config,
-        Audience::Public,
-        "POST /pub/open:1",
-        NOBODY,
-        "allowed",
-    );
-    check(
-        &config,
-        Audience::Public,
+        Side::Public,
         "POST /pub/users:1",
         NOBODY,
         "401 credentials_missing",
@@ -340,18 +328,18 @@ fn an_api_key_is_good_for_its_channels() {
         ("GET /channels?prefix=chat:4", "allowed"),
         ("GET /metrics", "allowed"),
     ] {
-        check(&config, Audience::Internal, request, &master, "allowed");
-        check(&config, Audience::Internal, request, &chat, with_chat);
+        check(&config, Side::Both, request, &master, "allowed");
+        check(&config, Side::Both, request, &chat, with_chat);
         check(
             &config,
-            Audience::Internal,
+            Side::Both,
             request,
             NOBODY,
             "401 credentials_missing",
         );
         check(
             &config,
-            Audience::Internal,
+            Side::Both,
             request,
             &user(),
             "403 api_key_required",
@@ -402,7 +390,7 @@ fn a_bad_credential_is_never_nobody() {
         ] {
             check(
                 &config,
-                Audience::Internal,
+                Side::Both,
                 &format!("{path}{query}"),
                 &fields,
                 want,
@@ -417,7 +405,7 @@ fn a_bad_credential_is_never_nobody() {
         ] {
             check(
                 &config,
-                Audience::Public,
+                Side::Public,
                 &format!("{path}{query}"),
                 &fields,
                 "allowed",
@@ -427,7 +415,7 @@ fn a_bad_credential_is_never_nobody() {
         let open = Config::default();
         check(
             &open,
-            Audience::Internal,
+            Side::Both,
             &format!("POST /pub/a{query}"),
             &fields,
             "allowed",
@@ -442,30 +430,24 @@ fn a_cookie_counts_for_known_pages_only() {
     let cookie = format!("Cookie: a=b; session={}\r\n", token("main", 1, &claims()));
     let from = |origin: &str| format!("{cookie}Origin: {origin}\r\n");
     let request = "GET /poll/chat:1";
+    check(&config, Side::Public, request, &cookie, "chat:1 as user");
     check(
         &config,
-        Audience::Public,
-        request,
-        &cookie,
-        "chat:1 as user",
-    );
-    check(
-        &config,
-        Audience::Public,
+        Side::Public,
         request,
         &from("https://elsewhere.net"),
         "403 origin_denied",
     );
     check(
         &config,
-        Audience::Public,
+        Side::Public,
         request,
         &from("null"),
         "403 origin_denied",
     );
     check(
         &config,
-        Audience::Public,
+        Side::Public,
         request,
         &from("http://a"),
         "chat:1 as user",
@@ -473,14 +455,14 @@ fn a_cookie_counts_for_known_pages_only() {
     config.allowed_origins = vec!["https://app.example.com".to_owned()];
     check(
         &config,
-        Audience::Public,
+        Side::Public,
         request,
         &from("https://app.example.com"),
         "chat:1 as user",
     );
     check(
         &config,
-        Audience::Public,
+        Side::Public,
         request,
         &from("http://a"),
         "chat:1 as user",
@@ -488,7 +470,7 @@ fn a_cookie_counts_for_known_pages_only() {
     config.auth.token_cookie = None;
     check(
         &config,
-        Audience::Public,
+        Side::Public,
         request,
         &cookie,
         "401 credentials_missing",
@@ -500,27 +482,9 @@ fn a_token_whose_key_may_be_with_the_issuer_waits() {
     let mut config = with_keys(false);
     config.auth.jwks = Some("keys.json".to_owned());
     let unknown = bearer(&token("other", 2, &claims()));
-    check(
-        &config,
-        Audience::Public,
-        "GET /poll/chat:1",
-        &unknown,
-        "waits",
-    );
-    check(
-        &config,
-        Audience::Public,
-        "POST /pub/chat:1",
-        &unknown,
-        "waits",
-    );
-    check(
-        &config,
-        Audience::Public,
-        "GET /healthz",
-        &unknown,
-        "allowed",
-    );
+    check(&config, Side::Public, "GET /poll/chat:1", &unknown, "waits");
+    check(&config, Side::Public, "POST /pub/chat:1", &unknown, "waits");
+    check(&config, Side::Public, "GET /healthz", &unknown, "allowed");
 }
 
 #[test]
@@ -569,6 +533,6 @@ fn a_frame_is_a_publish_where_the_namespace_or_the_token_says_so() {
     let without_keys = config();
     let denied = "401 credentials_missing";
     for request in ["GET /poll/chat:1", "GET /sse/users:1", "GET /ws/chat:1"] {
-        check(&without_keys, Audience::Internal, request, NOBODY, denied);
+        check(&without_keys, Side::Both, request, NOBODY, denied);
     }
 }

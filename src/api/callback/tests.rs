@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::api::access::{Admission, Gate};
-use crate::api::{Audience, parse};
+use crate::api::{Side, parse};
 use crate::auth::Clock;
 use crate::auth::sample::{MASTER_KEY, authenticator, configure, token};
 use crate::config::Namespace;
@@ -43,10 +43,10 @@ fn admitted(config: &Config, target: &str, fields: &str) -> Request {
     };
     let decoded = decode_head(text.as_bytes(), &mut HeadProgress::default(), &limits);
     let (head, _) = decoded.unwrap().expect("a whole head");
-    let mut request = parse(&head, config, Audience::Internal).unwrap();
+    let mut request = parse(&head, config, Side::Both).unwrap();
     let mut gate = Gate {
         config,
-        audience: Audience::Internal,
+        side: Side::Both,
         connection: 0,
         clock: CLOCK,
         auth: &mut authenticator(config),

@@ -6,7 +6,7 @@ use super::*;
 use crate::api::access::{Admission, Gate};
 use crate::api::callback::{Decision, Denial, Reply, ReplyError, listening, take_consultations};
 use crate::api::credentials::Credentials;
-use crate::api::{Audience, Request, callback, parse};
+use crate::api::{Request, Side, callback, parse};
 use crate::auth::Clock;
 use crate::auth::sample::{CHAT_KEY, MASTER_KEY, authenticator, configure, token};
 use crate::config::Namespace;
@@ -64,10 +64,10 @@ fn admit(config: &Config, line: &str, fields: &str) -> Result<Request, Refusal> 
     };
     let decoded = decode_head(text.as_bytes(), &mut HeadProgress::default(), &limits);
     let (head, _) = decoded.unwrap().expect("a whole head");
-    let mut request = parse(&head, config, Audience::Internal)?;
+    let mut request = parse(&head, config, Side::Both)?;
     let mut gate = Gate {
         config,
-        audience: Audience::Internal,
+        side: Side::Both,
         connection: 0,
         clock: CLOCK,
         auth: &mut authenticator(config),

@@ -5,7 +5,7 @@ use crate::api::publish::answer;
 use crate::hub::{Published, Scope};
 
 fn publish_request(target: &str, fields: &str) -> PublishRequest {
-    match parse_request(&format!("POST {target}"), fields, Audience::Internal) {
+    match parse_request(&format!("POST {target}"), fields, Side::Both) {
         Ok(Request::Publish(request)) => request,
         other => panic!("{target}: {other:?}"),
     }

@@ -1,6 +1,6 @@
 //! The glue around the pure core: what becomes of a step's effects, of questions and of answers.
 
-use pushring::api::Audience;
+use pushring::api::Side;
 use pushring::api::question::{Answer, Question};
 use pushring::close_reason::CloseReason;
 use pushring::hub::batch::{Batch, Format, WireForm};
@@ -110,7 +110,7 @@ impl World {
         let it = &mut connections[connection];
         let mut context = Context {
             config: &self.config,
-            audience: Audience::Internal,
+            side: Side::Both,
             connection: connection as u32,
             now_ms: self.now_ms,
             unix_ms: self.now_ms,
