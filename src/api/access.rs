@@ -164,9 +164,9 @@ impl Gate<'_> {
             return Ok(());
         };
         let count_max = self.config.limits.connections_per_user_max;
-        let place = self.auth.users.claim(user, self.connection, count_max);
-        let place = place.ok_or(Refusal::USER_CONNECTIONS_FULL)?;
-        session.place = Some(Rc::new(place));
+        let seat = self.auth.users.claim(user, self.connection, count_max);
+        let seat = seat.ok_or(Refusal::USER_CONNECTIONS_FULL)?;
+        session.seat = Some(Rc::new(seat));
         Ok(())
     }
 

@@ -41,14 +41,14 @@ pub enum Inquiry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
     /// The last one of the page before.
-    pub after: Option<Place>,
+    pub after: Option<PageMark>,
     pub limit: usize,
 }
 
-/// A connection's place in a list. It keeps it as long as it is listed, so that paging meets everybody once who was
-/// there all the time.
+/// Where a connection stands in a list, and the next page goes on behind it. That stays as long as it is listed, so
+/// paging meets everybody once who was there all the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct PageMark {
     pub shard: ShardId,
     /// On the shard.
     pub number: u32,
@@ -57,8 +57,8 @@ pub struct Place {
 /// What one shard finds.
 #[derive(Debug)]
 pub enum Finding {
-    /// In the order of their places.
-    Listed(Vec<(Place, ConnectionInfo)>),
+    /// In their order.
+    Listed(Vec<(PageMark, ConnectionInfo)>),
     State(Option<Box<ConnectionState>>),
     /// So many connections are about to end.
     Ended(usize),
@@ -160,8 +160,8 @@ impl Page {
             let (key, value) = pair?;
             match &*key {
                 "after" => {
-                    let place = value.parse().map_err(|()| Refusal::PARAMETER_INVALID)?;
-                    page.after = Some(place);
+                    let mark = value.parse().map_err(|()| Refusal::PARAMETER_INVALID)?;
+                    page.after = Some(mark);
                 }
                 "limit" => page.limit = parse_limit(&value, LIMIT_MAX)?,
                 _ => {}
@@ -170,7 +170,7 @@ impl Page {
         Ok(page)
     }
 
-    /// The number of the first place on `shard`; `None` if the page begins behind all of them.
+    /// The number on `shard` where the page begins; `None` if the page begins behind all of them.
     pub fn begin_on(&self, shard: ShardId) -> Option<u32> {
         match self.after {
             Some(after) if after.shard.0 > shard.0 => None,
@@ -202,22 +202,22 @@ impl FromStr for ConnectionId {
 }
 
 /// `shard-number`.
-impl fmt::Display for Place {
+impl fmt::Display for PageMark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.shard.0, self.number)
     }
 }
 
-impl FromStr for Place {
+impl FromStr for PageMark {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let mut parts = text.split('-');
-        let place = Self {
+        let mark = Self {
             shard: ShardId(part(parts.next())?),
             number: part(parts.next())?,
         };
-        parts.next().is_none().then_some(place).ok_or(())
+        parts.next().is_none().then_some(mark).ok_or(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use crate::api::Side;
-use crate::api::connections::{ConnectionInfo, ConnectionState, Finding, Place};
+use crate::api::connections::{ConnectionInfo, ConnectionState, Finding, PageMark};
 use crate::api::refusal::Refusal;
 use crate::proto::json;
 
@@ -82,14 +82,14 @@ pub fn write_findings(
     Ok(())
 }
 
-fn write_list(out: &mut Vec<u8>, mut listed: Vec<(Place, ConnectionInfo)>, limit: usize) {
-    listed.sort_by_key(|&(place, _)| place);
+fn write_list(out: &mut Vec<u8>, mut listed: Vec<(PageMark, ConnectionInfo)>, limit: usize) {
+    listed.sort_by_key(|&(mark, _)| mark);
     let has_more = listed.len() > limit;
     listed.truncate(limit);
     let last = listed.last().filter(|_| has_more);
     let list = List {
         connections: listed.iter().map(|(_, info)| info.into()).collect(),
-        next: last.map(|(place, _)| place.to_string()),
+        next: last.map(|(mark, _)| mark.to_string()),
     };
     json::write(out, &list);
 }
@@ -159,14 +159,14 @@ mod tests {
     #[test]
     fn pages_of_several_shards_become_one() {
         let part = |shard, numbers: &[u32]| {
-            let place = |&number| {
-                let place = Place {
+            let mark = |&number| {
+                let mark = PageMark {
                     shard: ShardId(shard),
                     number,
                 };
-                (place, info(number))
+                (mark, info(number))
             };
-            Finding::Listed(numbers.iter().map(place).collect())
+            Finding::Listed(numbers.iter().map(mark).collect())
         };
         for (limit, ids, next) in [
             (9, &["1-3-4711", "1-8-4711", "1-2-4711"][..], None),

@@ -24,7 +24,7 @@ pub enum Question {
     Authorize(Box<Consultation>),
 }
 
-/// The answer to the question of the same place in [`Question`].
+/// What comes back to a [`Question`].
 #[derive(Debug)]
 pub enum Answer {
     Published(Result<(Published, Scope), HomeRefusal>),

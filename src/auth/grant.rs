@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::auth::pattern::Patterns;
-use crate::auth::users::Place;
+use crate::auth::users::Seat;
 use crate::hub::message::ChannelName;
 
 /// The claims of a verified token, or what the backend answered in place of one.
@@ -73,7 +73,7 @@ pub struct Session {
     /// The end of what was opened with it: `token_expiry_grace` behind the token's, and not before `expires_ms`.
     pub ends_ms: Option<u64>,
     /// Among the connections of the user, as long as it listens.
-    pub place: Option<Rc<Place>>,
+    pub seat: Option<Rc<Seat>>,
     /// When the backend wants to be asked again: the end of everything, whatever token comes until then.
     pub reask_ms: Option<u64>,
 }
@@ -84,7 +84,7 @@ impl Session {
             grant,
             expires_ms: None,
             ends_ms: None,
-            place: None,
+            seat: None,
             reask_ms: None,
         }
     }

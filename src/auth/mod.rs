@@ -163,7 +163,7 @@ impl Authenticator {
             grant,
             expires_ms,
             ends_ms,
-            place: None,
+            seat: None,
             reask_ms: None,
         }
     }

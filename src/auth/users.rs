@@ -28,9 +28,9 @@ struct Register {
     counts: Option<Arc<dyn UserCounts>>,
 }
 
-/// One connection's place among those of its user. It is given back when it is dropped, whichever way that comes.
+/// One connection's seat among those of its user. It is given back when it is dropped, whichever way that comes.
 #[derive(Debug)]
-pub struct Place {
+pub struct Seat {
     user: Arc<str>,
     connection: u32,
     is_counted: bool,
@@ -43,8 +43,8 @@ impl Users {
         self.0.borrow_mut().counts = Some(counts);
     }
 
-    /// A place for `connection`; `None` if the user has `count_max` already. 0 is any number.
-    pub fn claim(&self, user: &Arc<str>, connection: u32, count_max: usize) -> Option<Place> {
+    /// A seat for `connection`; `None` if the user has `count_max` already. 0 is any number.
+    pub fn claim(&self, user: &Arc<str>, connection: u32, count_max: usize) -> Option<Seat> {
         let mut register = self.0.borrow_mut();
         let counts = register.counts.as_ref().filter(|_| count_max > 0);
         if counts.is_some_and(|counts| !counts.add(user, count_max)) {
@@ -52,7 +52,7 @@ impl Users {
         }
         let is_counted = counts.is_some();
         register.connections.insert((user.clone(), connection));
-        Some(Place {
+        Some(Seat {
             user: user.clone(),
             connection,
             is_counted,
@@ -82,13 +82,13 @@ impl Users {
     }
 }
 
-impl Place {
+impl Seat {
     pub fn user(&self) -> &Arc<str> {
         &self.user
     }
 }
 
-impl Drop for Place {
+impl Drop for Seat {
     fn drop(&mut self) {
         let mut register = self.register.borrow_mut();
         let entry = (self.user.clone(), self.connection);
@@ -102,13 +102,13 @@ impl Drop for Place {
 }
 
 /// Two of one connection are one and the same.
-impl PartialEq for Place {
+impl PartialEq for Seat {
     fn eq(&self, other: &Self) -> bool {
         (&self.user, self.connection) == (&other.user, other.connection)
     }
 }
 
-impl Eq for Place {}
+impl Eq for Seat {}
 
 #[cfg(test)]
 mod tests {
@@ -119,12 +119,12 @@ mod tests {
     }
 
     #[test]
-    fn a_user_s_connections_are_found_until_their_places_are_given_back() {
+    fn a_user_s_connections_are_found_until_their_seats_are_given_back() {
         let mut users = Users::default();
-        let places: Vec<_> = [("b", 3), ("a", 7), ("b", 1), ("b", 2), ("", 9)]
+        let seats: Vec<_> = [("b", 3), ("a", 7), ("b", 1), ("b", 2), ("", 9)]
             .map(|(name, connection)| users.claim(&user(name), connection, 1).unwrap())
             .into();
-        assert_eq!(places[0].user(), &user("b"));
+        assert_eq!(seats[0].user(), &user("b"));
         for (name, begin, limit, want) in [
             ("b", 0, 9, &[1, 2, 3][..]),
             ("b", 2, 9, &[2, 3]),
@@ -140,7 +140,7 @@ mod tests {
             assert_eq!(users.take("b", 2), want, "found once");
         }
         let again = users.claim(&user("a"), 3, 0).unwrap();
-        drop(places);
+        drop(seats);
         assert_eq!(users.connections("a", 0, 9), [3]);
         drop(again);
         assert!(users.0.borrow().connections.is_empty());

@@ -17,7 +17,7 @@ pub(super) struct Registry {
     channels: HashMap<ChannelName, Channel>,
     /// The channels that the next batches are made of, in the order in which they came.
     due: BTreeMap<u64, ChannelName>,
-    last_place: u64,
+    last_due: u64,
     n_listened: usize,
 }
 
@@ -30,14 +30,14 @@ struct Channel {
     /// The home wants to hear no more.
     is_closed: bool,
     is_listened: bool,
-    place: Place,
+    stage: Stage,
 }
 
 /// `None` for all that there is.
 type After = Option<Position>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Stage {
     /// There is nothing to do.
     Rest,
     /// Its key in `due`.
@@ -69,7 +69,7 @@ impl Registry {
                 open: None,
                 is_closed: false,
                 is_listened: false,
-                place: Place::Rest,
+                stage: Stage::Rest,
             });
         entry.home = home;
         entry.keep = keep;
@@ -84,11 +84,11 @@ impl Registry {
         };
         entry.open = None;
         entry.is_closed = true;
-        if entry.is_listened || matches!(entry.place, Place::UnderWay | Place::Outdated) {
+        if entry.is_listened || matches!(entry.stage, Stage::UnderWay | Stage::Outdated) {
             self.make_due(channel);
         } else {
-            if let Place::Due(place) = entry.place {
-                self.due.remove(&place);
+            if let Stage::Due(key) = entry.stage {
+                self.due.remove(&key);
             }
             self.channels.remove(channel);
         }
@@ -98,15 +98,15 @@ impl Registry {
         let Some(entry) = self.channels.get_mut(channel) else {
             return;
         };
-        match entry.place {
-            Place::Rest => {
-                self.last_place += 1;
-                entry.place = Place::Due(self.last_place);
-                self.due.insert(self.last_place, channel.clone());
+        match entry.stage {
+            Stage::Rest => {
+                self.last_due += 1;
+                entry.stage = Stage::Due(self.last_due);
+                self.due.insert(self.last_due, channel.clone());
             }
-            Place::Due(_) => {}
+            Stage::Due(_) => {}
             // Two batches about one channel might read it before it is listened to.
-            Place::UnderWay | Place::Outdated => entry.place = Place::Outdated,
+            Stage::UnderWay | Stage::Outdated => entry.stage = Stage::Outdated,
         }
     }
 
@@ -135,7 +135,7 @@ impl Registry {
                 batch.unlisten.push(channel);
                 continue;
             }
-            entry.place = Place::UnderWay;
+            entry.stage = Stage::UnderWay;
             if !entry.is_listened {
                 batch.listen.push(channel.clone());
             }
@@ -160,8 +160,8 @@ impl Registry {
             entry.is_listened = true;
             self.n_listened += 1;
         }
-        let is_current = entry.place == Place::UnderWay;
-        entry.place = Place::Rest;
+        let is_current = entry.stage == Stage::UnderWay;
+        entry.stage = Stage::Rest;
         if is_current {
             entry.open = None;
             return Some(entry.home);
@@ -175,13 +175,13 @@ impl Registry {
     pub(super) fn interrupt(&mut self, mut lost: impl FnMut(ShardId, ChannelName)) {
         self.due.clear();
         self.n_listened = 0;
-        let (due, last_place) = (&mut self.due, &mut self.last_place);
+        let (due, last_due) = (&mut self.due, &mut self.last_due);
         self.channels.retain(|channel, entry| {
             entry.is_listened = false;
             if entry.open.is_some() {
-                *last_place += 1;
-                entry.place = Place::Due(*last_place);
-                due.insert(*last_place, channel.clone());
+                *last_due += 1;
+                entry.stage = Stage::Due(*last_due);
+                due.insert(*last_due, channel.clone());
             } else if !entry.is_closed {
                 lost(entry.home, channel.clone());
             }
@@ -258,8 +258,8 @@ mod tests {
             registry.channels.values().filter(|c| c.is_listened).count(),
             "{steps}"
         );
-        for (place, channel) in &registry.due {
-            assert_eq!(registry.channels[channel].place, Place::Due(*place));
+        for (key, channel) in &registry.due {
+            assert_eq!(registry.channels[channel].stage, Stage::Due(*key));
         }
     }
 

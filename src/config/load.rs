@@ -75,8 +75,8 @@ impl Config {
             loader.read_variable(&variable, &value);
         }
         for (name, value) in flags {
-            let place = format!("--{}", name.replace('_', "-"));
-            loader.read_setting(&place, &name, &value);
+            let location = format!("--{}", name.replace('_', "-"));
+            loader.read_setting(&location, &name, &value);
         }
         loader.finish()
     }
@@ -90,7 +90,7 @@ struct Loader {
 }
 
 struct NamespaceField {
-    place: String,
+    location: String,
     namespace: String,
     /// Field and value; `None` for a table that only names the namespace.
     assignment: Option<(String, String)>,
@@ -102,16 +102,16 @@ impl Loader {
             .into_iter()
             .partition(|field| field.namespace.is_empty());
         for NamespaceField {
-            place,
+            location,
             namespace,
             assignment,
         } in unnamed.into_iter().chain(named)
         {
             match assignment {
                 Some((field, value)) => {
-                    self.apply_namespace_field(&place, &namespace, &field, &value);
+                    self.apply_namespace_field(&location, &namespace, &field, &value);
                 }
-                None => _ = self.namespace_mut(&place, &namespace),
+                None => _ = self.namespace_mut(&location, &namespace),
             }
         }
         // A relation between values means something only once each value does.
@@ -137,64 +137,65 @@ impl Loader {
         }
     }
 
-    /// `place` is how the operator wrote it: `--heartbeat`, `PUSHRING_HEARTBEAT`.
-    fn read_setting(&mut self, place: &str, name: &str, value: &str) {
+    /// `location` is how the operator wrote it: `--heartbeat`, `PUSHRING_HEARTBEAT`.
+    fn read_setting(&mut self, location: &str, name: &str, value: &str) {
         if name == NAMESPACE {
             value
                 .split(',')
-                .for_each(|assignment| self.read_assignment(place, assignment));
+                .for_each(|assignment| self.read_assignment(location, assignment));
         } else if name == TOKEN_KEY || name == API_KEY {
-            self.read_key_assignments(place, name, value);
+            self.read_key_assignments(location, name, value);
         } else if let Some(setting) = SETTINGS.iter().find(|s| s.name == name) {
             self.errors
-                .extend(apply(setting, &mut self.config, place, value).err());
+                .extend(apply(setting, &mut self.config, location, value).err());
         } else {
             let tables = [NAMESPACE, TOKEN_KEY, API_KEY];
             let known = SETTINGS.iter().map(|s| s.name).chain(tables);
             let hint = did_you_mean(name, known, |name| {
-                match place.strip_prefix(VARIABLE_PREFIX) {
+                match location.strip_prefix(VARIABLE_PREFIX) {
                     Some(_) => format!("{VARIABLE_PREFIX}{}", name.to_ascii_uppercase()),
                     None => name.to_owned(),
                 }
             });
-            self.errors.push(format!("{place}: no such setting{hint}"));
+            self.errors
+                .push(format!("{location}: no such setting{hint}"));
         }
     }
 
     /// `echo.client_publish=true`; a name may hold dots and equal signs, a field and its value never do.
-    fn read_assignment(&mut self, place: &str, assignment: &str) {
+    fn read_assignment(&mut self, location: &str, assignment: &str) {
         let parts = assignment
             .trim()
             .rsplit_once('=')
             .and_then(|(left, value)| Some((left.rsplit_once('.')?, value)));
         match parts {
             Some(((namespace, field), value)) => {
-                let place = format!("{place} {namespace}.{field}");
-                self.read_namespace_field(&place, namespace, field, value);
+                let location = format!("{location} {namespace}.{field}");
+                self.read_namespace_field(&location, namespace, field, value);
             }
             None => self.errors.push(format!(
-                "{place} = \"{assignment}\": not understood; give NAME.FIELD=VALUE such as echo.client_publish=true"
+                "{location} = \"{assignment}\": not understood; give NAME.FIELD=VALUE such as echo.client_publish=true"
             )),
         }
     }
 
-    fn read_namespace_field(&mut self, place: &str, namespace: &str, field: &str, value: &str) {
+    fn read_namespace_field(&mut self, location: &str, namespace: &str, field: &str, value: &str) {
         self.namespace_fields.push(NamespaceField {
-            place: place.to_owned(),
+            location: location.to_owned(),
             namespace: namespace.to_owned(),
             assignment: Some((field.to_owned(), value.to_owned())),
         });
     }
 
-    fn apply_namespace_field(&mut self, place: &str, namespace: &str, field: &str, value: &str) {
+    fn apply_namespace_field(&mut self, location: &str, namespace: &str, field: &str, value: &str) {
         if let Some(setting) = NAMESPACE_SETTINGS.iter().find(|s| s.name == field) {
-            if let Some(namespace) = self.namespace_mut(place, namespace) {
-                let result = apply(setting, namespace, place, value);
+            if let Some(namespace) = self.namespace_mut(location, namespace) {
+                let result = apply(setting, namespace, location, value);
                 self.errors.extend(result.err());
             }
         } else if SETTINGS.iter().any(|s| s.name == field) {
             self.errors.push(format!(
-                "{place}: {field} is a setting of the server, not of a namespace; put it above the first [namespace.…]"
+                "{location}: {field} is a setting of the server, not of a namespace; put it above the first [namespace.…]"
             ));
         } else {
             let hint = did_you_mean(
@@ -203,11 +204,11 @@ impl Loader {
                 str::to_owned,
             );
             self.errors
-                .push(format!("{place}: a namespace has no such field{hint}"));
+                .push(format!("{location}: a namespace has no such field{hint}"));
         }
     }
 
-    fn namespace_mut(&mut self, place: &str, name: &str) -> Option<&mut Namespace> {
+    fn namespace_mut(&mut self, location: &str, name: &str) -> Option<&mut Namespace> {
         // A colon comes behind it.
         let is_allowed = |byte| byte != b':' && channel_name::is_allowed(byte);
         if name.len() < channel_name::BYTES_MAX && name.bytes().all(is_allowed) {
@@ -216,28 +217,28 @@ impl Loader {
             return Some(entry.or_insert(inherited));
         }
         self.errors.push(format!(
-            "{place}: \"{name}\" cannot be the first part of a channel's name; use letters, digits and _ - . @ $ ~ = #"
+            "{location}: \"{name}\" cannot be the first part of a channel's name; use letters, digits and _ - . @ $ ~ = #"
         ));
         None
     }
 
     fn read_file(&mut self, file: ConfigFile<'_>) {
-        let place = |at: usize| format!("{}:{}", file.path, line_number(file.text, at));
+        let location = |at: usize| format!("{}:{}", file.path, line_number(file.text, at));
         let table = match DeTable::parse(file.text) {
             Ok(table) => table.into_inner(),
             Err(error) => {
                 let at = error.span().map_or(0, |span| span.start);
                 return self
                     .errors
-                    .push(format!("{}: {}", place(at), error.message()));
+                    .push(format!("{}: {}", location(at), error.message()));
             }
         };
         for (key, value) in in_file_order(&table) {
-            let place = format!("{}: {}", place(key.span().start), key.get_ref());
+            let location = format!("{}: {}", location(key.span().start), key.get_ref());
             if key.get_ref() == NAMESPACE {
                 let Some(namespaces) = value.get_ref().as_table() else {
                     self.errors.push(format!(
-                        "{place}: write a table for each namespace: [namespace.NAME]"
+                        "{location}: write a table for each namespace: [namespace.NAME]"
                     ));
                     continue;
                 };
@@ -246,22 +247,22 @@ impl Loader {
                 match value.get_ref().as_table() {
                     Some(tables) => self.read_key_tables(file, key.get_ref(), tables),
                     None => self.errors.push(format!(
-                        "{place}: write a table for each key: [{}.NAME]",
+                        "{location}: write a table for each key: [{}.NAME]",
                         key.get_ref()
                     )),
                 }
             } else if let Some(text) = scalar_text(value.get_ref()) {
-                self.read_setting(&place, key.get_ref(), &text);
+                self.read_setting(&location, key.get_ref(), &text);
             } else {
                 // An unknown table is told as an unknown name; a known name gets told what it expects.
-                self.read_setting(&place, key.get_ref(), value.get_ref().type_str());
+                self.read_setting(&location, key.get_ref(), value.get_ref().type_str());
             }
         }
     }
 
     fn read_namespaces(&mut self, file: ConfigFile<'_>, namespaces: &DeTable<'_>) {
         for (name, fields) in in_file_order(namespaces) {
-            let place = |at: usize, field: &str| {
+            let location = |at: usize, field: &str| {
                 format!(
                     "{}:{}: namespace \"{}\" {field}",
                     file.path,
@@ -271,16 +272,16 @@ impl Loader {
             };
             let Some(fields) = fields.get_ref().as_table() else {
                 // `client_publish = true` right below `[namespace]`.
-                let place = place(name.span().start, "");
+                let location = location(name.span().start, "");
                 self.errors.push(format!(
                     "{}: is no table; write [namespace.NAME], or [namespace.\"\"]",
-                    place.trim_end()
+                    location.trim_end()
                 ));
                 continue;
             };
             // A table without fields is checked for its name, too.
             self.namespace_fields.push(NamespaceField {
-                place: place(name.span().start, ""),
+                location: location(name.span().start, ""),
                 namespace: name.get_ref().to_string(),
                 assignment: None,
             });
@@ -288,7 +289,7 @@ impl Loader {
                 let text = scalar_text(value.get_ref())
                     .unwrap_or_else(|| value.get_ref().type_str().to_owned());
                 self.read_namespace_field(
-                    &place(field.span().start, field.get_ref()),
+                    &location(field.span().start, field.get_ref()),
                     name.get_ref(),
                     field.get_ref(),
                     &text,
@@ -298,13 +299,18 @@ impl Loader {
     }
 }
 
-fn apply<T>(setting: &Setting<T>, target: &mut T, place: &str, value: &str) -> Result<(), String> {
+fn apply<T>(
+    setting: &Setting<T>,
+    target: &mut T,
+    location: &str,
+    value: &str,
+) -> Result<(), String> {
     setting.apply(target, value).map_err(|error| {
         let shown = match setting.may_hold_secret() {
             true => String::new(),
             false => format!(" = \"{value}\""),
         };
-        format!("{place}{shown}: {error}; give {}", setting.expected())
+        format!("{location}{shown}: {error}; give {}", setting.expected())
     })
 }
 

@@ -35,9 +35,9 @@ impl Shard {
             }
             Mail::Answer {
                 connection,
-                place,
+                slot,
                 answer,
-            } => self.on_answer(connection, place, answer),
+            } => self.on_answer(connection, slot, answer),
             Mail::Publication(message) => self.fanout.enqueue(message),
             Mail::Unlisten { from, channel } => match &mut self.relay {
                 Some(relayed) => relayed.relay.unlisten(&channel, from, self.clock.hub_ms),
@@ -72,25 +72,25 @@ impl Shard {
         }
     }
 
-    /// Asks the home of the question, the shard of its connection, or every shard in its place. A home of our own
-    /// answers at once, unless its log has to be written first.
+    /// Asks the home of the question, or the shard of its connection; of a question to all shards, each slot is for the
+    /// shard with its number. `None`: the answer comes by mail.
     pub(super) fn ask(
         &mut self,
         connection: ConnectionKey,
-        place: u16,
+        slot: u16,
         question: Question,
     ) -> Option<Answer> {
         let asker = Asker {
             shard: self.id,
             connection,
-            place,
+            slot,
         };
         if let Question::Authorize(consultation) = question {
             return self.ask_backend(asker, *consultation);
         }
         let home = match question.channel() {
             Some(channel) => self.home(channel),
-            None => question.shard().unwrap_or(ShardId(place)),
+            None => question.shard().unwrap_or(ShardId(slot)),
         };
         if home == self.id {
             return self.answer(asker, question);
@@ -99,7 +99,7 @@ impl Shard {
         None
     }
 
-    /// Answers as the home; `None` for an answer that comes when the log has been written.
+    /// Answers as the home; `None`: the answer comes by mail.
     fn answer(&mut self, asker: Asker, question: Question) -> Option<Answer> {
         if self.relay.is_some() && !matches!(question, Question::Inquiry(_) | Question::Metrics) {
             return self.ask_relay(asker, question);
@@ -207,8 +207,8 @@ impl Shard {
     }
 
     /// An answer for one of our connections has come by mail.
-    fn on_answer(&mut self, connection: ConnectionKey, place: u16, answer: Answer) {
-        if self.take_answer(connection, place, answer) {
+    fn on_answer(&mut self, connection: ConnectionKey, slot: u16, answer: Answer) {
+        if self.take_answer(connection, slot, answer) {
             self.settle(connection.index);
         }
     }
@@ -218,7 +218,7 @@ impl Shard {
     pub(super) fn take_answer(
         &mut self,
         connection: ConnectionKey,
-        place: u16,
+        slot: u16,
         answer: Answer,
     ) -> bool {
         let index = connection.index;
@@ -242,7 +242,7 @@ impl Shard {
         };
         if is_waiting {
             self.advance(index, |transport, context| {
-                transport.on_answer(place, answer, subscription, context)
+                transport.on_answer(slot, answer, subscription, context)
             });
         }
         is_waiting

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use crate::api::connections::{
-    ConnectionId, ConnectionInfo, ConnectionState, Finding, Inquiry, OutboxState, Page, Place,
+    ConnectionId, ConnectionInfo, ConnectionState, Finding, Inquiry, OutboxState, Page, PageMark,
 };
 use crate::close_reason::CloseReason;
 use crate::shard::Shard;
@@ -94,15 +94,15 @@ impl Shard {
         }
     }
 
-    /// The part of a list that is here: `find` gives the places from a number on, with their connections.
+    /// The part of a list that is here: `find` gives the marks from a number on, with their connections.
     fn list(&self, page: &Page, find: impl FnOnce(&Self, u32) -> Vec<(u32, u32)>) -> Finding {
         let found = page.begin_on(self.id).map(|begin| find(self, begin));
         let listed = found.into_iter().flatten().map(|(number, index)| {
-            let place = Place {
+            let mark = PageMark {
                 shard: self.id,
                 number,
             };
-            (place, self.info(index))
+            (mark, self.info(index))
         });
         Finding::Listed(listed.collect())
     }

@@ -25,18 +25,18 @@ use crate::tls::TlsConfigs;
 pub struct Asker {
     pub shard: ShardId,
     pub connection: ConnectionKey,
-    pub place: u16,
+    pub slot: u16,
 }
 
 impl Asker {
     /// What brings the answer.
     pub fn mail(self, answer: Answer) -> Mail {
         let Self {
-            connection, place, ..
+            connection, slot, ..
         } = self;
         Mail::Answer {
             connection,
-            place,
+            slot,
             answer,
         }
     }
@@ -49,7 +49,7 @@ pub enum Mail {
     Ask { asker: Asker, question: Question },
     Answer {
         connection: ConnectionKey,
-        place: u16,
+        slot: u16,
         answer: Answer,
     },
     /// From a channel's home, to a shard with listeners.

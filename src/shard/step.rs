@@ -105,9 +105,9 @@ impl Shard {
         }
         let key = self.key(index);
         let mut questions = std::mem::take(&mut self.scratch.effects.questions);
-        for (place, question) in questions.drain(..) {
-            if let Some(answer) = self.ask(key, place, question) {
-                self.take_answer(key, place, answer);
+        for (slot, question) in questions.drain(..) {
+            if let Some(answer) = self.ask(key, slot, question) {
+                self.take_answer(key, slot, answer);
             }
         }
         if self.scratch.effects.questions.is_empty() {

@@ -98,9 +98,9 @@ impl Asking {
         let purpose = if consultations.is_empty() {
             Self::ask(&meta, request, body, context)?
         } else {
-            for (place, consultation) in consultations.into_iter().enumerate() {
+            for (slot, consultation) in consultations.into_iter().enumerate() {
                 let question = Question::Authorize(Box::new(consultation));
-                context.effects.questions.push((place as u16, question));
+                context.effects.questions.push((slot as u16, question));
             }
             let body = body.to_vec();
             Purpose::Permission(Box::new(Held { request, body }))
@@ -141,11 +141,11 @@ impl Asking {
                     Ok(publishes) => publishes,
                     Err(refusal) => return Err(refuse(context, meta, &refusal)),
                 };
-                for (place, publish) in publishes.enumerate() {
+                for (slot, publish) in publishes.enumerate() {
                     context
                         .effects
                         .questions
-                        .push((place as u16, question(publish)));
+                        .push((slot as u16, question(publish)));
                 }
                 Purpose::Publish(request.channels)
             }
@@ -243,14 +243,14 @@ impl Asking {
     /// Notes an answer; with the last one it is [done](Self::is_done).
     pub fn on_answer(
         &mut self,
-        place: u16,
+        slot: u16,
         answer: Answer,
         subscription: Option<Subscription>,
         context: &mut Context<'_>,
     ) -> Next {
-        let slot = &mut self.answers[usize::from(place)];
-        debug_assert!(slot.is_none(), "a question is answered once");
-        *slot = Some((answer, subscription));
+        let kept = &mut self.answers[usize::from(slot)];
+        debug_assert!(kept.is_none(), "a question is answered once");
+        *kept = Some((answer, subscription));
         self.missing -= 1;
         if self.missing > 0 {
             return Next::Stay;
@@ -502,7 +502,7 @@ fn ask_to_listen(
         ListenMode::Stream => usize::MAX,
         ListenMode::Once | ListenMode::UntilFirst => context.config.limits.outbox_bytes_max,
     };
-    let ask = |(place, (channel, since))| {
+    let ask = |(slot, (channel, since))| {
         let listen = Listen {
             channel,
             since,
@@ -513,18 +513,18 @@ fn ask_to_listen(
         context
             .effects
             .questions
-            .push((place as u16, Question::Listen(listen)));
+            .push((slot as u16, Question::Listen(listen)));
         since
     };
     channels.into_iter().enumerate().map(ask).collect()
 }
 
 fn ask_all_shards(question: &Question, context: &mut Context<'_>) {
-    for place in 0..context.n_shards {
+    for slot in 0..context.n_shards {
         context
             .effects
             .questions
-            .push((place as u16, question.clone()));
+            .push((slot as u16, question.clone()));
     }
 }
 
@@ -551,7 +551,7 @@ pub(super) fn disconnect_websocket(context: &mut Context<'_>) -> Next {
 fn claim(request: &mut Request, context: &mut Context<'_>) -> Result<(), Refusal> {
     let listen = callback::listening(request).map(|(_, listen)| listen);
     match listen.and_then(|listen| listen.session.as_mut()) {
-        Some(session) if session.place.is_none() => context.gate().claim(session),
+        Some(session) if session.seat.is_none() => context.gate().claim(session),
         _ => Ok(()),
     }
 }

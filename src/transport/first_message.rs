@@ -171,7 +171,7 @@ impl FirstMessage {
 
     pub fn on_answer(
         &mut self,
-        place: u16,
+        slot: u16,
         answer: Answer,
         subscription: Option<Subscription>,
         context: &mut Context<'_>,
@@ -179,7 +179,7 @@ impl FirstMessage {
         let State::Asking(asking) = &mut self.state else {
             unreachable!("nothing was asked")
         };
-        asking.on_answer(place, answer, subscription, context)
+        asking.on_answer(slot, answer, subscription, context)
     }
 
     pub fn on_delivery(

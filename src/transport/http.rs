@@ -317,7 +317,7 @@ impl Http {
 
     pub fn on_answer(
         &mut self,
-        place: u16,
+        slot: u16,
         answer: Answer,
         subscription: Option<Subscription>,
         context: &mut Context<'_>,
@@ -325,7 +325,7 @@ impl Http {
         let Some(Exchange::Asking(asking)) = self.exchange.as_deref_mut() else {
             unreachable!("nothing was asked")
         };
-        let mut next = asking.on_answer(place, answer, subscription, context);
+        let mut next = asking.on_answer(slot, answer, subscription, context);
         if asking.is_done() {
             self.exchange = None;
             self.since_ms = context.now_ms;

@@ -110,7 +110,7 @@ impl Context<'_> {
 #[derive(Debug, Default)]
 pub struct Effects {
     pub out: Outgoing,
-    /// To be asked, each with its place among the questions of the request.
+    /// To be asked, each with its slot among the questions of the request.
     pub questions: Vec<(u16, Question)>,
     /// Subscriptions that the connection gives up.
     pub released: Vec<Subscription>,
@@ -175,15 +175,15 @@ impl Transport {
     /// A question of this connection has its answer; `subscription` is the connection's if it listens now.
     pub fn on_answer(
         &mut self,
-        place: u16,
+        slot: u16,
         answer: Answer,
         subscription: Option<Subscription>,
         context: &mut Context<'_>,
     ) -> Next {
         match self {
-            Self::Http(http) => http.on_answer(place, answer, subscription, context),
+            Self::Http(http) => http.on_answer(slot, answer, subscription, context),
             Self::WebSocket(websocket) => websocket.on_answer(&answer, context),
-            Self::FirstMessage(first) => first.on_answer(place, answer, subscription, context),
+            Self::FirstMessage(first) => first.on_answer(slot, answer, subscription, context),
             Self::LongPoll(_) | Self::EventStream(_) => unreachable!("asks nothing"),
         }
     }

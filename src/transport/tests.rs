@@ -159,16 +159,16 @@ impl Peer {
             let name = self.fanout.unlisten(subscription);
             self.hub.unlisten(&name, ShardId(0), self.now_ms);
         }
-        for (place, question) in std::mem::take(&mut self.effects.questions) {
+        for (slot, question) in std::mem::take(&mut self.effects.questions) {
             if self.holds_questions {
-                self.questions.push((place, question));
+                self.questions.push((slot, question));
             } else {
-                self.answer(place, question);
+                self.answer(slot, question);
             }
         }
     }
 
-    fn answer(&mut self, place: u16, question: Question) {
+    fn answer(&mut self, slot: u16, question: Question) {
         let mut subscription = None;
         let answer = match question {
             Question::Publish(publish) | Question::PublishCounted(publish) => {
@@ -206,7 +206,7 @@ impl Peer {
             Question::Authorize(_) => unreachable!("the test is the backend"),
         };
         let next = self
-            .step(|transport, context| transport.on_answer(place, answer, subscription, context));
+            .step(|transport, context| transport.on_answer(slot, answer, subscription, context));
         self.settle(next);
         self.offer_input();
     }

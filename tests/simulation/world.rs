@@ -50,7 +50,7 @@ struct Asker {
     shard: usize,
     connection: usize,
     socket: usize,
-    place: u16,
+    slot: u16,
 }
 
 enum Mail {

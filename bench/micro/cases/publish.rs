@@ -131,13 +131,13 @@ impl Connection {
         debug_assert_eq!(consumed, request.len());
         debug_assert!(matches!(next, Next::Stay));
         self.request = request;
-        while let Some((place, question)) = self.effects.questions.pop() {
+        while let Some((slot, question)) = self.effects.questions.pop() {
             let Question::Publish(publish) = question else {
                 unreachable!("a publish asks for nothing else")
             };
             let result = self.hub.publish(publish, 0, &mut Vec::new());
             let answer = Answer::Published(result.map(|(published, _)| (published, Scope::Alone)));
-            self.step(|transport, context| transport.on_answer(place, answer, None, context));
+            self.step(|transport, context| transport.on_answer(slot, answer, None, context));
         }
         for slice in self.effects.out.slices() {
             self.sent.extend_from_slice(slice);

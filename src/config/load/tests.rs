@@ -1,4 +1,4 @@
-//! Sources put together, and every mistake with its place and remedy.
+//! Sources put together, and every mistake with its location and remedy.
 
 use super::*;
 

@@ -96,7 +96,7 @@ fn asker() -> Asker {
             index: 0,
             generation: 0,
         },
-        place: 0,
+        slot: 0,
     }
 }
 

@@ -177,11 +177,11 @@ fn what_a_channel_says_before_the_last_answer_joins_the_replay() {
             ""
         );
         let mut questions = std::mem::take(&mut peer.questions).into_iter();
-        let (place, question) = questions.next_back().unwrap();
-        peer.answer(place, question);
+        let (slot, question) = questions.next_back().unwrap();
+        peer.answer(slot, question);
         assert_eq!(peer.publish("b", "early"), "");
-        let (place, question) = questions.next().unwrap();
-        peer.answer(place, question);
+        let (slot, question) = questions.next().unwrap();
+        peer.answer(slot, question);
         let answer = peer.take_output();
         assert_eq!(answer.matches("early").count(), 1, "{answer}");
         assert!(
@@ -204,8 +204,8 @@ fn what_a_channel_loses_before_the_last_answer_is_told() {
             peer.holds_questions = true;
             let fields = if told.starts_with("{") { HANDSHAKE } else { "" };
             peer.get(target, fields);
-            let (place, question) = peer.questions.pop().unwrap();
-            peer.answer(place, question);
+            let (slot, question) = peer.questions.pop().unwrap();
+            peer.answer(slot, question);
             if early {
                 peer.publish("b", "early");
             }
@@ -226,8 +226,8 @@ fn what_a_channel_loses_before_the_last_answer_is_told() {
                 }));
             }
             assert_eq!((peer.deliver(), peer.ended), (String::new(), None));
-            let (place, question) = peer.questions.pop().unwrap();
-            peer.answer(place, question);
+            let (slot, question) = peer.questions.pop().unwrap();
+            peer.answer(slot, question);
             let answer = peer.take_output();
             let mut want: Vec<&str> = vec![told];
             want.splice(0..0, early.then_some("early"));
@@ -253,8 +253,8 @@ fn a_channel_deleted_before_the_last_answer_turns_the_listener_away() {
     let mut peer = Peer::new();
     peer.holds_questions = true;
     peer.get("/sse/a,b", "");
-    let (place, question) = peer.questions.remove(0);
-    peer.answer(place, question);
+    let (slot, question) = peer.questions.remove(0);
+    peer.answer(slot, question);
     assert_eq!(status(&peer.delete("a")), 503);
     assert_eq!(
         (peer.ended, peer.fanout.channels()),

@@ -77,14 +77,14 @@ fn an_echo_may_come_before_the_answer() {
     peer.send(&frame(1, b"hello"));
     peer.send(&frame(8, &1000u16.to_be_bytes()));
     assert_eq!(peer.ended, None, "its echo comes first");
-    let Some((place, Question::Publish(publish))) = peer.questions.pop() else {
+    let Some((slot, Question::Publish(publish))) = peer.questions.pop() else {
         panic!("a publish")
     };
     let (published, message) = peer.hub.publish(publish, 0, &mut Vec::new()).unwrap();
     peer.fanout.enqueue(message.unwrap());
     assert_eq!(peer.deliver(), "\u{FFFD}\u{5}hello");
     let answer = Answer::Published(Ok((published, Scope::Alone)));
-    let next = peer.step(|transport, context| transport.on_answer(place, answer, None, context));
+    let next = peer.step(|transport, context| transport.on_answer(slot, answer, None, context));
     peer.settle(next);
     assert_eq!(take_close_code(&mut peer), 1000);
     assert_eq!(peer.ended, Some(CloseReason::PeerClosed));
@@ -98,7 +98,7 @@ fn who_leaves_does_not_wait_for_an_echo_that_is_lost() {
         peer.get("/ws/echo:a?format=json", HANDSHAKE);
         peer.holds_questions = true;
         peer.send(&frame(1, br#"{"channel":"echo:a","data":1}"#));
-        let (place, _) = peer.questions.remove(0);
+        let (slot, _) = peer.questions.remove(0);
         let old_epoch = Position::parse(&peer.head("echo:a")).unwrap().epoch;
         let position = Position {
             epoch: if echo_is_lost { old_epoch } else { epoch },
@@ -109,8 +109,7 @@ fn who_leaves_does_not_wait_for_an_echo_that_is_lost() {
             receivers: 1,
         };
         let answer = Answer::Published(Ok((published, Scope::Alone)));
-        let next =
-            peer.step(|transport, context| transport.on_answer(place, answer, None, context));
+        let next = peer.step(|transport, context| transport.on_answer(slot, answer, None, context));
         peer.settle(next);
         let close = frame(8, &1000u16.to_be_bytes());
         if closes_before {
@@ -394,8 +393,8 @@ fn who_leaves_during_a_shutdown_is_told_goodbye_once() {
             }
             let mut opcodes = opcodes(&std::mem::take(&mut peer.output));
             if peer.ended.is_none() {
-                let (place, question) = peer.questions.remove(0);
-                peer.answer(place, question);
+                let (slot, question) = peer.questions.remove(0);
+                peer.answer(slot, question);
                 peer.deliver_quietly();
                 opcodes.extend(self::opcodes(&peer.output));
             }
@@ -452,8 +451,8 @@ fn publishes_in_flight_hold_the_input_back() {
         peer.send(&frame(1, b"x"));
     }
     assert_eq!((peer.questions.len(), peer.input.is_empty()), (2, false));
-    let (place, question) = peer.questions.remove(0);
-    peer.answer(place, question);
+    let (slot, question) = peer.questions.remove(0);
+    peer.answer(slot, question);
     assert_eq!((peer.questions.len(), peer.input.is_empty()), (2, true));
 }
 

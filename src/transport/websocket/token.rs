@@ -186,9 +186,9 @@ impl WebSocket {
         if !may_stay {
             return Err(Refusal::CHANNEL_DENIED.into());
         }
-        match self.session().and_then(|session| session.place.clone()) {
+        match self.session().and_then(|session| session.seat.clone()) {
             None => context.gate().claim(&mut session)?,
-            place => session.place = place,
+            seat => session.seat = seat,
         }
         Ok(session)
     }

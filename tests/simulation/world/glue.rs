@@ -77,8 +77,8 @@ impl World {
             _ => None,
         };
         let next = self.with_context(shard, connection, |transport, context| match event {
-            Event::Answer(place, answer, subscription) => {
-                transport.on_answer(place, answer, subscription, context)
+            Event::Answer(slot, answer, subscription) => {
+                transport.on_answer(slot, answer, subscription, context)
             }
             Event::Delivery(channel, delivery) => transport.on_delivery(channel, delivery, context),
             Event::Deadline => transport.on_deadline(context),
@@ -195,13 +195,13 @@ impl World {
             self.unlisten(shard, subscription);
         }
         self.refill(socket);
-        for (place, question) in questions {
+        for (slot, question) in questions {
             self.ask(
                 Asker {
                     shard,
                     connection,
                     socket,
-                    place,
+                    slot,
                 },
                 question,
             );
@@ -267,7 +267,7 @@ impl World {
     fn ask(&mut self, asker: Asker, question: Question) {
         let home = match question.channel() {
             Some(channel) => self.home(channel),
-            None => usize::from(asker.place),
+            None => usize::from(asker.slot),
         };
         if home == asker.shard {
             let answer = self.answer_of(home, home, question);
@@ -305,7 +305,7 @@ impl World {
                 self.step(
                     asker.shard,
                     asker.connection,
-                    Event::Answer(asker.place, answer, subscription),
+                    Event::Answer(asker.slot, answer, subscription),
                 );
             }
         }
