@@ -160,7 +160,7 @@ impl Gate<'_> {
 
     /// Makes the connection one of the user's, if the token names one and there are not too many.
     pub fn claim(&mut self, session: &mut Session) -> Result<(), Refusal> {
-        let Some(user) = &session.grant.subject else {
+        let Some(user) = &session.grant.user else {
             return Ok(());
         };
         let count_max = self.config.limits.connections_per_user_max;

@@ -96,7 +96,7 @@ impl ListenRequest {
 
     /// The user of the token.
     pub fn user(&self) -> Option<&str> {
-        self.session.as_ref()?.grant.subject.as_deref()
+        self.session.as_ref()?.grant.user.as_deref()
     }
 
     /// Listens as the backend allows it. Who has a token is whom that names; another is whom the backend names.
@@ -108,7 +108,7 @@ impl ListenRequest {
             // Another backend was asked before; what it lists, and its end, hold on.
             Some(session) if session.grant.is_anonymous && !grant.is_anonymous => {
                 session.grant = Arc::new(Grant {
-                    subject: grant.subject.clone(),
+                    user: grant.user.clone(),
                     is_anonymous: false,
                     ..(*session.grant).clone()
                 });

@@ -10,8 +10,8 @@ use crate::hub::message::ChannelName;
 /// The claims of a verified token, or what the backend answered in place of one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grant {
-    /// `sub`: the user.
-    pub subject: Option<Arc<str>>,
+    /// `sub`.
+    pub user: Option<Arc<str>>,
     /// `exp`.
     pub expires_unix_ms: Option<u64>,
     /// `nbf`; 0 without.
@@ -28,7 +28,7 @@ impl Grant {
     /// Of whom the backend names; nothing is listed.
     pub fn of_user(user: Option<&str>) -> Self {
         Self {
-            subject: user.map(Into::into),
+            user: user.map(Into::into),
             is_anonymous: user.is_none(),
             ..Self::default()
         }

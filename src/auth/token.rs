@@ -192,7 +192,7 @@ fn grant(claims: &Claims<'_>) -> Result<Grant, TokenError> {
     let patterns = |list: &[Cow<'_, str>]| Patterns::new(list.iter().map(|it| &**it));
     let channels = grant::parse_channels(claims.channels.iter().map(|name| &**name));
     Ok(Grant {
-        subject: claims.sub.as_deref().map(Into::into),
+        user: claims.sub.as_deref().map(Into::into),
         expires_unix_ms: claims.exp.map(date_ms).transpose()?,
         starts_unix_ms: claims.nbf.map(date_ms).transpose()?.unwrap_or(0),
         subscribe: patterns(&claims.subscribe),

@@ -17,13 +17,13 @@ use crate::hub::message::ChannelName;
 pub(super) struct Calls(Vec<Call>);
 
 struct Call {
-    subject: Subject,
+    kind: CallKind,
     future: Pin<Box<dyn Future<Output = Result<Answer, BrokerError>>>>,
 }
 
 /// What a call is about, for when it does not come to an answer, too.
 #[derive(Debug)]
-pub(super) enum Subject {
+pub(super) enum CallKind {
     Publish {
         askers: Vec<Asker>,
         channels: Vec<(ChannelName, Keep)>,
@@ -54,33 +54,30 @@ impl Calls {
 
     pub(super) fn begin(
         &mut self,
-        subject: Subject,
+        kind: CallKind,
         future: impl Future<Output = Result<Answer, BrokerError>> + 'static,
     ) {
         self.0.push(Call {
-            subject,
+            kind,
             future: Box::pin(future),
         });
     }
 
-    pub(super) fn count(&self, is_wanted: impl Fn(&Subject) -> bool) -> usize {
-        self.0
-            .iter()
-            .filter(|call| is_wanted(&call.subject))
-            .count()
+    pub(super) fn count(&self, is_wanted: impl Fn(&CallKind) -> bool) -> usize {
+        self.0.iter().filter(|call| is_wanted(&call.kind)).count()
     }
 
     /// Adds what has come to an end to `out`.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        out: &mut Vec<(Subject, Result<Answer, BrokerError>)>,
+        out: &mut Vec<(CallKind, Result<Answer, BrokerError>)>,
     ) -> Poll<()> {
         let mut index = 0;
         let before = out.len();
         while let Some(call) = self.0.get_mut(index) {
             match call.future.as_mut().poll(cx) {
-                Poll::Ready(result) => out.push((self.0.remove(index).subject, result)),
+                Poll::Ready(result) => out.push((self.0.remove(index).kind, result)),
                 Poll::Pending => index += 1,
             }
         }
@@ -92,8 +89,8 @@ impl Calls {
     }
 
     /// What the calls were about that nobody answers any more.
-    pub(super) fn into_subjects(self) -> impl Iterator<Item = Subject> {
-        self.0.into_iter().map(|call| call.subject)
+    pub(super) fn into_kinds(self) -> impl Iterator<Item = CallKind> {
+        self.0.into_iter().map(|call| call.kind)
     }
 }
 

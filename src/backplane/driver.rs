@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::backplane::acknowledged::Acknowledged;
 use crate::backplane::backoff::Backoff;
 use crate::backplane::broker::{Broker, BrokerError, Event, Publishing, Trace};
-use crate::backplane::calls::{Answer, Subject, Write, Writes};
+use crate::backplane::calls::{Answer, CallKind, Write, Writes};
 use crate::backplane::note::{self, Note};
 use crate::backplane::order::{FromShard, Health, News, Order};
 use crate::backplane::registry::Registry;
@@ -113,7 +113,7 @@ struct Incoming<B> {
     events: Vec<Event>,
     /// No event will come any more.
     is_hung_up: bool,
-    answers: Vec<(Subject, Result<Answer, BrokerError>)>,
+    answers: Vec<(CallKind, Result<Answer, BrokerError>)>,
     connected: Option<Result<Connected<B>, BrokerError>>,
 }
 
@@ -352,11 +352,11 @@ impl<B: Broker, S: Sink> Driver<B, S> {
             lost.get_or_insert_with(|| BrokerError("the broker's client has ended".into()));
         }
         let mut answers = std::mem::take(&mut self.incoming.answers);
-        for (subject, answer) in answers.drain(..) {
+        for (kind, answer) in answers.drain(..) {
             match answer {
-                Ok(answer) => self.on_answer(subject, answer, now),
+                Ok(answer) => self.on_answer(kind, answer, now),
                 Err(error) => {
-                    self.fail(subject);
+                    self.fail(kind);
                     lost.get_or_insert(error);
                 }
             }
@@ -410,7 +410,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
                 return;
             };
             let broker = Rc::clone(&up.broker);
-            up.calls.begin(Subject::Canary, async move {
+            up.calls.begin(CallKind::Canary, async move {
                 broker.canary(number).await.map(|()| Answer::Done)
             });
         }

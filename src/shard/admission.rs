@@ -10,7 +10,7 @@ use crate::close_reason::CloseReason;
 use crate::metrics::TransportKind;
 use crate::shard::Shard;
 use crate::shard::accept::Entrance;
-use crate::shard::clients::subject;
+use crate::shard::clients::counted_address;
 use crate::shard::complaint::Complaint;
 use crate::shard::connection::Connection;
 use crate::shard::token::GENERATION_MASK;
@@ -94,7 +94,7 @@ impl Shard {
         self.metrics.on_transport(None, Some(TransportKind::Http));
         self.arm_drain(index);
         if let Some(tls) = tls
-            && !self.add_session(index, tls)
+            && !self.add_tls(index, tls)
         {
             return;
         }
@@ -144,7 +144,10 @@ impl Shard {
             return true;
         };
         let bound = count_max.saturating_add(ADDRESS_REFUSALS_MAX);
-        let count = self.shared.address_counts.add(subject(client.ip()), bound);
+        let count = self
+            .shared
+            .address_counts
+            .add(counted_address(client.ip()), bound);
         self.clients.set(index, client, count.is_some());
         if count.is_some_and(|count| count <= count_max) {
             return true;
@@ -164,7 +167,7 @@ impl Shard {
     /// costs more than what the refusal is to save.
     pub(super) fn refuse_newcomer(&mut self, index: u32, refusal: Refusal, reason: CloseReason) {
         self.metrics.rejected_total += 1;
-        if self.sessions.get(index).is_some() {
+        if self.tls_sessions.get(index).is_some() {
             self.metrics.on_refusal(refusal.code, refusal.status);
             return self.end_now(index, reason);
         }

@@ -68,7 +68,7 @@ impl Slot {
 }
 
 /// Whom an address stands for: in IPv6 a customer has at least a /64, so it is that.
-pub(super) fn subject(address: IpAddr) -> IpAddr {
+pub(super) fn counted_address(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => masked(address.into(), 64),
@@ -100,7 +100,7 @@ mod tests {
             ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
             ("2001:db8:1:3::", "2001:db8:1:3::"),
         ] {
-            assert_eq!(subject(address.parse().unwrap()).to_string(), want);
+            assert_eq!(counted_address(address.parse().unwrap()).to_string(), want);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use crate::close_reason::CloseReason;
 use crate::metrics::TransportKind;
-use crate::shard::clients::subject;
+use crate::shard::clients::counted_address;
 use crate::shard::connection::{Connection, Marks, Phase};
 use crate::shard::{Life, Shard};
 use crate::transport::Transport;
@@ -46,7 +46,7 @@ impl Shard {
         connection.input = None;
         connection.transport.release(&mut self.scratch.effects);
         connection.transport = Transport::new(self.clock.now_ms);
-        self.drop_session(index);
+        self.drop_tls(index);
         let connection = &mut self.connections[index as usize];
         connection.shut_down();
         self.scratch.effects.clear_output();
@@ -65,7 +65,7 @@ impl Shard {
             self.timers.disarm(index);
             self.connections.remove(index as usize);
             if let Some(address) = self.clients.forget(index) {
-                self.shared.address_counts.remove(&subject(address));
+                self.shared.address_counts.remove(&counted_address(address));
             }
             self.shared.n_connections.fetch_sub(1, Ordering::Relaxed);
         }

@@ -64,7 +64,7 @@ impl Shard {
     /// Bytes of an open connection. Says whether its transport gets any of them.
     fn on_bytes(&mut self, index: u32, bytes: &mut [u8]) -> bool {
         self.metrics.socket_bytes_in_total += bytes.len() as u64;
-        if self.sessions.get(index).is_some() {
+        if self.tls_sessions.get(index).is_some() {
             return self.on_ciphertext(index, bytes);
         }
         self.on_input(index, bytes);

@@ -112,7 +112,7 @@ impl Shard {
         let session = connection.transport.session();
         ConnectionInfo {
             id: self.id_of(index),
-            user: session.and_then(|session| session.grant.subject.clone()),
+            user: session.and_then(|session| session.grant.user.clone()),
             transport: connection.transport.kind().word(),
             address: self.client(index),
             age_ms: self.age_ms(connection),

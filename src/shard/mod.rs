@@ -64,7 +64,7 @@ use relay::Relayed;
 use ring::Ring;
 pub use shared::{Log, Shared, home_of};
 use timers::TimerWheel;
-use tls::Sessions;
+use tls::TlsSessions;
 use token::{ConnectionKey, GENERATION_MASK, Token};
 
 /// Bytes read from a connection in one turn. One buffer serves all of a shard's connections, so it stays in the cache.
@@ -94,7 +94,7 @@ pub struct Shard {
     fanout: Fanout,
     connections: Slab<Connection>,
     clients: Clients,
-    sessions: Sessions,
+    tls_sessions: TlsSessions,
     door: Door,
     accept_rate: AcceptRate,
     complaints: Complaints,
@@ -198,7 +198,7 @@ impl Shard {
             fanout: Fanout::default(),
             connections: Slab::new(),
             clients: Clients::default(),
-            sessions: Sessions::default(),
+            tls_sessions: TlsSessions::default(),
             door: Door::new(entrances),
             accept_rate: AcceptRate::new(config.limits.accepts_per_second_max, now_ms),
             complaints: Complaints::default(),

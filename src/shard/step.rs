@@ -137,7 +137,7 @@ impl Shard {
         let is_direct = connection.outbox.is_none();
         let mut unsent = None;
         if is_direct && !effects.out.is_empty() {
-            let session = self.sessions.get_mut(index);
+            let session = self.tls_sessions.get_mut(index);
             match tls::transmit(connection, session, &effects.out, &mut self.scratch.record) {
                 Ok(sent) => {
                     self.metrics.socket_bytes_out_total += sent.wire_bytes as u64;
@@ -196,7 +196,7 @@ impl Shard {
         debug_assert!(out.is_empty());
         let connection = &mut self.connections[index as usize];
         while let Some(outbox) = queue {
-            let mut session = self.sessions.get_mut(index);
+            let mut session = self.tls_sessions.get_mut(index);
             // Until that is out, nothing else can go.
             let has_unsent = session.as_ref().is_some_and(|it| it.has_unsent());
             while !has_unsent && let Some(waiting) = outbox.take_front(out.bytes()) {
@@ -227,7 +227,7 @@ impl Shard {
         let connection = &self.connections[index as usize];
         if let Phase::Flushing(reason) = connection.phase
             && connection.outbox.is_none()
-            && self.close_session(index)
+            && self.close_tls(index)
         {
             let connection = &mut self.connections[index as usize];
             if connection.has(Marks::END_OF_INPUT) {

@@ -13,19 +13,19 @@ use crate::shard::Shard;
 use crate::shard::complaint::Complaint;
 use crate::shard::connection::{Connection, Input, Marks, Phase};
 use crate::tls::TlsConfigs;
-use crate::tls::session::{RecordBuffer, Sent, Session, SessionError};
+use crate::tls::session::{RecordBuffer, Sent, TlsSession, TlsSessionError};
 use crate::transport::Transport;
 use crate::transport::outbox::Outbox;
 use crate::transport::outgoing::Outgoing;
 
 /// By the connection's index; beside the connections, so that one without TLS costs nothing.
 #[derive(Default)]
-pub(super) struct Sessions {
-    slots: Vec<Option<Box<Session>>>,
+pub(super) struct TlsSessions {
+    slots: Vec<Option<Box<TlsSession>>>,
 }
 
-impl Sessions {
-    fn set(&mut self, index: u32, session: Session) {
+impl TlsSessions {
+    fn set(&mut self, index: u32, session: TlsSession) {
         let index = index as usize;
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
@@ -33,15 +33,15 @@ impl Sessions {
         self.slots[index] = Some(Box::new(session));
     }
 
-    pub(super) fn get(&self, index: u32) -> Option<&Session> {
+    pub(super) fn get(&self, index: u32) -> Option<&TlsSession> {
         self.slots.get(index as usize)?.as_deref()
     }
 
-    pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Session> {
+    pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut TlsSession> {
         self.slots.get_mut(index as usize)?.as_deref_mut()
     }
 
-    pub(super) fn forget(&mut self, index: u32) -> Option<Box<Session>> {
+    pub(super) fn forget(&mut self, index: u32) -> Option<Box<TlsSession>> {
         self.slots.get_mut(index as usize)?.take()
     }
 }
@@ -49,7 +49,7 @@ impl Sessions {
 /// Writes as much of `out` as the socket takes at once.
 pub(super) fn transmit(
     connection: &Connection,
-    session: Option<&mut Session>,
+    session: Option<&mut TlsSession>,
     out: &Outgoing,
     buffer: &mut RecordBuffer,
 ) -> Result<Sent, Errno> {
@@ -79,9 +79,9 @@ impl Shard {
     }
 
     /// The connection will speak TLS; `false` if it cannot, and it has ended.
-    pub(super) fn add_session(&mut self, index: u32, config: Arc<ServerConfig>) -> bool {
-        match Session::new(config) {
-            Ok(session) => self.sessions.set(index, session),
+    pub(super) fn add_tls(&mut self, index: u32, config: Arc<ServerConfig>) -> bool {
+        match TlsSession::new(config) {
+            Ok(session) => self.tls_sessions.set(index, session),
             Err(error) => {
                 self.fail_handshake(index, TlsHandshake::Failed, &error.to_string());
                 return false;
@@ -93,7 +93,7 @@ impl Shard {
     /// Nothing comes before the connection's own bytes any more: requests, or where it speaks TLS, the handshake.
     /// `input` is what came together with the PROXY header.
     pub(super) fn begin_input(&mut self, index: u32, input: Option<Box<Input>>) {
-        let has_session = self.sessions.get(index).is_some();
+        let has_session = self.tls_sessions.get(index).is_some();
         if has_session {
             self.connections[index as usize].phase = Phase::Handshake {
                 until_ms: self.clock.now_ms + self.config.timing.handshake_timeout_ms,
@@ -124,7 +124,10 @@ impl Shard {
         }
         plaintext.clear();
         self.scratch.plaintext = plaintext;
-        let is_at_end = self.sessions.get(index).is_some_and(Session::is_at_end);
+        let is_at_end = self
+            .tls_sessions
+            .get(index)
+            .is_some_and(TlsSession::is_at_end);
         let connection = &self.connections[index as usize];
         if is_at_end && connection.is_open() && !connection.has(Marks::END_OF_INPUT) {
             self.on_end_of_input(index);
@@ -135,7 +138,7 @@ impl Shard {
     /// `false` if the connection has ended by that.
     fn decrypt(&mut self, index: u32, bytes: &mut [u8], plaintext: &mut Vec<u8>) -> bool {
         let connection = &mut self.connections[index as usize];
-        let Some(session) = self.sessions.get_mut(index) else {
+        let Some(session) = self.tls_sessions.get_mut(index) else {
             return false;
         };
         let was_handshaking = session.is_handshaking();
@@ -143,7 +146,7 @@ impl Shard {
         let received = catch_unwind(AssertUnwindSafe(|| session.receive(bytes, plaintext)));
         let Ok(received) = received else {
             self.metrics.panics_total += 1;
-            self.sessions.forget(index);
+            self.tls_sessions.forget(index);
             self.end_now(index, CloseReason::Panicked);
             return false;
         };
@@ -151,7 +154,7 @@ impl Shard {
         let flushed = session.flush(|bytes| connection.send(bytes));
         match (received, flushed) {
             (Err(error), _) => {
-                self.fail_session(index, error);
+                self.fail_tls(index, error);
                 return false;
             }
             (Ok(()), Err(_)) => {
@@ -183,22 +186,22 @@ impl Shard {
         });
     }
 
-    fn fail_session(&mut self, index: u32, error: SessionError) {
+    fn fail_tls(&mut self, index: u32, error: TlsSessionError) {
         match error {
             // Somebody took https:// for http://, and can read the answer.
-            SessionError::PlainText { is_http: true } => {
+            TlsSessionError::PlainText { is_http: true } => {
                 self.metrics.tls_handshakes_total[TlsHandshake::PlainText as usize] += 1;
-                self.sessions.forget(index);
+                self.tls_sessions.forget(index);
                 self.connections[index as usize].phase = Phase::Open;
                 self.refuse_newcomer(index, Refusal::TLS_REQUIRED, CloseReason::Refused);
             }
-            SessionError::PlainText { is_http: false } => {
+            TlsSessionError::PlainText { is_http: false } => {
                 self.fail_handshake(index, TlsHandshake::PlainText, "not TLS");
             }
-            SessionError::Tls(_) if self.connections[index as usize].is_open() => {
+            TlsSessionError::Tls(_) if self.connections[index as usize].is_open() => {
                 self.end_now(index, CloseReason::TlsFailed);
             }
-            SessionError::Tls(error) => {
+            TlsSessionError::Tls(error) => {
                 self.fail_handshake(index, TlsHandshake::Failed, &error.to_string());
             }
         }
@@ -212,7 +215,11 @@ impl Shard {
 
     /// The peer has gone before the end of its handshake.
     pub(super) fn on_handshake_cut(&mut self, index: u32) {
-        if self.sessions.get(index).is_some_and(Session::has_input) {
+        if self
+            .tls_sessions
+            .get(index)
+            .is_some_and(TlsSession::has_input)
+        {
             self.metrics.tls_handshakes_total[TlsHandshake::Failed as usize] += 1;
         }
         self.end_now(index, CloseReason::PeerClosed);
@@ -228,9 +235,9 @@ impl Shard {
     }
 
     /// Tells the peer's TLS that nothing follows; `false` while that waits for the socket.
-    pub(super) fn close_session(&mut self, index: u32) -> bool {
+    pub(super) fn close_tls(&mut self, index: u32) -> bool {
         let connection = &self.connections[index as usize];
-        let Some(session) = self.sessions.get_mut(index) else {
+        let Some(session) = self.tls_sessions.get_mut(index) else {
             return true;
         };
         session.close();
@@ -244,8 +251,8 @@ impl Shard {
     }
 
     /// The connection ends here and now: the peer's TLS is told if the socket takes it at once.
-    pub(super) fn drop_session(&mut self, index: u32) {
-        if let Some(mut session) = self.sessions.forget(index)
+    pub(super) fn drop_tls(&mut self, index: u32) {
+        if let Some(mut session) = self.tls_sessions.forget(index)
             && !session.has_unsent()
         {
             session.close();

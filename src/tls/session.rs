@@ -16,7 +16,7 @@ const OVERHEAD_BYTES_MAX: usize = 1024;
 /// The first byte of every handshake (RFC 8446 §5.1).
 const HANDSHAKE_TYPE: u8 = 22;
 
-pub struct Session {
+pub struct TlsSession {
     tls: UnbufferedServerConnection,
     /// The begin of a record, or of a message of the handshake.
     incomplete: Vec<u8>,
@@ -29,7 +29,7 @@ pub struct Session {
 
 /// Why a session cannot go on.
 #[derive(Debug)]
-pub enum SessionError {
+pub enum TlsSessionError {
     /// The peer does not speak TLS, but perhaps HTTP.
     PlainText {
         is_http: bool,
@@ -55,7 +55,7 @@ pub struct RecordBuffer {
     ciphertext: Vec<u8>,
 }
 
-impl Session {
+impl TlsSession {
     pub fn new(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
         Ok(Self {
             tls: UnbufferedServerConnection::new(config)?,
@@ -95,12 +95,12 @@ impl Session {
         &mut self,
         bytes: &mut [u8],
         plaintext: &mut Vec<u8>,
-    ) -> Result<(), SessionError> {
+    ) -> Result<(), TlsSessionError> {
         if let (false, Some(&first)) = (self.has_input, bytes.first()) {
             self.has_input = true;
             if first != HANDSHAKE_TYPE {
                 let is_http = first.is_ascii_uppercase();
-                return Err(SessionError::PlainText { is_http });
+                return Err(TlsSessionError::PlainText { is_http });
             }
         }
         if self.incomplete.is_empty() {
@@ -122,16 +122,16 @@ impl Session {
         &mut self,
         input: &mut [u8],
         plaintext: &mut Vec<u8>,
-    ) -> Result<usize, SessionError> {
+    ) -> Result<usize, TlsSessionError> {
         let mut used = 0;
         loop {
             let UnbufferedStatus { discard, state, .. } =
                 self.tls.process_tls_records(&mut input[used..]);
             let mut is_done = false;
-            match state.map_err(SessionError::Tls) {
+            match state.map_err(TlsSessionError::Tls) {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(record) = traffic.next_record() {
-                        let record = record.map_err(SessionError::Tls)?;
+                        let record = record.map_err(TlsSessionError::Tls)?;
                         used += record.discard;
                         plaintext.extend_from_slice(record.payload);
                     }

@@ -3,7 +3,7 @@
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-use super::session::{RecordBuffer, Session, SessionError};
+use super::session::{RecordBuffer, TlsSession, TlsSessionError};
 use super::*;
 
 const CERTIFICATES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/server/certificates");
@@ -23,7 +23,7 @@ fn configs(certificate: &str, key: &str) -> Result<TlsConfigs, TlsConfigError> {
 /// A client and a session, with nothing but their bytes between them.
 struct Pair {
     client: ClientConnection,
-    session: Session,
+    session: TlsSession,
     /// What the session has decrypted.
     plaintext: Vec<u8>,
 }
@@ -42,7 +42,7 @@ impl Pair {
         let name = ServerName::try_from("localhost").unwrap();
         Self {
             client: ClientConnection::new(Arc::new(client), name).unwrap(),
-            session: Session::new(config).unwrap(),
+            session: TlsSession::new(config).unwrap(),
             plaintext: Vec::new(),
         }
     }
@@ -186,7 +186,7 @@ fn what_is_not_tls_fails() {
     for (bytes, is_http) in [(&b"GET / HTTP/1.1\r\n"[..], true), (b"\x80\x01", false)] {
         let mut pair = Pair::new();
         match pair.session.receive(&mut bytes.to_vec(), &mut Vec::new()) {
-            Err(SessionError::PlainText { is_http: found }) => assert_eq!(found, is_http),
+            Err(TlsSessionError::PlainText { is_http: found }) => assert_eq!(found, is_http),
             other => panic!("{other:?}"),
         }
         assert!(!pair.session.has_unsent());
@@ -195,7 +195,7 @@ fn what_is_not_tls_fails() {
     let mut forged = pair.encrypted(b"x");
     *forged.last_mut().unwrap() ^= 1;
     let result = pair.session.receive(&mut forged, &mut Vec::new());
-    assert!(matches!(result, Err(SessionError::Tls(_))));
+    assert!(matches!(result, Err(TlsSessionError::Tls(_))));
     assert!(pair.session.has_unsent(), "the alert");
 }
 

@@ -319,9 +319,9 @@ fn the_backend_names_whom_no_token_names() {
         let (_, listen) = listening(&mut request).unwrap();
         let found = listen.session.as_ref().map(|session| {
             assert_eq!(session.reask_ms, until_ms);
-            let subject = session.grant.subject.as_deref();
-            assert_eq!(session.grant.is_anonymous, subject.is_none());
-            (subject, session.expires_ms)
+            let user = session.grant.user.as_deref();
+            assert_eq!(session.grant.is_anonymous, user.is_none());
+            (user, session.expires_ms)
         });
         assert_eq!(found, want, "{user:?} {until_ms:?}");
     }

@@ -193,7 +193,7 @@ fn an_answer_is_read_as_a_token_is() {
         r#"{"user":"u\u002d1","channels":["b","a"],"subscribe":["c:*"],"publish":["*"],"expires_in":9,"x":{}}"#,
     );
     let want = Grant {
-        subject: Some("u-1".into()),
+        user: Some("u-1".into()),
         subscribe: patterns(&["c:*"]),
         publish: patterns(&["*"]),
         channels: parse_channels(["b", "a"]).unwrap(),
@@ -460,7 +460,7 @@ fn an_answer_ends_when_it_says_so_whoever_it_is() {
         let reply = Reply::parse(About::Caller, 200, JSON, body.as_bytes()).unwrap();
         callback::conclude(&mut request, &[reply.decide(1000)], &config).unwrap();
         let session = listening(&mut request).unwrap().1.session.clone().unwrap();
-        assert_eq!(session.grant.subject.as_deref(), user);
+        assert_eq!(session.grant.user.as_deref(), user);
         assert_eq!(
             (session.ends_ms, session.reask_ms),
             (until_ms, until_ms),

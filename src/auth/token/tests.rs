@@ -110,7 +110,7 @@ fn every_algorithm_verifies_with_its_key_and_with_no_other() {
         };
         let verified = |token: &str| {
             let grant = verify(token, &keys, &rules(), NOW_S * 1000);
-            grant.map(|grant| grant.subject.unwrap().to_string())
+            grant.map(|grant| grant.user.unwrap().to_string())
         };
         for kid in [word, ""] {
             let message = message(word, kid);
@@ -149,7 +149,7 @@ fn tokens_of_another_library_are_good() {
     let subjects = tokens.filter(|line| !line.starts_with('#')).map(|token| {
         let grant = verify(token, &keys, &rules(), NOW_S * 1000).unwrap();
         assert!(grant.subscribe.contains("chat:1"));
-        grant.subject.unwrap().to_string()
+        grant.user.unwrap().to_string()
     });
     assert_eq!(subjects.collect::<Vec<_>>(), TokenAlgorithm::WORDS);
 }
@@ -404,7 +404,7 @@ fn a_token_grants_what_it_lists() {
         "channels": ["user:1", "news"], "other": { "nested": [1] },
     });
     let grant = verify(&signed(&claims), &keys(), &rules(), NOW_S * 1000).unwrap();
-    assert_eq!(grant.subject.as_deref(), Some("u\u{e4}\n1"));
+    assert_eq!(grant.user.as_deref(), Some("u\u{e4}\n1"));
     assert_eq!(grant.expires_unix_ms, Some((NOW_S + 1) * 1000));
     let name = |name: &str| ChannelName::parse(name).unwrap();
     for (channel, subscribe, publish) in [

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::link::{Connection, Link, Read};
 use super::{Driver, Sink};
 use crate::backplane::broker::{Broker, BrokerError, Publishing, Reading};
-use crate::backplane::calls::{Answer, Subject, Write, WriteCall};
+use crate::backplane::calls::{Answer, CallKind, Write, WriteCall};
 use crate::backplane::order::{News, NotPublished};
 use crate::backplane::roster::Asker;
 use crate::hub::Published;
@@ -26,7 +26,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
             return;
         };
         let is_write =
-            |subject: &Subject| matches!(subject, Subject::Publish { .. } | Subject::Delete(_));
+            |kind: &CallKind| matches!(kind, CallKind::Publish { .. } | CallKind::Delete(_));
         for _ in calls.count(is_write)..self.settings.write_calls {
             let broker = Rc::clone(broker);
             match self.writes.next_call(
@@ -37,19 +37,19 @@ impl<B: Broker, S: Sink> Driver<B, S> {
                     let n = publishings.len();
                     self.stats.publishes_total += n as u64;
                     let channel = |it: &Publishing| (it.publish.channel.clone(), it.keep);
-                    let subject = Subject::Publish {
+                    let kind = CallKind::Publish {
                         askers,
                         channels: publishings.iter().map(channel).collect(),
                         began: now,
                     };
-                    calls.begin(subject, async move {
+                    calls.begin(kind, async move {
                         let results = broker.publish(publishings).await?;
                         check_count(n, results.len())?;
                         Ok(Answer::Published(results))
                     });
                 }
                 Some(WriteCall::Delete(asker, channel, keep)) => {
-                    calls.begin(Subject::Delete(asker), async move {
+                    calls.begin(CallKind::Delete(asker), async move {
                         broker.delete(&channel, keep).await.map(Answer::Deleted)
                     });
                 }
@@ -61,8 +61,8 @@ impl<B: Broker, S: Sink> Driver<B, S> {
     /// What the broker may have lost comes first.
     fn begin_batches(&mut self) {
         let Link::Up(up) = &mut self.link else { return };
-        let is_batch = |subject: &Subject| {
-            matches!(subject, Subject::Open(_) | Subject::Close | Subject::Remind)
+        let is_batch = |kind: &CallKind| {
+            matches!(kind, CallKind::Open(_) | CallKind::Close | CallKind::Remind)
         };
         let channels_max = self.settings.channels_per_batch;
         for _ in up.calls.count(is_batch) + up.read.len()..self.settings.batches {
@@ -83,20 +83,20 @@ impl<B: Broker, S: Sink> Driver<B, S> {
         let Link::Up(Connection { broker, calls, .. }) = &mut self.link else {
             return;
         };
-        let is_telling = calls.count(|subject| matches!(subject, Subject::Tell)) > 0;
+        let is_telling = calls.count(|kind| matches!(kind, CallKind::Tell)) > 0;
         if !is_telling && !self.notes.is_empty() {
             let broker = Rc::clone(broker);
             let notes = std::mem::take(&mut self.notes);
-            calls.begin(Subject::Tell, async move {
+            calls.begin(CallKind::Tell, async move {
                 broker.tell(&notes).await.map(|()| Answer::Done)
             });
         }
     }
 
-    pub(super) fn on_answer(&mut self, subject: Subject, answer: Answer, now: Instant) {
-        match (subject, answer) {
+    pub(super) fn on_answer(&mut self, kind: CallKind, answer: Answer, now: Instant) {
+        match (kind, answer) {
             (
-                Subject::Publish {
+                CallKind::Publish {
                     askers,
                     channels,
                     began,
@@ -120,11 +120,11 @@ impl<B: Broker, S: Sink> Driver<B, S> {
                     self.tell(shard, News::Published { ticket, result });
                 }
             }
-            (Subject::Delete(Asker { shard, ticket }), Answer::Deleted(was_there)) => {
+            (CallKind::Delete(Asker { shard, ticket }), Answer::Deleted(was_there)) => {
                 let result = Ok(was_there);
                 self.tell(shard, News::Deleted { ticket, result });
             }
-            (Subject::Open(channels), Answer::Standings(standings)) => {
+            (CallKind::Open(channels), Answer::Standings(standings)) => {
                 self.stats.reads_total += channels.len() as u64;
                 if let Link::Up(up) = &mut self.link {
                     up.read.push_back(Read {
@@ -134,8 +134,11 @@ impl<B: Broker, S: Sink> Driver<B, S> {
                     });
                 }
             }
-            (Subject::Remind | Subject::Close | Subject::Canary | Subject::Tell, Answer::Done) => {}
-            (subject, answer) => debug_assert!(false, "{subject:?} answered by {answer:?}"),
+            (
+                CallKind::Remind | CallKind::Close | CallKind::Canary | CallKind::Tell,
+                Answer::Done,
+            ) => {}
+            (kind, answer) => debug_assert!(false, "{kind:?} answered by {answer:?}"),
         }
     }
 
@@ -157,19 +160,19 @@ impl<B: Broker, S: Sink> Driver<B, S> {
     }
 
     /// A call came to no answer. Channels are the registry's to remember.
-    pub(super) fn fail(&mut self, subject: Subject) {
-        match subject {
-            Subject::Publish { askers, .. } => {
+    pub(super) fn fail(&mut self, kind: CallKind) {
+        match kind {
+            CallKind::Publish { askers, .. } => {
                 askers
                     .into_iter()
                     .for_each(|asker| self.answer_publish_away(asker));
             }
-            Subject::Delete(asker) => self.answer_delete_away(asker),
-            Subject::Open(_)
-            | Subject::Close
-            | Subject::Remind
-            | Subject::Canary
-            | Subject::Tell => {}
+            CallKind::Delete(asker) => self.answer_delete_away(asker),
+            CallKind::Open(_)
+            | CallKind::Close
+            | CallKind::Remind
+            | CallKind::Canary
+            | CallKind::Tell => {}
         }
     }
 
@@ -197,7 +200,7 @@ impl<B: Broker> Connection<B> {
         let rest = self.reminders.len().saturating_sub(channels_max);
         let readings = self.reminders.split_off(rest);
         let broker = Rc::clone(&self.broker);
-        self.calls.begin(Subject::Remind, async move {
+        self.calls.begin(CallKind::Remind, async move {
             broker.remind(&readings).await.map(|()| Answer::Done)
         });
     }
@@ -207,7 +210,7 @@ impl<B: Broker> Connection<B> {
             return;
         }
         let broker = Rc::clone(&self.broker);
-        self.calls.begin(Subject::Close, async move {
+        self.calls.begin(CallKind::Close, async move {
             broker.unlisten(&channels).await.map(|()| Answer::Done)
         });
     }
@@ -219,8 +222,8 @@ impl<B: Broker> Connection<B> {
         }
         let broker = Rc::clone(&self.broker);
         let channels = readings.iter().map(|reading| reading.channel.clone());
-        let subject = Subject::Open(channels.collect());
-        self.calls.begin(subject, async move {
+        let kind = CallKind::Open(channels.collect());
+        self.calls.begin(kind, async move {
             // What is published between the two comes as an event, too; the other way round it would be missed.
             if !listen.is_empty() {
                 broker.listen(&listen).await?;

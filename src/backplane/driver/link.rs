@@ -105,8 +105,8 @@ impl<B: Broker, S: Sink> Driver<B, S> {
             self.is_hearing = false;
             self.tell_health(Health::Deaf);
         }
-        for subject in connection.calls.into_subjects() {
-            self.fail(subject);
+        for kind in connection.calls.into_kinds() {
+            self.fail(kind);
         }
         let waiting: Vec<_> = self.writes.drain().collect();
         for (asker, write) in waiting {

@@ -81,10 +81,7 @@ fn an_answer_opens_what_a_token_would() {
             if want >= 400 {
                 assert_eq!(peer.fanout.channels(), 0, "nobody listens");
             } else {
-                let user = peer
-                    .transport
-                    .session()
-                    .map(|it| it.grant.subject.as_deref());
+                let user = peer.transport.session().map(|it| it.grant.user.as_deref());
                 let is_kept = want != 204;
                 assert_eq!(user, is_kept.then_some(Some("u")), "{target}");
             }
@@ -183,5 +180,5 @@ fn nobody_may_still_bring_a_token_where_a_key_can_judge_it() {
     let answer = peer.send(&frame(format!(r#"{{"token":"{token}"}}"#).as_bytes()));
     assert!(answer.contains("cursor"), "{answer}");
     let session = peer.transport.session().unwrap();
-    assert_eq!(session.grant.subject.as_deref(), Some("t"));
+    assert_eq!(session.grant.user.as_deref(), Some("t"));
 }

@@ -174,8 +174,8 @@ impl WebSocket {
         mut session: Session,
         context: &mut Context<'_>,
     ) -> Result<Session, TokenRefusal> {
-        let subject = self.grant().and_then(|grant| grant.subject.as_deref());
-        if subject.is_some_and(|subject| session.grant.subject.as_deref() != Some(subject)) {
+        let user = self.grant().and_then(|grant| grant.user.as_deref());
+        if user.is_some_and(|user| session.grant.user.as_deref() != Some(user)) {
             return Err(TokenRefusal::OTHER_USER);
         }
         let may_stay = self.subscriptions.iter().all(|subscription| {

@@ -167,7 +167,7 @@ fn a_broker_is_reminded_of_much_in_few_batches_at_a_time() {
         while driver.stats.connects_total == 0 || under_way.last() != Some(&0) {
             driver.round().await;
             if let Link::Up(up) = &driver.link {
-                let is_reminder = |subject: &Subject| matches!(subject, Subject::Remind);
+                let is_reminder = |kind: &CallKind| matches!(kind, CallKind::Remind);
                 under_way.push(up.calls.count(is_reminder));
             }
         }
