@@ -22,6 +22,7 @@
 //! | relay, reading | a home that takes its messages from the broker; its question where a channel stands |
 //! | callback, consultation, decision | asking the backend who somebody is, or may listen; one question; its answer |
 //! | log, fact, draft | what keeps a home's histories on disk; one thing in it; a message that waits for it |
+//! | journal | the shard's side of the log: what is to be written, and whoever waits for that |
 //!
 //! # The path of a published message
 //!

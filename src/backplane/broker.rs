@@ -1,4 +1,5 @@
-//! What a broker has to be able to do. Whichever it is, the rest is one: batches, tickets, the canary, reconnects.
+//! What a broker has to be able to do. Whichever it is, the rest is one: tickets, rounds of channels, the canary,
+//! reconnects.
 
 use std::fmt;
 use std::time::Duration;

@@ -7,7 +7,7 @@
 //! own; the shards see mail only:
 //!
 //! ```text
-//! home shard ── Order ──▶ driver (batches, canary, reconnects) ──▶ Broker: Redis, NATS
+//! home shard ── Order ──▶ driver (rounds, canary, reconnects) ──▶ Broker: Redis, NATS
 //! home shard ◀── News ─── driver ◀────────── Event ─────────────── Broker
 //! ```
 

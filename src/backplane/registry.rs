@@ -8,14 +8,14 @@ use crate::hub::ShardId;
 use crate::hub::message::ChannelName;
 use crate::hub::position::Position;
 
-/// Channels of one batch of which all that there is is to be read: their histories are in memory at once.
+/// Channels of one round of which all that there is is to be read: their histories are in memory at once.
 const WHOLE_HISTORIES_MAX: usize = 128;
 
 /// Every channel is there once, waiting or not, so the registry is bounded by the channels that the homes have.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     channels: HashMap<ChannelName, Channel>,
-    /// The channels that the next batches are made of, in the order in which they came.
+    /// The channels that the next rounds are made of, in the order in which they came.
     due: BTreeMap<u64, ChannelName>,
     last_due: u64,
     n_listened: usize,
@@ -42,15 +42,15 @@ enum Stage {
     Rest,
     /// Its key in `due`.
     Due(u64),
-    /// A batch is about the newest that its home has said.
+    /// A round is about the newest that its home has said.
     UnderWay,
-    /// A batch is about something that no longer holds; there is more to do when it ends.
+    /// A round is about something that no longer holds; there is more to do when it ends.
     Outdated,
 }
 
 /// What to ask the broker for.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(super) struct Round {
     pub(super) unlisten: Vec<ChannelName>,
     /// Part of what is in `read`, and to be listened to before.
     pub(super) listen: Vec<ChannelName>,
@@ -105,7 +105,7 @@ impl Registry {
                 self.due.insert(self.last_due, channel.clone());
             }
             Stage::Due(_) => {}
-            // Two batches about one channel might read it before it is listened to.
+            // Two rounds about one channel might read it before it is listened to.
             Stage::UnderWay | Stage::Outdated => entry.stage = Stage::Outdated,
         }
     }
@@ -118,8 +118,8 @@ impl Registry {
 
     /// Takes up to `channels_max` of the channels that wait. Each that is listened to or read is under way until
     /// [`on_read`](Self::on_read).
-    pub(super) fn next_batch(&mut self, channels_max: usize) -> Batch {
-        let mut batch = Batch::default();
+    pub(super) fn next_round(&mut self, channels_max: usize) -> Round {
+        let mut round = Round::default();
         let mut n_whole = 0;
         for _ in 0..channels_max {
             let Some((_, channel)) = self.due.pop_first() else {
@@ -132,16 +132,16 @@ impl Registry {
             if entry.is_closed {
                 self.channels.remove(&channel);
                 self.n_listened -= 1;
-                batch.unlisten.push(channel);
+                round.unlisten.push(channel);
                 continue;
             }
             entry.stage = Stage::UnderWay;
             if !entry.is_listened {
-                batch.listen.push(channel.clone());
+                round.listen.push(channel.clone());
             }
             let after = entry.open.flatten();
             n_whole += usize::from(after.is_none());
-            batch.read.push(Reading {
+            round.read.push(Reading {
                 channel,
                 after,
                 keep: entry.keep,
@@ -150,7 +150,7 @@ impl Registry {
                 break;
             }
         }
-        batch
+        round
     }
 
     /// The channel is listened to and was read. Says whose question that answers, if it is one still.
@@ -224,7 +224,7 @@ mod tests {
     }
 
     /// Does the steps, one a word, on the channel `a`, and compares what they say. `o5` opens after 5, `c` closes, `b`
-    /// takes a batch, `r` ends it, `i` interrupts.
+    /// takes a round, `r` ends it, `i` interrupts.
     fn check(steps: &str, want: &str) {
         let mut registry = Registry::default();
         let a = name("a");
@@ -234,10 +234,10 @@ mod tests {
                 ("o", n) => registry.open(HOME, a.clone(), after(n.parse().unwrap()), KEEP),
                 ("c", _) => registry.close(&a),
                 ("b", _) => {
-                    let batch = registry.next_batch(9);
-                    let mut text = format!("U{}", batch.unlisten.len());
-                    text += &format!("L{}R", batch.listen.len());
-                    for reading in batch.read {
+                    let round = registry.next_round(9);
+                    let mut text = format!("U{}", round.unlisten.len());
+                    text += &format!("L{}R", round.listen.len());
+                    for reading in round.read {
                         text += &reading
                             .after
                             .map_or_else(|| "all".into(), |after| after.offset.to_string());
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_reads_few_whole_histories() {
+    fn a_round_reads_few_whole_histories() {
         let mut registry = Registry::default();
         let known = Position {
             epoch: Epoch::from_random(1),
@@ -308,24 +308,24 @@ mod tests {
             registry.open(HOME, name(&format!("c{n}")), after, KEEP);
         }
         registry.open(HOME, name("one-more"), None, KEEP);
-        let batch = registry.next_batch(usize::MAX);
-        assert_eq!(batch.read.len(), 3 * WHOLE_HISTORIES_MAX - 2);
-        assert_eq!(registry.next_batch(usize::MAX).read.len(), 3);
+        let round = registry.next_round(usize::MAX);
+        assert_eq!(round.read.len(), 3 * WHOLE_HISTORIES_MAX - 2);
+        assert_eq!(registry.next_round(usize::MAX).read.len(), 3);
     }
 
     #[test]
-    fn batches_take_the_channels_in_the_order_in_which_they_came() {
+    fn rounds_take_the_channels_in_the_order_in_which_they_came() {
         let mut registry = Registry::default();
         for n in 0..5 {
             registry.open(HOME, name(&format!("c{n}")), None, KEEP);
         }
         registry.close(&name("c1"));
-        let names = |batch: Batch| -> Vec<String> {
-            batch.listen.iter().map(ToString::to_string).collect()
+        let names = |round: Round| -> Vec<String> {
+            round.listen.iter().map(ToString::to_string).collect()
         };
         assert_eq!(registry.n_waiting(), 4);
-        assert_eq!(names(registry.next_batch(3)), ["c0", "c2", "c3"]);
-        assert_eq!(names(registry.next_batch(3)), ["c4"]);
+        assert_eq!(names(registry.next_round(3)), ["c0", "c2", "c3"]);
+        assert_eq!(names(registry.next_round(3)), ["c4"]);
         assert_eq!(registry.home(&name("c4")), Some(HOME));
         assert_eq!(registry.home(&name("c1")), None);
     }

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::disk::writer::{News, Report};
+use crate::disk::writer::{Report, Reporter};
 use crate::disk::{FileName, RESTORED, files, sync_directory};
 use crate::threads::spawn_or_abort;
 
@@ -69,7 +69,7 @@ impl Syncer {
     pub(super) fn start(
         directory: PathBuf,
         logs: Vec<Arc<Synced>>,
-        report: Report,
+        report: Reporter,
         interval: Duration,
     ) -> io::Result<Self> {
         let (stop, stopped) = mpsc::channel::<()>();
@@ -87,7 +87,7 @@ impl Syncer {
                         }
                         Err(error) => {
                             tracing::error!(shard, %error, "the history log did not come to the disk");
-                            report(shard, News::SyncFailed);
+                            report(shard, Report::SyncFailed);
                         }
                     }
                 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::consolidate::GENERATIONS_MAX;
 use super::load::origin_ms;
-use super::writer::{Batch, News, Report, Writers};
+use super::writer::{Append, Report, Reporter, Writers};
 use super::*;
 use crate::config::Config;
 use crate::history::record::{self, Entry, FILE_HEAD};
@@ -39,8 +39,8 @@ impl Drop for Temporary {
 
 /// The logs of one process.
 struct Process {
-    senders: Vec<Sender<Batch>>,
-    news: Receiver<(usize, News)>,
+    senders: Vec<Sender<Append>>,
+    reports: Receiver<(usize, Report)>,
     writers: Writers,
     directory: Directory,
 }
@@ -49,20 +49,20 @@ impl Process {
     fn start(path: &Path, n_shards: usize) -> Self {
         let mut directory = Directory::open(path).unwrap();
         directory.consolidate(&loaded(&directory)).unwrap();
-        let (report, news) = mpsc::channel();
-        let report = Mutex::new(report);
-        let report: Report = std::sync::Arc::new(move |shard, news| {
-            report.lock().unwrap().send((shard, news)).unwrap()
+        let (sender, reports) = mpsc::channel();
+        let sender = Mutex::new(sender);
+        let report: Reporter = std::sync::Arc::new(move |shard, report| {
+            sender.lock().unwrap().send((shard, report)).unwrap()
         });
-        let (senders, batches) = (0..n_shards).map(|_| mpsc::channel()).unzip();
+        let (senders, appends) = (0..n_shards).map(|_| mpsc::channel()).unzip();
         let clock = HistoryClock {
             started: Instant::now(),
             origin_ms: 1,
         };
-        let writers = Writers::start(&directory, clock, batches, 1, &report).unwrap();
+        let writers = Writers::start(&directory, clock, appends, 1, &report).unwrap();
         Self {
             senders,
-            news,
+            reports,
             writers,
             directory,
         }
@@ -72,17 +72,17 @@ impl Process {
         let head = Position::parse("k3Qz9aXb-1").unwrap();
         let mut bytes = Vec::new();
         record::write(&mut bytes, &Entry::Fact(Fact::Channel { name, head }));
-        let batch = Batch {
+        let append = Append {
             bytes,
             begins_file,
             completes_file,
         };
-        self.senders[shard].send(batch).unwrap();
-        let (from, news) = self.news.recv_timeout(Duration::from_secs(20)).unwrap();
+        self.senders[shard].send(append).unwrap();
+        let (from, report) = self.reports.recv_timeout(Duration::from_secs(20)).unwrap();
         assert_eq!(from, shard);
         assert!(
-            matches!(news, News::Written { result: Ok(()), .. }),
-            "{news:?}"
+            matches!(report, Report::Written { result: Ok(()), .. }),
+            "{report:?}"
         );
     }
 

@@ -1,6 +1,6 @@
 //! One shard's log: a thread of its own writes it, so that a slow disk never holds the shard.
 //!
-//! The shard hands over one batch at a time and gathers the next one meanwhile: a slow disk makes large batches.
+//! The shard hands over one append at a time and gathers the next one meanwhile: a slow disk makes large appends.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -19,12 +19,12 @@ use crate::threads::spawn_or_abort;
 const DRIFT_MS: u64 = 1_000;
 /// How often needless files are looked for where nothing else is to be done.
 const CLEAN_INTERVAL: Duration = Duration::from_secs(1);
-/// How long the last batches may take at the end of the process.
+/// How long the last appends may take at the end of the process.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Records that go into the log together, or not at all.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub struct Append {
     pub bytes: Vec<u8>,
     /// They are the first of a new file, in which everything is told anew.
     pub begins_file: bool,
@@ -34,10 +34,10 @@ pub struct Batch {
 
 /// What a shard hears of its log.
 #[derive(Debug)]
-pub enum News {
-    /// The batch comes back. `Err`: nothing of it is in the log.
+pub enum Report {
+    /// The append comes back. `Err`: nothing of it is in the log.
     Written {
-        batch: Batch,
+        append: Append,
         result: Result<(), WriteFailed>,
         /// Of the file that is written now.
         file_bytes: u64,
@@ -51,7 +51,7 @@ pub enum News {
 pub struct WriteFailed;
 
 /// Brings a shard its news.
-pub type Report = Arc<dyn Fn(usize, News) + Send + Sync>;
+pub type Reporter = Arc<dyn Fn(usize, Report) + Send + Sync>;
 
 /// The writers of all shards.
 #[derive(Debug)]
@@ -62,17 +62,17 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// Begins the directory's new generation: a log for each of the shards, whose batches come here.
+    /// Begins the directory's new generation: a log for each of the shards, whose appends come here.
     pub fn start(
         directory: &Directory,
         clock: HistoryClock,
-        shards: Vec<Receiver<Batch>>,
+        shards: Vec<Receiver<Append>>,
         sync_interval_ms: u64,
-        report: &Report,
+        report: &Reporter,
     ) -> io::Result<Self> {
         let (end, ended) = mpsc::channel::<()>();
         let mut logs = Vec::new();
-        for (shard, batches) in shards.into_iter().enumerate() {
+        for (shard, appends) in shards.into_iter().enumerate() {
             let name = FileName {
                 generation: directory.generation,
                 shard: shard as u16,
@@ -94,7 +94,7 @@ impl Writers {
             logs.push(writer.synced.clone());
             let (report, end) = (report.clone(), end.clone());
             let run = move || {
-                writer.run(&batches, &report);
+                writer.run(&appends, &report);
                 drop(end);
             };
             spawn_or_abort(format!("history-{shard}"), run)?;
@@ -136,11 +136,11 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(&mut self, batches: &Receiver<Batch>, report: &Report) {
+    fn run(&mut self, appends: &Receiver<Append>, report: &Reporter) {
         let mut is_failing = false;
-        while let Ok(mut batch) = batches.recv() {
+        while let Ok(mut append) = appends.recv() {
             let began = Instant::now();
-            let result = self.write(&mut batch);
+            let result = self.write(&mut append);
             let took_us = began.elapsed().as_micros() as u64;
             match &result {
                 Ok(()) if is_failing => {
@@ -153,8 +153,8 @@ impl Writer {
                 _ => {}
             }
             is_failing = result.is_err();
-            let written = News::Written {
-                batch,
+            let written = Report::Written {
+                append,
                 result: result.map_err(|_| WriteFailed),
                 file_bytes: self.file_bytes,
                 took_us,
@@ -166,21 +166,21 @@ impl Writer {
         }
     }
 
-    /// All of `batch` or nothing.
-    fn write(&mut self, batch: &mut Batch) -> io::Result<()> {
+    /// All of `append` or nothing.
+    fn write(&mut self, append: &mut Append) -> io::Result<()> {
         self.mend()?;
-        if batch.begins_file {
+        if append.begins_file {
             // What the old file has must be there before the new one counts as its continuation.
             self.file.sync_data()?;
             self.begin_file(self.name.number + 1)?;
         }
-        let batch_bytes = batch.bytes.len();
-        let drift_ms = self.note_clock(&mut batch.bytes);
-        let result = self.append(&batch.bytes);
-        batch.bytes.truncate(batch_bytes);
+        let own_bytes = append.bytes.len();
+        let drift_ms = self.note_clock(&mut append.bytes);
+        let result = self.append(&append.bytes);
+        append.bytes.truncate(own_bytes);
         result?;
         self.noted_drift_ms = drift_ms;
-        if batch.completes_file {
+        if append.completes_file {
             self.synced.complete(self.name);
         }
         Ok(())
@@ -197,7 +197,7 @@ impl Writer {
                 false => Ok(()),
             });
         if let Err(error) = written {
-            // If this fails, too, it comes before the next batch.
+            // If this fails, too, it comes before the next append.
             let _ = self.mend();
             return Err(error);
         }
@@ -321,12 +321,12 @@ mod tests {
         // As if the clock on the wall had been set meanwhile.
         writer.noted_drift_ms = writer.noted_drift_ms.wrapping_sub(2 * DRIFT_MS);
         let writable = break_file(&mut writer);
-        assert!(writer.write(&mut Batch::default()).is_err());
+        assert!(writer.write(&mut Append::default()).is_err());
         writer.file = writable;
-        writer.write(&mut Batch::default()).unwrap();
+        writer.write(&mut Append::default()).unwrap();
         let noted_bytes = writer.file_bytes;
         assert!(noted_bytes > begun_bytes, "a record of the clock");
-        writer.write(&mut Batch::default()).unwrap();
+        writer.write(&mut Append::default()).unwrap();
         assert_eq!(writer.file_bytes, noted_bytes, "once");
         fs::remove_dir_all(&writer.directory).unwrap();
     }
@@ -335,25 +335,25 @@ mod tests {
     fn what_a_failed_write_has_left_is_cut_before_the_next() {
         let mut writer = writer();
         writer.begin_file(1).unwrap();
-        let mut batch = Batch::default();
-        record::write(&mut batch.bytes, &Entry::Clock(Clock::default()));
-        writer.write(&mut batch).unwrap();
+        let mut append = Append::default();
+        record::write(&mut append.bytes, &Entry::Clock(Clock::default()));
+        writer.write(&mut append).unwrap();
         let whole_bytes = writer.file_bytes;
 
         // Neither the write nor the cut succeeds.
         let path = writer.directory.join(writer.name.to_string());
         let writable = break_file(&mut writer);
-        assert!(writer.write(&mut batch).is_err());
+        assert!(writer.write(&mut append).is_err());
         assert!(writer.is_torn);
         writable
-            .write_all_at(&batch.bytes[..5], whole_bytes)
+            .write_all_at(&append.bytes[..5], whole_bytes)
             .unwrap();
-        assert!(writer.write(&mut batch).is_err());
+        assert!(writer.write(&mut append).is_err());
         writer.file = writable;
         // Shorter than what was left behind.
-        writer.write(&mut Batch::default()).unwrap();
+        writer.write(&mut Append::default()).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().len(), whole_bytes);
-        writer.write(&mut batch).unwrap();
+        writer.write(&mut append).unwrap();
         writer.close().unwrap();
 
         let bytes = fs::read(&path).unwrap();

@@ -7,17 +7,17 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::Instant;
 
 use crate::config::Config;
-use crate::disk::writer::{Batch, News, Report, Writers};
+use crate::disk::writer::{Append, Report, Reporter, Writers};
 use crate::disk::{Directory, DiskError, Found, HistoryClock, load};
 use crate::shard::mailbox::{Mail, Mailbox};
-use crate::shard::{Log, home_of};
+use crate::shard::{HistoryLog, home_of};
 
 /// Held until the process ends.
 pub(super) struct Histories {
     directory: Directory,
     clock: HistoryClock,
     /// What the shards hand over, until the writers take it.
-    batches: Vec<Receiver<Batch>>,
+    appends: Vec<Receiver<Append>>,
     writers: Option<Writers>,
 }
 
@@ -28,7 +28,7 @@ impl Histories {
         config: &Arc<Config>,
         shards: usize,
         hasher: &RandomState,
-    ) -> Result<(Self, Vec<Log>), DiskError> {
+    ) -> Result<(Self, Vec<HistoryLog>), DiskError> {
         let mut directory = Directory::open(path)?;
         let loaded = load(&directory, config)?;
         directory.consolidate(&loaded)?;
@@ -39,16 +39,16 @@ impl Histories {
         let shares = loaded
             .restored
             .into_shares(shards, |channel| home_of(channel, hasher, shards));
-        let mut batches = Vec::new();
+        let mut appends = Vec::new();
         let mut logs = Vec::new();
         for (shard, share) in shares.into_iter().enumerate() {
             let (writer, handed_over) = mpsc::channel();
-            batches.push(handed_over);
+            appends.push(handed_over);
             let found = match shard {
                 0 => loaded.found,
                 _ => Found::default(),
             };
-            logs.push(Log {
+            logs.push(HistoryLog {
                 share,
                 writer,
                 found,
@@ -57,7 +57,7 @@ impl Histories {
         let histories = Self {
             directory,
             clock,
-            batches,
+            appends,
             writers: None,
         };
         Ok((histories, logs))
@@ -75,11 +75,12 @@ impl Histories {
         boxes: &Arc<[Mailbox]>,
     ) -> Result<(), DiskError> {
         let boxes = boxes.clone();
-        let report: Report =
-            Arc::new(move |shard: usize, news: News| boxes[shard].post(Mail::Log(news)));
-        let batches = std::mem::take(&mut self.batches);
+        let report: Reporter = Arc::new(move |shard: usize, report: Report| {
+            boxes[shard].post(Mail::HistoryLog(report))
+        });
+        let appends = std::mem::take(&mut self.appends);
         let interval_ms = config.timing.history_sync_interval_ms;
-        let writers = Writers::start(&self.directory, self.clock, batches, interval_ms, &report);
+        let writers = Writers::start(&self.directory, self.clock, appends, interval_ms, &report);
         let failed = |error| DiskError::begin(self.directory.path(), error);
         self.writers = Some(writers.map_err(failed)?);
         Ok(())

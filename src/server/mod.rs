@@ -34,7 +34,7 @@ use crate::disk::HistoryClock;
 use crate::shard::keyed_counts::KeyedCounts;
 use crate::shard::mailbox::{KeysWanted, Mailbox};
 use crate::shard::ring::{self, Ring};
-use crate::shard::{Log, Shared};
+use crate::shard::{HistoryLog, Shared};
 use crate::threads::spawn_or_abort;
 use crate::tls::TlsConfigs;
 use backend::Backend;
@@ -215,7 +215,7 @@ fn load_histories(
     config: &Arc<Config>,
     shards: usize,
     hasher: &RandomState,
-) -> Result<(Option<Histories>, Vec<Log>), ServeError> {
+) -> Result<(Option<Histories>, Vec<HistoryLog>), ServeError> {
     let Some(path) = &config.history_dir else {
         return Ok((None, Vec::new()));
     };

@@ -13,7 +13,7 @@ use super::entrances::EntrancePlan;
 use crate::backplane::order::FromShard;
 use crate::hub::ShardId;
 use crate::shard::mailbox::{Mailbox, Post};
-use crate::shard::{Entrance, Log, Shard, Shared, ring};
+use crate::shard::{Entrance, HistoryLog, Shard, Shared, ring};
 use crate::threads::spawn_or_abort;
 
 /// Entries of monoio's own ring, which has little to do.
@@ -34,7 +34,7 @@ pub(super) struct Start {
 impl Start {
     /// Starts all shards. Comes back when their descriptor tables have parted, and leaves no sender of `orders` behind:
     /// the broker's thread ends with the last shard that can send to it.
-    pub(super) fn all(self, logs: Vec<Log>) -> io::Result<()> {
+    pub(super) fn all(self, logs: Vec<HistoryLog>) -> io::Result<()> {
         let mut logs = logs.into_iter();
         for shard in 0..self.boxes.len() {
             let start = self.clone();
@@ -47,12 +47,12 @@ impl Start {
         Ok(())
     }
 
-    fn run(self, id: ShardId, log: Option<Log>) {
+    fn run(self, id: ShardId, log: Option<HistoryLog>) {
         let events = self.events.clone();
         let _ = events.send(Event::Ended(self.serve(id, log)));
     }
 
-    fn serve(self, id: ShardId, log: Option<Log>) -> io::Result<()> {
+    fn serve(self, id: ShardId, log: Option<HistoryLog>) -> io::Result<()> {
         let unshared = if self.has_own_tables {
             ring::unshare_descriptor_table()
         } else {
@@ -83,7 +83,7 @@ impl Start {
         runtime.block_on(async {
             let mut shard = Shard::new(id, self.shared, Post::new(self.boxes), entrances)?;
             if let Some(log) = log {
-                shard.keep_log(log);
+                shard.keep_journal(log);
             }
             if let Some(orders) = self.orders {
                 shard.keep_relay(orders);

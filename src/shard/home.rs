@@ -67,7 +67,7 @@ impl Shard {
             Mail::Stage(Stage::Drain) => self.drain(),
             Mail::Stage(Stage::Cut) => self.cut(),
             Mail::Over => self.life = Life::Over,
-            Mail::Log(news) => self.on_log_news(news),
+            Mail::HistoryLog(report) => self.on_history_report(report),
             Mail::Backplane(news) => self.on_backplane_news(news),
         }
     }
@@ -170,7 +170,7 @@ impl Shard {
 
     /// `Ok(None)`: the answer comes when the log has it.
     fn delete(&mut self, asker: Asker, channel: &ChannelName) -> Result<Option<bool>, HomeRefusal> {
-        if let Some(refusal) = self.log_refusal() {
+        if let Some(refusal) = self.journal_refusal() {
             return Err(refusal);
         }
         let epoch = self.hub.epoch(channel);

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::mpsc::Sender;
 
 use crate::config::Config;
-use crate::disk::writer::{Batch, WriteFailed};
+use crate::disk::writer::{Append, WriteFailed};
 use crate::history::record::{self, Entry};
 use crate::hub::durable::{Change, Fact, MessageFact, Progress};
 use crate::hub::message::ChannelName;
@@ -103,7 +103,7 @@ struct InFlight {
 
 #[derive(Debug)]
 pub(super) struct Journal {
-    writer: Sender<Batch>,
+    writer: Sender<Append>,
     records: Records,
     /// First those whose records are in flight.
     pending: VecDeque<Pending>,
@@ -122,7 +122,7 @@ pub(super) struct Journal {
 
 impl Journal {
     /// A journal of a log that has begun its first file, in which everything is still to be told.
-    pub(super) fn new(writer: Sender<Batch>) -> Self {
+    pub(super) fn new(writer: Sender<Append>) -> Self {
         Self {
             writer,
             records: Records::default(),
@@ -174,7 +174,7 @@ impl Journal {
         hub.take_changes(|change| self.records.keep(change.fact()));
     }
 
-    /// Hands over what has gathered, unless a batch is still on its way.
+    /// Hands over what has gathered, unless an append is still on its way.
     pub(super) fn hand_over(&mut self, hub: &mut Hub, config: &Config, hub_ms: u64, now_ms: u64) {
         self.take_changes(hub);
         if self.records.kept_bytes() > config.limits.history_queue_bytes_max + SLICE_BYTES {
@@ -201,16 +201,16 @@ impl Journal {
             kept: std::mem::take(&mut self.records.kept),
             since_ms: now_ms,
         });
-        self.send(Batch {
+        self.send(Append {
             bytes,
             begins_file,
             completes_file,
         });
     }
 
-    fn send(&self, batch: Batch) {
+    fn send(&self, append: Append) {
         // The writer outlives the shard; where it does not, the process is on its way down.
-        let _ = self.writer.send(batch);
+        let _ = self.writer.send(append);
     }
 
     /// The next slice of telling everything anew.
@@ -247,11 +247,11 @@ impl Journal {
         self.file_bytes > 2 * needed_bytes
     }
 
-    /// A batch has come back. Gives those whose records were in it: written, or all that wait, with nothing of theirs
+    /// An append has come back. Gives those whose records were in it: written, or all that wait, with nothing of theirs
     /// in the log.
     pub(super) fn on_written(
         &mut self,
-        mut batch: Batch,
+        mut append: Append,
         result: Result<(), WriteFailed>,
         file_bytes: u64,
         hub: &Hub,
@@ -263,7 +263,7 @@ impl Journal {
         self.file_bytes = file_bytes;
         if result.is_err() {
             let mut records = Records {
-                bytes: batch.bytes,
+                bytes: append.bytes,
                 kept: in_flight.kept,
             };
             records.retain(true);
@@ -278,17 +278,17 @@ impl Journal {
             return std::mem::take(&mut self.pending);
         }
         self.retry_ms = None;
-        if batch.begins_file && self.retelling == Retelling::Wanted {
+        if append.begins_file && self.retelling == Retelling::Wanted {
             self.retelling = Retelling::At(Progress::default());
         }
-        if batch.completes_file && self.retelling == Retelling::Told {
+        if append.completes_file && self.retelling == Retelling::Told {
             self.retelling = Retelling::Done;
             self.retold_bytes = file_bytes;
             self.retold_hub_bytes = hub.told_bytes();
         }
-        batch.bytes.clear();
-        if batch.bytes.capacity() <= BUFFER_BYTES_KEPT {
-            self.spare = batch.bytes;
+        append.bytes.clear();
+        if append.bytes.capacity() <= BUFFER_BYTES_KEPT {
+            self.spare = append.bytes;
         }
         // A repeat has no record of its own: it goes with what is before it.
         let is_repeat = |pending: &&Pending| matches!(pending, Pending::Repeat(..));
@@ -325,9 +325,9 @@ impl Journal {
         self.take_changes(hub);
         let bytes = std::mem::take(&mut self.records.bytes);
         if !bytes.is_empty() {
-            self.send(Batch {
+            self.send(Append {
                 bytes,
-                ..Batch::default()
+                ..Append::default()
             });
         }
     }

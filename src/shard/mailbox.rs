@@ -13,7 +13,7 @@ use crate::auth::api_key::ApiKeys;
 use crate::auth::key::TokenKey;
 use crate::backplane::order;
 use crate::config::Config;
-use crate::disk::writer::News;
+use crate::disk::writer::Report;
 use crate::hub::ShardId;
 use crate::hub::message::{ChannelName, Message};
 use crate::hub::position::Position;
@@ -80,7 +80,7 @@ pub enum Mail {
     /// From the shard that ended the last connection of all: nobody asks anything any more.
     Over,
     /// From the thread that writes the shard's history log.
-    Log(News),
+    HistoryLog(Report),
     /// From the thread of the broker.
     Backplane(order::News),
 }

@@ -10,6 +10,7 @@ mod clients;
 mod clock;
 mod complaint;
 pub mod connection;
+mod durable;
 mod end;
 mod home;
 mod input;
@@ -17,7 +18,6 @@ mod inquiry;
 mod journal;
 pub mod keyed_counts;
 mod keys;
-mod log;
 pub mod mailbox;
 mod outboxes;
 mod park;
@@ -62,7 +62,7 @@ use mailbox::{Mail, Post};
 use outboxes::Outboxes;
 use relay::Relayed;
 use ring::Ring;
-pub use shared::{Log, Shared, home_of};
+pub use shared::{HistoryLog, Shared, home_of};
 use timers::TimerWheel;
 use tls::TlsSessions;
 use token::{ConnectionKey, GENERATION_MASK, Token};
@@ -233,8 +233,8 @@ impl Shard {
     }
 
     /// Takes up the histories that its log has brought back, and keeps them there from now on.
-    pub fn keep_log(&mut self, log: Log) {
-        let Log {
+    pub fn keep_journal(&mut self, log: HistoryLog) {
+        let HistoryLog {
             share,
             writer,
             found,
@@ -276,7 +276,7 @@ impl Shard {
             self.ring.mute(true);
         }
         self.post.flush();
-        self.finish_log();
+        self.finish_journal();
         Ok(())
     }
 
@@ -305,7 +305,7 @@ impl Shard {
         is_busy |= self.deliver();
         is_busy |= self.expire_timers();
         self.sweep();
-        self.write_log();
+        self.hand_over_records();
         self.send_orders();
         while let Some(index) = self.scratch.ended.pop() {
             self.free_if_joined(index);

@@ -12,7 +12,7 @@ use crate::auth::key::KeySet;
 use crate::callback::Callbacks;
 use crate::config::Config;
 use crate::disk::Found;
-use crate::disk::writer::Batch;
+use crate::disk::writer::Append;
 use crate::hub::message::ChannelName;
 use crate::hub::restored::Share;
 use crate::shard::keyed_counts::KeyedCounts;
@@ -52,10 +52,10 @@ pub struct Shared {
 
 /// A shard's history log, when the shard begins.
 #[derive(Debug)]
-pub struct Log {
+pub struct HistoryLog {
     /// What earlier logs have for this shard.
     pub share: Share,
-    pub writer: Sender<Batch>,
+    pub writer: Sender<Append>,
     /// What reading them came upon; the first shard counts it.
     pub found: Found,
 }

@@ -17,7 +17,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
     /// Fills every call that may be under way.
     pub(super) fn begin_calls(&mut self, now: Instant) {
         self.begin_writes(now);
-        self.begin_batches();
+        self.begin_rounds();
         self.begin_tell();
     }
 
@@ -59,23 +59,23 @@ impl<B: Broker, S: Sink> Driver<B, S> {
     }
 
     /// What the broker may have lost comes first.
-    fn begin_batches(&mut self) {
+    fn begin_rounds(&mut self) {
         let Link::Up(up) = &mut self.link else { return };
-        let is_batch = |kind: &CallKind| {
+        let is_round = |kind: &CallKind| {
             matches!(kind, CallKind::Open(_) | CallKind::Close | CallKind::Remind)
         };
-        let channels_max = self.settings.channels_per_batch;
-        for _ in up.calls.count(is_batch) + up.read.len()..self.settings.batches {
+        let channels_max = self.settings.channels_per_round;
+        for _ in up.calls.count(is_round) + up.read.len()..self.settings.rounds {
             if !up.reminders.is_empty() {
                 up.begin_remind(channels_max);
                 continue;
             }
-            let batch = self.registry.next_batch(channels_max);
-            if batch.unlisten.is_empty() && batch.read.is_empty() {
+            let round = self.registry.next_round(channels_max);
+            if round.unlisten.is_empty() && round.read.is_empty() {
                 break;
             }
-            up.begin_close(batch.unlisten);
-            up.begin_open(batch.listen, batch.read);
+            up.begin_close(round.unlisten);
+            up.begin_open(round.listen, round.read);
         }
     }
 

@@ -12,9 +12,9 @@ pub struct DriverSettings {
     pub payload_bytes_per_call: usize,
     /// Publishing calls (and deletes) under way.
     pub write_calls: usize,
-    pub channels_per_batch: usize,
-    /// Batches of channels to be listened to and read, or to remind the broker of, that are under way.
-    pub batches: usize,
+    pub channels_per_round: usize,
+    /// Rounds of channels to be listened to and read, or to remind the broker of, that are under way.
+    pub rounds: usize,
     /// How often a canary, a sign of life to the other nodes, and the figures are sent.
     pub beat: Duration,
     /// So many in a row that do not come back through every connection end the connection to the broker.
@@ -38,8 +38,8 @@ impl DriverSettings {
             publishes_per_call: 512,
             payload_bytes_per_call: 1024 * 1024,
             write_calls: 4,
-            channels_per_batch: 512,
-            batches: 4,
+            channels_per_round: 512,
+            rounds: 4,
             beat: Duration::from_secs(1),
             canaries_lost_max: 3,
             connect_timeout: Duration::from_secs(10),

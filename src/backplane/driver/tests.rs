@@ -370,7 +370,7 @@ fn a_channel_is_listened_to_for_as_long_as_it_is_open() {
 }
 
 #[test]
-fn many_opens_go_in_batches_and_starve_no_publish() {
+fn many_opens_go_in_rounds_and_starve_no_publish() {
     run_paused(async {
         let server = MemoryServer::new(URL, 1);
         let node = Node::start_hearing(1).await;
@@ -381,7 +381,7 @@ fn many_opens_go_in_batches_and_starve_no_publish() {
         node.publish("b", 1);
         sleep_ms(15).await;
         assert_eq!(node.told(), ["1 published 1 at 1"]);
-        // 157 batches, 4 of them at once, each of two calls: 800 ms and what the clock rounds.
+        // 157 rounds, 4 of them at once, each of two calls: 800 ms and what the clock rounds.
         sleep_ms(900).await;
         assert_eq!(node.take().len(), 20_000);
         sleep_ms(1_000).await;

@@ -42,13 +42,13 @@ impl Disk {
         self.files.push(file);
     }
 
-    fn write(&mut self, batch: &Batch) {
-        if batch.begins_file {
+    fn write(&mut self, append: &Append) {
+        if append.begins_file {
             self.begin_file();
         }
         let file = self.files.last_mut().unwrap();
-        file.extend_from_slice(&batch.bytes);
-        if batch.completes_file {
+        file.extend_from_slice(&append.bytes);
+        if append.completes_file {
             let last = self.files.len() - 1;
             self.files.drain(..last);
         }
@@ -59,9 +59,9 @@ struct World {
     config: Arc<Config>,
     hub: Hub,
     journal: Journal,
-    batches: Receiver<Batch>,
+    appends: Receiver<Append>,
     /// Handed over and not yet written.
-    on_its_way: Option<Batch>,
+    on_its_way: Option<Append>,
     disk: Disk,
     now_ms: u64,
     next_payload: u32,
@@ -105,12 +105,12 @@ impl World {
         let config = config();
         let mut hub = Hub::new(config.clone(), 1, seed);
         hub.begin_log();
-        let (writer, batches) = mpsc::channel();
+        let (writer, appends) = mpsc::channel();
         Self {
             config,
             hub,
             journal: Journal::new(writer),
-            batches,
+            appends,
             on_its_way: None,
             disk: Disk::new(),
             now_ms: 1_000,
@@ -173,23 +173,23 @@ impl World {
         let now_ms = self.now_ms;
         self.journal
             .hand_over(&mut self.hub, &self.config, now_ms, now_ms);
-        if let Ok(batch) = self.batches.try_recv() {
-            assert!(self.on_its_way.replace(batch).is_none(), "one at a time");
+        if let Ok(append) = self.appends.try_recv() {
+            assert!(self.on_its_way.replace(append).is_none(), "one at a time");
         }
     }
 
     fn finish_write(&mut self, is_failing: bool) {
-        let Some(batch) = self.on_its_way.take() else {
+        let Some(append) = self.on_its_way.take() else {
             return;
         };
         if !is_failing {
-            self.disk.write(&batch);
+            self.disk.write(&append);
         }
         let result = if is_failing { Err(WriteFailed) } else { Ok(()) };
         let file_bytes = self.disk.files.last().unwrap().len() as u64;
         let pending = self
             .journal
-            .on_written(batch, result, file_bytes, &self.hub, self.now_ms);
+            .on_written(append, result, file_bytes, &self.hub, self.now_ms);
         if is_failing {
             for one in &pending {
                 if let Pending::Publish(_, draft) = one {
@@ -250,12 +250,12 @@ impl World {
         }
     }
 
-    /// The process ends; of the batch on its way the kernel has as much as it has.
+    /// The process ends; of the append on its way the kernel has as much as it has.
     fn restart(&mut self, rng: &mut fastrand::Rng) {
-        if let Some(batch) = self.on_its_way.take() {
-            let mut cut = batch;
+        if let Some(append) = self.on_its_way.take() {
+            let mut cut = append;
             cut.bytes.truncate(rng.usize(..=cut.bytes.len()));
-            // Only a whole batch completes a file.
+            // Only a whole append completes a file.
             cut.completes_file = false;
             self.disk.write(&cut);
         }
@@ -274,8 +274,8 @@ impl World {
         self.hub = Hub::new(self.config.clone(), 1, rng.u64(..));
         self.hub.adopt(share, self.now_ms);
         self.hub.begin_log();
-        let (writer, batches) = mpsc::channel();
-        (self.journal, self.batches) = (Journal::new(writer), batches);
+        let (writer, appends) = mpsc::channel();
+        (self.journal, self.appends) = (Journal::new(writer), appends);
         // What follows is a new generation; the old one is read before it until that is complete.
         self.disk.begin_file();
         self.compare();

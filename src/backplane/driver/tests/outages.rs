@@ -147,7 +147,7 @@ fn a_broker_that_is_back_is_asked_for_what_was_heard_last() {
 }
 
 #[test]
-fn a_broker_is_reminded_of_much_in_few_batches_at_a_time() {
+fn a_broker_is_reminded_of_much_in_few_rounds_at_a_time() {
     run_paused(async {
         let server = MemoryServer::new(URL, 1);
         server.set_answer_delay(Duration::from_millis(10));

@@ -1,7 +1,7 @@
 //! The shard and its history log: publishes wait for it, and what it says is carried out.
 
 use crate::api::question::Answer;
-use crate::disk::writer::News;
+use crate::disk::writer::Report;
 use crate::hub::publishing::Drafted;
 use crate::hub::{HomeRefusal, Publish, Published, Scope};
 use crate::shard::Shard;
@@ -11,7 +11,7 @@ use crate::shard::mailbox::Asker;
 
 impl Shard {
     /// Why the log takes nothing at the moment; never without a log.
-    pub(super) fn log_refusal(&self) -> Option<HomeRefusal> {
+    pub(super) fn journal_refusal(&self) -> Option<HomeRefusal> {
         let journal = self.journal.as_ref()?;
         journal.refusal(&self.config, self.clock.now_ms)
     }
@@ -22,7 +22,7 @@ impl Shard {
         asker: Asker,
         publish: Publish,
     ) -> Result<Option<Published>, HomeRefusal> {
-        if let Some(refusal) = self.log_refusal() {
+        if let Some(refusal) = self.journal_refusal() {
             return Err(refusal);
         }
         let pending = match self.hub.draft(publish, self.clock.hub_ms)? {
@@ -37,7 +37,7 @@ impl Shard {
     }
 
     /// Hands the turn's records to the writer.
-    pub(super) fn write_log(&mut self) {
+    pub(super) fn hand_over_records(&mut self) {
         if let Some(journal) = &mut self.journal {
             journal.hand_over(
                 &mut self.hub,
@@ -48,33 +48,33 @@ impl Shard {
         }
     }
 
-    pub(super) fn on_log_news(&mut self, news: News) {
+    pub(super) fn on_history_report(&mut self, report: Report) {
         let Some(journal) = &mut self.journal else {
             return;
         };
-        let (batch, result, file_bytes) = match news {
-            News::SyncFailed => {
+        let (append, result, file_bytes) = match report {
+            Report::SyncFailed => {
                 journal.on_sync_failed();
                 self.metrics.history_sync_errors_total += 1;
                 return;
             }
-            News::Written {
-                batch,
+            Report::Written {
+                append,
                 result,
                 file_bytes,
                 took_us,
             } => {
                 self.metrics.history_write_time.record_us(took_us);
-                (batch, result, file_bytes)
+                (append, result, file_bytes)
             }
         };
         self.metrics.history_writes_total += 1;
         self.metrics.history_file_bytes = file_bytes;
         match result {
-            Ok(()) => self.metrics.history_written_bytes_total += batch.bytes.len() as u64,
+            Ok(()) => self.metrics.history_written_bytes_total += append.bytes.len() as u64,
             Err(_) => self.metrics.history_write_errors_total += 1,
         }
-        let pending = journal.on_written(batch, result, file_bytes, &self.hub, self.clock.now_ms);
+        let pending = journal.on_written(append, result, file_bytes, &self.hub, self.clock.now_ms);
         match result {
             Ok(()) => pending.into_iter().for_each(|one| self.commit(one)),
             Err(_) => {
@@ -130,7 +130,7 @@ impl Shard {
     }
 
     /// Closes the log.
-    pub(super) fn finish_log(&mut self) {
+    pub(super) fn finish_journal(&mut self) {
         if let Some(journal) = self.journal.take() {
             journal.finish(&mut self.hub);
         }
