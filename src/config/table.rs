@@ -422,8 +422,8 @@ impl SlowReader {
     const ALL: &[Self] = &[Self::Close, Self::DropOldest, Self::Latest];
     pub(crate) const WORDS: &[&str] = &["close", "drop_oldest", "latest"];
 
-    /// As in the file, and the label of the metric.
-    pub fn word(self) -> &'static str {
+    /// The metric's label and the log's word; the same as in the file.
+    pub fn label(self) -> &'static str {
         Self::WORDS[self as usize]
     }
 }

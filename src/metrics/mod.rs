@@ -31,8 +31,8 @@ pub enum TransportKind {
 const TRANSPORTS: [&str; 4] = ["http", "long_poll", "sse", "websocket"];
 
 impl TransportKind {
-    /// The metrics' label.
-    pub fn word(self) -> &'static str {
+    /// The metric's label and the log's word.
+    pub fn label(self) -> &'static str {
         TRANSPORTS[self as usize]
     }
 }

@@ -81,7 +81,7 @@ impl Shard {
         {
             let peer = self.peer(index);
             let connection = self.id_of(index);
-            tracing::warn!(%connection, %peer, transport = kind.word(), reason = reason.label(), "connection ended");
+            tracing::warn!(%connection, %peer, transport = kind.label(), reason = reason.label(), "connection ended");
         }
     }
 

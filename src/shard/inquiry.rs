@@ -113,7 +113,7 @@ impl Shard {
         ConnectionInfo {
             id: self.id_of(index),
             user: session.and_then(|session| session.grant.user.clone()),
-            transport: connection.transport.kind().word(),
+            transport: connection.transport.kind().label(),
             address: self.client(index),
             age_ms: self.age_ms(connection),
         }

@@ -75,9 +75,9 @@ impl Shard {
         tracing::warn!(
             connection = %self.id_of(index),
             %peer,
-            transport = connection.transport.kind().word(),
+            transport = connection.transport.kind().label(),
             %channel,
-            policy = policy.word(),
+            policy = policy.label(),
             waiting_bytes = outbox.bytes(),
             behind_ms = self.clock.now_ms - outbox.since_ms(),
             "slow reader"
