@@ -13,7 +13,7 @@ use crate::api::Side;
 use crate::api::refusal::Refusal;
 use crate::shard::Shard;
 use crate::shard::complaint::Complaint;
-use crate::shard::token::Token;
+use crate::shard::completion::Completion;
 use crate::transport::response::write_unread_refusal;
 
 /// Newcomers taken in one turn, before the others get theirs.
@@ -137,9 +137,9 @@ impl Door {
 impl Shard {
     pub(super) fn arm_entrance(&mut self, entrance: usize) -> io::Result<()> {
         self.door.keep_spare();
-        let token = Token::Acceptable(entrance as u32).pack();
+        let user_data = Completion::Acceptable(entrance as u32).pack();
         self.ring
-            .poll_readable(&self.door.entrances[entrance].socket, token)
+            .poll_readable(&self.door.entrances[entrance].socket, user_data)
     }
 
     /// Somebody is at the door.

@@ -42,6 +42,18 @@ pub struct Connection {
 // A million of them are to fit beside their sockets.
 const _: () = assert!(size_of::<Connection>() <= 104);
 
+/// Names one connection of one shard for as long as it lives, and never another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionKey {
+    pub index: u32,
+    /// Differs from that of every other connection that had or will have this index.
+    pub generation: u32,
+}
+
+/// Generations have the 30 bits that a [`Completion`](super::completion::Completion) has for them: the number of a
+/// connection comes again after a billion.
+pub(super) const GENERATION_MASK: u32 = (1 << 30) - 1;
+
 /// What is true of a connection, in the one byte that its record has left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Marks(u8);

@@ -7,9 +7,9 @@ use crate::api::question::{Answer, Question};
 use crate::hub::durable::Change;
 use crate::hub::message::{ChannelName, Message};
 use crate::hub::{HomeRefusal, Publish, Published, Scope, ShardId};
+use crate::shard::connection::ConnectionKey;
 use crate::shard::journal::Pending;
 use crate::shard::mailbox::{Asker, Mail, Stage};
-use crate::shard::token::ConnectionKey;
 use crate::shard::{Life, Shard};
 
 impl Shard {

@@ -10,8 +10,7 @@ use crate::api::connections::{
 };
 use crate::close_reason::CloseReason;
 use crate::shard::Shard;
-use crate::shard::connection::{Connection, Phase};
-use crate::shard::token::ConnectionKey;
+use crate::shard::connection::{Connection, ConnectionKey, Phase};
 
 /// Connections ended by the operator in one turn: each costs a write, and the others wait for it.
 const FAREWELLS_PER_TURN: usize = 64;
@@ -50,7 +49,7 @@ impl Shard {
                 let peer = self.peer(index);
                 tracing::info!(connection = %id, %peer, "disconnected by the operator");
                 // Ahead of those who end by the thousand.
-                self.farewells.push_front(self.key(index));
+                self.farewells.push_front(self.connection_key(index));
                 Finding::Ended(1)
             }
             Inquiry::EndUser(user) => {
@@ -61,7 +60,7 @@ impl Shard {
                     tracing::info!(shard, %user, connections, "disconnected by the operator");
                 }
                 for &index in &indices {
-                    self.farewells.push_back(self.key(index));
+                    self.farewells.push_back(self.connection_key(index));
                 }
                 Finding::Ended(indices.len())
             }

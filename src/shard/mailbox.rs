@@ -17,7 +17,7 @@ use crate::disk::writer::Report;
 use crate::hub::ShardId;
 use crate::hub::message::{ChannelName, Message};
 use crate::hub::position::Position;
-use crate::shard::token::ConnectionKey;
+use crate::shard::connection::ConnectionKey;
 use crate::tls::TlsConfigs;
 
 /// Who asked, and for which question of the request.

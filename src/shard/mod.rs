@@ -9,15 +9,16 @@ mod callback;
 mod clients;
 mod clock;
 mod complaint;
+mod completion;
 pub mod connection;
 mod durable;
 mod end;
 mod home;
 mod input;
 mod inquiry;
+mod issuer_keys;
 mod journal;
 pub mod keyed_counts;
-mod keys;
 pub mod mailbox;
 mod outboxes;
 mod park;
@@ -30,7 +31,6 @@ mod slow_reader;
 mod step;
 pub mod timers;
 mod tls;
-pub mod token;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -55,7 +55,8 @@ use admission::AcceptRate;
 use clients::Clients;
 use clock::Clock;
 use complaint::{Complaint, Complaints};
-use connection::Connection;
+use completion::Completion;
+use connection::{Connection, ConnectionKey, GENERATION_MASK};
 use inquiry::Farewells;
 use journal::Journal;
 use mailbox::{Mail, Post};
@@ -65,7 +66,6 @@ use ring::Ring;
 pub use shared::{HistoryLog, Shared, home_of};
 use timers::TimerWheel;
 use tls::TlsSessions;
-use token::{ConnectionKey, GENERATION_MASK, Token};
 
 /// Bytes read from a connection in one turn. One buffer serves all of a shard's connections, so it stays in the cache.
 const READ_BYTES: usize = 64 * 1024;
@@ -296,8 +296,8 @@ impl Shard {
             }
         }
         let mut is_busy = !completions.is_empty();
-        for token in completions.drain(..) {
-            self.on_completion(token);
+        for user_data in completions.drain(..) {
+            self.on_completion(Completion::unpack(user_data));
         }
         self.scratch.completions = completions;
         is_busy |= self.read_mail();
@@ -340,17 +340,17 @@ impl Shard {
         }
     }
 
-    fn on_completion(&mut self, token: u64) {
-        match Token::unpack(token) {
-            Token::Acceptable(entrance) => self.on_acceptable(entrance as usize),
-            Token::Readable(key) => {
+    fn on_completion(&mut self, completion: Completion) {
+        match completion {
+            Completion::Acceptable(entrance) => self.on_acceptable(entrance as usize),
+            Completion::Readable(key) => {
                 // A freed entry has no poll with the kernel, so the key is never stale.
                 let connection = &mut self.connections[key.index as usize];
                 debug_assert_eq!(connection.generation, key.generation);
                 connection.read_armed = false;
                 self.on_readable(key.index);
             }
-            Token::Writable(key) => {
+            Completion::Writable(key) => {
                 let connection = &mut self.connections[key.index as usize];
                 debug_assert_eq!(connection.generation, key.generation);
                 connection.write_armed = false;
@@ -434,7 +434,7 @@ impl Shard {
         ShardId(home_of(channel, &self.shared.hasher, self.post.n_shards()) as u16)
     }
 
-    fn key(&self, index: u32) -> ConnectionKey {
+    fn connection_key(&self, index: u32) -> ConnectionKey {
         ConnectionKey {
             index,
             generation: self.connections[index as usize].generation,

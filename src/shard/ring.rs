@@ -42,20 +42,20 @@ impl Ring {
     }
 
     /// Comes home when `fd` can be read, or is at its end.
-    pub fn poll_readable(&mut self, fd: impl AsFd, token: u64) -> io::Result<()> {
-        self.poll(fd, PollFlags::IN | PollFlags::RDHUP, token)
+    pub fn poll_readable(&mut self, fd: impl AsFd, user_data: u64) -> io::Result<()> {
+        self.poll(fd, PollFlags::IN | PollFlags::RDHUP, user_data)
     }
 
     /// Comes home when `fd` can be written, or is at its end.
-    pub fn poll_writable(&mut self, fd: impl AsFd, token: u64) -> io::Result<()> {
-        self.poll(fd, PollFlags::OUT, token)
+    pub fn poll_writable(&mut self, fd: impl AsFd, user_data: u64) -> io::Result<()> {
+        self.poll(fd, PollFlags::OUT, user_data)
     }
 
-    fn poll(&mut self, fd: impl AsFd, flags: PollFlags, token: u64) -> io::Result<()> {
+    fn poll(&mut self, fd: impl AsFd, flags: PollFlags, user_data: u64) -> io::Result<()> {
         let fd = types::Fd(fd.as_fd().as_raw_fd());
         let entry = opcode::PollAdd::new(fd, u32::from(flags.bits()))
             .build()
-            .user_data(token);
+            .user_data(user_data);
         if self.push(&entry).is_ok() {
             return Ok(());
         }
@@ -97,12 +97,12 @@ impl Ring {
         }
     }
 
-    /// Moves the tokens of the polls that have come home into `tokens`, at most `max`. What a file is ready for tells
-    /// the call that tries it. That goes for a poll that the kernel had no memory for, too: whoever finds nothing there
-    /// arms it anew.
-    pub fn reap(&mut self, tokens: &mut Vec<u64>, max: usize) {
+    /// Moves the user data of the polls that have come home into `completions`, at most `max`. What a file is ready for
+    /// tells the call that tries it. That goes for a poll that the kernel had no memory for, too: whoever finds nothing
+    /// there arms it anew.
+    pub fn reap(&mut self, completions: &mut Vec<u64>, max: usize) {
         let home = |entry: cqueue::Entry| entry.user_data();
-        tokens.extend(self.ring.completion().take(max).map(home));
+        completions.extend(self.ring.completion().take(max).map(home));
     }
 
     /// While muted the ring does not signal its eventfd: its thread is awake and looks by itself.
@@ -149,12 +149,12 @@ mod tests {
 
     /// Enters until `n` polls have come home.
     fn reap(ring: &mut Ring, n: usize) -> Vec<u64> {
-        let mut tokens = Vec::new();
-        while tokens.len() < n {
+        let mut completions = Vec::new();
+        while completions.len() < n {
             ring.enter().unwrap();
-            ring.reap(&mut tokens, n);
+            ring.reap(&mut completions, n);
         }
-        tokens
+        completions
     }
 
     #[test]
@@ -180,12 +180,12 @@ mod tests {
         let mut ring = Ring::new(&wake).unwrap();
         let (reader, _writer) = std::os::unix::net::UnixStream::pair().unwrap();
         let n = 3 * SUBMISSIONS as usize;
-        for token in 0..n as u64 {
-            ring.poll_writable(&reader, token).unwrap();
+        for user_data in 0..n as u64 {
+            ring.poll_writable(&reader, user_data).unwrap();
         }
-        let mut tokens = reap(&mut ring, n);
-        tokens.sort_unstable();
-        assert!(tokens.into_iter().eq(0..n as u64));
+        let mut completions = reap(&mut ring, n);
+        completions.sort_unstable();
+        assert!(completions.into_iter().eq(0..n as u64));
     }
 
     #[test]
@@ -195,16 +195,16 @@ mod tests {
         let (reader, _writer) = std::os::unix::net::UnixStream::pair().unwrap();
         // Each is ready when it is submitted, and nobody reaps meanwhile.
         let n = (COMPLETIONS + 3 * SUBMISSIONS) as usize;
-        for token in 0..n as u64 {
-            ring.poll_writable(&reader, token).unwrap();
+        for user_data in 0..n as u64 {
+            ring.poll_writable(&reader, user_data).unwrap();
         }
         ring.enter().unwrap();
         ring.enter().unwrap();
         assert!(ring.take_overflows() > 0);
         assert!(!ring.is_quiet());
-        let mut tokens = reap(&mut ring, n);
-        tokens.sort_unstable();
-        assert!(tokens.into_iter().eq(0..n as u64));
+        let mut completions = reap(&mut ring, n);
+        completions.sort_unstable();
+        assert!(completions.into_iter().eq(0..n as u64));
         ring.take_overflows();
         ring.enter().unwrap();
         assert_eq!(ring.take_overflows(), 0);

@@ -10,9 +10,9 @@ use rustix::io::Errno;
 
 use crate::close_reason::CloseReason;
 use crate::hub::fanout::Delivery;
-use crate::shard::connection::{Marks, Phase};
+use crate::shard::completion::Completion;
+use crate::shard::connection::{ConnectionKey, Marks, Phase};
 use crate::shard::tls;
-use crate::shard::token::{ConnectionKey, Token};
 use crate::shard::{Life, Shard};
 use crate::threads::abort_because;
 use crate::transport::outbox::Outbox;
@@ -103,7 +103,7 @@ impl Shard {
         if self.scratch.effects.questions.is_empty() {
             return;
         }
-        let key = self.key(index);
+        let key = self.connection_key(index);
         let mut questions = std::mem::take(&mut self.scratch.effects.questions);
         for (slot, question) in questions.drain(..) {
             if let Some(answer) = self.ask(key, slot, question) {
@@ -250,13 +250,13 @@ impl Shard {
         if connection.wants_read(&self.config) {
             armed = self
                 .ring
-                .poll_readable(&*connection, Token::Readable(key).pack());
+                .poll_readable(&*connection, Completion::Readable(key).pack());
             connection.read_armed = true;
         }
         if connection.outbox.is_some() && !connection.write_armed && armed.is_ok() {
             armed = self
                 .ring
-                .poll_writable(&*connection, Token::Writable(key).pack());
+                .poll_writable(&*connection, Completion::Writable(key).pack());
             connection.write_armed = true;
         }
         if let Some(deadline_ms) = connection.deadline_ms(&self.config) {

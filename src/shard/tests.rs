@@ -311,7 +311,7 @@ fn a_goodbye_comes_behind_the_echo_that_it_waits_for() {
 fn a_slot_is_freed_when_its_polls_are_home_and_a_stale_key_finds_nothing() {
     let mut process = Process::new(1, |_| {});
     let first = process.connect();
-    let key = process.shards[0].key(0);
+    let key = process.shards[0].connection_key(0);
     let shard = &mut process.shards[0];
     assert!(shard.is_current(key) && process.connection().read_armed);
     let shard = &mut process.shards[0];
@@ -324,7 +324,11 @@ fn a_slot_is_freed_when_its_polls_are_home_and_a_stale_key_finds_nothing() {
     drop(first);
     let _second = process.connect();
     let shard = &mut process.shards[0];
-    assert_eq!(shard.key(0).index, key.index, "the slot is used again");
+    assert_eq!(
+        shard.connection_key(0).index,
+        key.index,
+        "the slot is used again"
+    );
     assert!(!shard.is_current(key));
     let answer = Answer::Info(None);
     assert!(

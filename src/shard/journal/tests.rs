@@ -15,7 +15,7 @@ use crate::hub::publishing::Drafted;
 use crate::hub::restored::Restored;
 use crate::hub::{Listen, ListenMode, Publish};
 use crate::proto::payload::PayloadKind;
-use crate::shard::token::ConnectionKey;
+use crate::shard::connection::ConnectionKey;
 
 const BOOT: [u8; 16] = [5; 16];
 

@@ -10,7 +10,7 @@ use crate::shard::mailbox::{KeysRead, KeysWanted};
 impl Shard {
     /// A connection of ours goes on when the keys are there.
     pub(super) fn await_keys(&mut self, index: u32) {
-        self.awaiting_keys.push(self.key(index));
+        self.awaiting_keys.push(self.connection_key(index));
         if self.auth.on_waiting(self.clock.now_ms)
             && let Some(keys_wanted) = &self.shared.keys_wanted
         {
