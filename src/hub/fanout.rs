@@ -27,16 +27,20 @@ const SLICE_SLOTS_MAX: usize = 4096;
 /// Bytes of messages gathered into one pass. One message may be larger.
 const BATCH_BYTES_MAX: usize = 64 * 1024;
 
+/// A channel with listeners on this shard, for as long as it has some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelIndex(u32);
+
 /// One connection's listening on one channel; valid until it is given to [`Fanout::unlisten`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subscription {
-    channel: u32,
+    channel: ChannelIndex,
     slot: u32,
 }
 
 impl Subscription {
-    /// The channel's number on this shard, as in a [`Slice`].
-    pub fn channel(self) -> u32 {
+    /// As in a [`Slice`].
+    pub fn channel(self) -> ChannelIndex {
         self.channel
     }
 }
@@ -44,7 +48,7 @@ impl Subscription {
 /// One delivery to some of a channel's listeners.
 #[derive(Clone, Debug)]
 pub struct Slice {
-    pub channel: u32,
+    pub channel: ChannelIndex,
     pub delivery: Delivery,
 }
 
@@ -111,9 +115,9 @@ struct Listeners {
 #[derive(Debug, Default)]
 pub struct Fanout {
     channels: Slab<Listeners>,
-    by_name: HashMap<ChannelName, u32>,
+    by_name: HashMap<ChannelName, ChannelIndex>,
     /// Channels with a pass, in turn.
-    active: VecDeque<u32>,
+    active: VecDeque<ChannelIndex>,
     backlog_bytes: usize,
 }
 
@@ -123,7 +127,7 @@ impl Fanout {
         let channel = match self.by_name.get(name) {
             Some(&channel) => channel,
             None => {
-                let channel = self.channels.insert(Listeners {
+                let index = self.channels.insert(Listeners {
                     name: name.clone(),
                     slots: Vec::new(),
                     vacant: Vec::new(),
@@ -131,11 +135,12 @@ impl Fanout {
                     next_pass: 0,
                     rotation: 0,
                 });
-                self.by_name.insert(name.clone(), channel as u32);
-                channel as u32
+                let channel = ChannelIndex(index as u32);
+                self.by_name.insert(name.clone(), channel);
+                channel
             }
         };
-        let listeners = &mut self.channels[channel as usize];
+        let listeners = &mut self.channels[channel.0 as usize];
         if let Some(pass) = listeners.passes.back_mut() {
             pass.seal();
         }
@@ -159,7 +164,7 @@ impl Fanout {
     /// Ends a subscription; gives the channel's name, since its home wants to know.
     pub fn unlisten(&mut self, subscription: Subscription) -> ChannelName {
         let Subscription { channel, slot } = subscription;
-        let listeners = &mut self.channels[channel as usize];
+        let listeners = &mut self.channels[channel.0 as usize];
         listeners.slots[slot as usize].connection = VACANT;
         listeners.vacant.push(slot);
         let name = listeners.name.clone();
@@ -169,11 +174,11 @@ impl Fanout {
 
     /// All subscriptions of `connection`, by a look at every listener: for when a bug has lost them.
     pub fn subscriptions_of(&self, connection: u32) -> Vec<Subscription> {
-        let of_channel = |(channel, listeners): (usize, &Listeners)| {
+        let of_channel = |(index, listeners): (usize, &Listeners)| {
             let slots = listeners.slots.iter().enumerate();
             let own = slots.filter(|(_, slot)| slot.connection == connection);
             let subscription = |(slot, _)| Subscription {
-                channel: channel as u32,
+                channel: ChannelIndex(index as u32),
                 slot: slot as u32,
             };
             own.map(subscription).collect::<Vec<_>>()
@@ -184,7 +189,7 @@ impl Fanout {
     /// The listeners of `name`, each with its slot, from slot `begin` on.
     pub fn listeners(&self, name: &ChannelName, begin: u32) -> impl Iterator<Item = (u32, u32)> {
         let channel = self.by_name.get(name);
-        let slots = channel.map_or(&[][..], |&channel| &self.channels[channel as usize].slots);
+        let slots = channel.map_or(&[][..], |&channel| &self.channels[channel.0 as usize].slots);
         let slots = slots.get(begin as usize..).unwrap_or_default();
         let numbered = slots.iter().zip(begin..);
         let taken = numbered.filter(|(slot, _)| slot.connection != VACANT);
@@ -193,7 +198,7 @@ impl Fanout {
 
     /// Names the channel of a subscription.
     pub fn name(&self, subscription: Subscription) -> &ChannelName {
-        &self.channels[subscription.channel as usize].name
+        &self.channels[subscription.channel.0 as usize].name
     }
 
     /// Puts `message` on its way to everybody who listens now.
@@ -203,7 +208,7 @@ impl Fanout {
         };
         let bytes = message.bytes();
         self.backlog_bytes += bytes;
-        let listeners = &mut self.channels[channel as usize];
+        let listeners = &mut self.channels[channel.0 as usize];
         if let Some(pass) = listeners.passes.back_mut()
             && let Load::Gathering {
                 messages,
@@ -250,7 +255,7 @@ impl Fanout {
     ) -> Option<Slice> {
         connections.clear();
         let channel = self.active.pop_front()?;
-        let listeners = &mut self.channels[channel as usize];
+        let listeners = &mut self.channels[channel.0 as usize];
         let pass = listeners
             .passes
             .front_mut()
@@ -297,8 +302,8 @@ impl Fanout {
         self.channels.len()
     }
 
-    fn start_pass(&mut self, channel: u32, load: Load, bytes: usize) {
-        let listeners = &mut self.channels[channel as usize];
+    fn start_pass(&mut self, channel: ChannelIndex, load: Load, bytes: usize) {
+        let listeners = &mut self.channels[channel.0 as usize];
         if listeners.passes.is_empty() {
             self.active.push_back(channel);
         }
@@ -318,11 +323,11 @@ impl Fanout {
         });
     }
 
-    fn forget_if_unused(&mut self, channel: u32) {
-        let listeners = &self.channels[channel as usize];
+    fn forget_if_unused(&mut self, channel: ChannelIndex) {
+        let listeners = &self.channels[channel.0 as usize];
         if listeners.vacant.len() == listeners.slots.len() && listeners.passes.is_empty() {
             self.by_name.remove(&listeners.name);
-            self.channels.remove(channel as usize);
+            self.channels.remove(channel.0 as usize);
         }
     }
 }

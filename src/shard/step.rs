@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rustix::io::Errno;
 
 use crate::close_reason::CloseReason;
-use crate::hub::fanout::Delivery;
+use crate::hub::fanout::{ChannelIndex, Delivery};
 use crate::shard::completion::Completion;
 use crate::shard::connection::{ConnectionKey, Marks, Phase};
 use crate::shard::tls;
@@ -312,7 +312,7 @@ impl Shard {
         true
     }
 
-    fn deliver_to(&mut self, index: u32, channel: u32, delivery: &Delivery) {
+    fn deliver_to(&mut self, index: u32, channel: ChannelIndex, delivery: &Delivery) {
         let connection = &mut self.connections[index as usize];
         if !connection.is_open() || connection.transport.has_said_goodbye() {
             return;

@@ -4,7 +4,7 @@ use crate::auth::grant::Session;
 use crate::close_reason::CloseReason;
 use crate::config::SlowReader;
 use crate::hub::batch::{Format, SharedBytes, WireForm, write_event_body};
-use crate::hub::fanout::{Delivery, Subscription};
+use crate::hub::fanout::{ChannelIndex, Delivery, Subscription};
 use crate::hub::position::{Position, Since, write_cursor};
 use crate::proto::http_request::Version;
 use crate::proto::http_response::{self, ResponseBody, ResponseHead};
@@ -94,7 +94,7 @@ impl EventStream {
 
     pub fn on_delivery(
         &mut self,
-        channel: u32,
+        channel: ChannelIndex,
         delivery: &Delivery,
         context: &mut Context<'_>,
     ) -> Next {
@@ -205,20 +205,18 @@ impl EventStream {
     pub fn encode(&mut self, waiting: &Waiting, out: &mut Outgoing) {
         let mut body = Vec::new();
         let id = match waiting {
-            Waiting::Message {
-                channel, message, ..
-            } => {
+            Waiting::Message { place, message, .. } => {
                 write_event_body(&mut body, message, self.format);
-                self.advance_or_only(*channel, message.position)
+                self.advance_or_only(*place, message.position)
             }
             Waiting::Gap {
+                place,
                 channel,
-                channel_name,
                 position,
             } => {
-                let id = self.advance_or_only(*channel, *position);
+                let id = self.advance_or_only(*place, *position);
                 let mut object = Vec::new();
-                json::write_gap(&mut object, channel_name.as_str(), &position.to_string());
+                json::write_gap(&mut object, channel.as_str(), &position.to_string());
                 sse_event::write_gap(&mut body, None, &object);
                 id
             }

@@ -8,7 +8,7 @@ use crate::api::refusal::Refusal;
 use crate::auth::grant::Session;
 use crate::close_reason::CloseReason;
 use crate::hub::batch::Format;
-use crate::hub::fanout::{Delivery, Subscription};
+use crate::hub::fanout::{ChannelIndex, Delivery, Subscription};
 use crate::hub::message::ChannelName;
 use crate::hub::position::Since;
 use crate::hub::{Listen, ListenMode};
@@ -266,7 +266,7 @@ impl Asking {
     /// A channel that has answered speaks before the others have: its message, or its loss, joins the replay.
     pub fn on_delivery(
         &mut self,
-        channel: u32,
+        channel: ChannelIndex,
         delivery: &Delivery,
         context: &mut Context<'_>,
     ) -> Next {

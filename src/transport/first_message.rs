@@ -10,7 +10,7 @@ use crate::auth::token::TOKEN_BYTES_MAX;
 use crate::auth::{KEYS_TIMEOUT_MS, Verified};
 use crate::close_reason::CloseReason;
 use crate::config::Config;
-use crate::hub::fanout::{Delivery, Subscription};
+use crate::hub::fanout::{ChannelIndex, Delivery, Subscription};
 use crate::proto::close_code;
 use crate::proto::ws_message::{MessageKind, WsAssembler, WsEvent, WsLimits};
 use crate::proto::{json, ws_frame, ws_handshake};
@@ -184,7 +184,7 @@ impl FirstMessage {
 
     pub fn on_delivery(
         &mut self,
-        channel: u32,
+        channel: ChannelIndex,
         delivery: &Delivery,
         context: &mut Context<'_>,
     ) -> Next {

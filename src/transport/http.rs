@@ -9,7 +9,7 @@ use crate::auth::KEYS_TIMEOUT_MS;
 use crate::auth::grant::Session;
 use crate::close_reason::CloseReason;
 use crate::config::Config;
-use crate::hub::fanout::{Delivery, Subscription};
+use crate::hub::fanout::{ChannelIndex, Delivery, Subscription};
 use crate::proto::http_body::{self, BodyDecoder};
 use crate::proto::http_request::{
     BodyFraming, HeadLimits, HeadProgress, Method, RequestHead, decode_head,
@@ -339,7 +339,7 @@ impl Http {
 
     pub fn on_delivery(
         &mut self,
-        channel: u32,
+        channel: ChannelIndex,
         delivery: &Delivery,
         context: &mut Context<'_>,
     ) -> Next {

@@ -28,7 +28,7 @@ use crate::auth::{Authenticator, Clock};
 use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::hub::ShardId;
-use crate::hub::fanout::{Delivery, Fanout, Subscription};
+use crate::hub::fanout::{ChannelIndex, Delivery, Fanout, Subscription};
 use crate::metrics::{Metrics, TransportKind};
 use crate::proto::close_code;
 
@@ -191,7 +191,7 @@ impl Transport {
     /// Something arrives on one of this connection's subscriptions.
     pub fn on_delivery(
         &mut self,
-        channel: u32,
+        channel: ChannelIndex,
         delivery: &Delivery,
         context: &mut Context<'_>,
     ) -> Next {

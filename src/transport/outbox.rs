@@ -24,26 +24,28 @@ pub enum Waiting {
     /// Encoded; the first `sent` bytes are gone.
     Bytes { bytes: SharedBytes, sent: usize },
     /// A message of a replay, or one that may yet give way to a newer one. It is encoded when its time comes, so that
-    /// a long history costs references only. `channel` counts in the request's order.
+    /// a long history costs references only.
     Message {
-        channel: u16,
+        /// Of its channel in the request's order.
+        place: u16,
         message: Arc<Message>,
         slow_reader: SlowReader,
     },
     /// The notice that messages up to `position` are lost.
     Gap {
-        channel: u16,
-        channel_name: ChannelName,
+        /// Of `channel` in the request's order.
+        place: u16,
+        channel: ChannelName,
         position: Position,
     },
 }
 
 impl Waiting {
-    /// The notice of a loss in the channel of this place.
-    pub fn gap(channel: u16, name: &ChannelName, position: Position) -> Self {
+    /// The notice of a loss in `channel`, which has this place in the request.
+    pub fn gap(place: u16, channel: &ChannelName, position: Position) -> Self {
         Self::Gap {
-            channel,
-            channel_name: name.clone(),
+            place,
+            channel: channel.clone(),
             position,
         }
     }
@@ -260,7 +262,7 @@ mod tests {
     fn message(payload_bytes: usize) -> Waiting {
         let channel = ChannelName::parse("a").unwrap();
         Waiting::Message {
-            channel: 0,
+            place: 0,
             slow_reader: SlowReader::Close,
             message: Arc::new(Message {
                 channel,

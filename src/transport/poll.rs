@@ -3,7 +3,7 @@
 use crate::auth::grant::Session;
 use crate::close_reason::CloseReason;
 use crate::hub::batch::{WireForm, write_poll_body};
-use crate::hub::fanout::{Delivery, Subscription};
+use crate::hub::fanout::{ChannelIndex, Delivery, Subscription};
 use crate::hub::message::Message;
 use crate::hub::position::{Position, Since, write_cursor};
 use crate::transport::beat::jittered_down;
@@ -60,7 +60,7 @@ impl LongPoll {
 
     pub fn on_delivery(
         &mut self,
-        channel: u32,
+        channel: ChannelIndex,
         delivery: &Delivery,
         context: &mut Context<'_>,
     ) -> Next {
@@ -107,13 +107,18 @@ impl LongPoll {
     }
 
     /// The answer is the notice of the loss, and the cursor behind it.
-    fn on_gap(&mut self, channel: u32, position: Position, context: &mut Context<'_>) -> Next {
+    fn on_gap(
+        &mut self,
+        channel: ChannelIndex,
+        position: Position,
+        context: &mut Context<'_>,
+    ) -> Next {
         self.advance(channel, position);
         let next = answer(context, &self.meta, &self.cursor(), false, []);
         self.leave(next, context)
     }
 
-    fn advance(&mut self, channel: u32, to: Position) {
+    fn advance(&mut self, channel: ChannelIndex, to: Position) {
         for (subscription, position) in &mut self.subscriptions {
             if subscription.channel() == channel {
                 *position = to;

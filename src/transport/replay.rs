@@ -38,10 +38,10 @@ pub(super) fn starts(parts: &[Part]) -> Vec<(Subscription, Position)> {
 pub(super) fn queue(parts: &[Part], since: &[Since], context: &mut Context<'_>) {
     let mut items: Vec<(u64, Waiting)> = Vec::new();
     for (place, ((replay, subscription), since)) in parts.iter().zip(since).enumerate() {
-        let channel = place as u16;
+        let place = place as u16;
         let gap = |position| {
             let name = context.fanout.name(subscription.expect("a stream listens"));
-            Waiting::gap(channel, name, position)
+            Waiting::gap(place, name, position)
         };
         let mut gaps = replay.gaps(*since).into_iter().peekable();
         let slow_reader = replay.messages.first().map_or(SlowReader::Close, |first| {
@@ -56,7 +56,7 @@ pub(super) fn queue(parts: &[Part], since: &[Since], context: &mut Context<'_>) 
             items.push((
                 when_us,
                 Waiting::Message {
-                    channel,
+                    place,
                     message: message.clone(),
                     slow_reader,
                 },

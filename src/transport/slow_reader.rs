@@ -41,7 +41,7 @@ pub(super) fn wait_behind(
     effects: &mut Effects,
 ) {
     let waiting = |message: &_| Waiting::Message {
-        channel: place,
+        place,
         message: std::sync::Arc::clone(message),
         slow_reader,
     };

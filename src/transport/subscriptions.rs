@@ -1,6 +1,6 @@
 //! What one connection listens to, and where it stands in each.
 
-use crate::hub::fanout::Subscription;
+use crate::hub::fanout::{ChannelIndex, Subscription};
 use crate::hub::position::{Position, write_cursor};
 use crate::transport::Effects;
 
@@ -56,7 +56,7 @@ impl Subscriptions {
     }
 
     /// Place in the request's order of the subscription on the fan-out's `channel`.
-    pub fn place(&self, channel: u32) -> u16 {
+    pub fn place(&self, channel: ChannelIndex) -> u16 {
         self.iter()
             .position(|subscription| subscription.channel() == channel)
             .unwrap_or(0) as u16

@@ -10,7 +10,7 @@ use pushring::api::question::{Answer, Question};
 use pushring::auth::Authenticator;
 use pushring::close_reason::CloseReason;
 use pushring::config::Config;
-use pushring::hub::fanout::{Delivery, Fanout, Subscription};
+use pushring::hub::fanout::{ChannelIndex, Delivery, Fanout, Subscription};
 use pushring::hub::message::{ChannelName, Message};
 use pushring::hub::{Hub, ShardId};
 use pushring::metrics::Metrics;
@@ -90,7 +90,7 @@ pub(crate) struct World {
 
 enum Event<'a> {
     Answer(u16, Answer, Option<Subscription>),
-    Delivery(u32, &'a Delivery),
+    Delivery(ChannelIndex, &'a Delivery),
     Deadline,
     Drain,
 }

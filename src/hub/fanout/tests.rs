@@ -155,7 +155,7 @@ fn slots_are_used_again_while_passes_run() {
 fn numbers_of_passes_wrap_around() {
     let mut fanout = Fanout::default();
     let subscription = fanout.listen(&name("a"), 1);
-    let listeners = &mut fanout.channels[subscription.channel as usize];
+    let listeners = &mut fanout.channels[subscription.channel.0 as usize];
     listeners.next_pass = u32::MAX;
     listeners.slots[0].next_pass = u32::MAX;
     let mut connections = Vec::new();

@@ -10,13 +10,11 @@ impl Outbox {
     pub fn push_live(&mut self, waiting: Waiting, bytes_max: usize, metrics: &mut Metrics) -> bool {
         let before = self.droppable;
         if let Waiting::Message {
-            channel,
-            slow_reader,
-            ..
+            place, slow_reader, ..
         } = waiting
         {
             if slow_reader == SlowReader::Latest {
-                while let Some(index) = self.oldest_droppable(Some(channel)) {
+                while let Some(index) = self.oldest_droppable(Some(place)) {
                     self.drop_at(index, metrics);
                 }
             }
@@ -45,7 +43,7 @@ impl Outbox {
             return None;
         }
         let is_wanted = |waiting: &Waiting| {
-            waiting.may_give_way() && (place.is_none() || waiting.channel() == place)
+            waiting.may_give_way() && (place.is_none() || waiting.place() == place)
         };
         self.queue.iter().position(is_wanted)
     }
@@ -54,7 +52,7 @@ impl Outbox {
     /// stands there says it for both.
     fn drop_at(&mut self, index: usize, metrics: &mut Metrics) {
         let Waiting::Message {
-            channel,
+            place,
             ref message,
             slow_reader,
         } = self.queue[index]
@@ -64,13 +62,13 @@ impl Outbox {
         metrics.dropped_messages_total[slow_reader as usize] += 1;
         let position = message.position;
         let gap = Waiting::Gap {
-            channel,
-            channel_name: message.channel.clone(),
+            place,
+            channel: message.channel.clone(),
             position,
         };
         self.droppable -= 1;
         self.bytes -= self.queue[index].bytes();
-        if let Some(told) = self.notice_before(index, channel) {
+        if let Some(told) = self.notice_before(index, place) {
             *told = gap;
             self.queue.remove(index);
             self.replay_entries -= usize::from(index < self.replay_entries);
@@ -87,17 +85,17 @@ impl Outbox {
         let before = self.queue.range_mut(..index).rev();
         let nearest = before
             .take_while(|waiting| !matches!(waiting, Waiting::Bytes { .. }))
-            .find(|waiting| waiting.channel() == Some(place))?;
+            .find(|waiting| waiting.place() == Some(place))?;
         matches!(nearest, Waiting::Gap { .. }).then_some(nearest)
     }
 }
 
 impl Waiting {
-    /// Whose it is, in the request's order; what is encoded does not say.
-    fn channel(&self) -> Option<u16> {
+    /// That of its channel in the request's order; what is encoded does not say.
+    fn place(&self) -> Option<u16> {
         match self {
             Self::Bytes { .. } => None,
-            Self::Message { channel, .. } | Self::Gap { channel, .. } => Some(*channel),
+            Self::Message { place, .. } | Self::Gap { place, .. } => Some(*place),
         }
     }
 }

@@ -307,10 +307,8 @@ fn a_message_waits_for_itself_where_it_may_give_way() {
             .iter()
             .map(|waiting| match waiting {
                 Waiting::Message {
-                    channel,
-                    slow_reader,
-                    ..
-                } => (*channel, *slow_reader),
+                    place, slow_reader, ..
+                } => (*place, *slow_reader),
                 other => panic!("{target}: {other:?}"),
             })
             .collect();

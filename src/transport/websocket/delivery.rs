@@ -4,7 +4,7 @@ use super::{Closing, WebSocket};
 use crate::close_reason::CloseReason;
 use crate::config::SlowReader;
 use crate::hub::batch::{WireForm, write_websocket};
-use crate::hub::fanout::Delivery;
+use crate::hub::fanout::{ChannelIndex, Delivery};
 use crate::proto::close_code;
 use crate::proto::{json, ws_frame};
 use crate::transport::outbox::Waiting;
@@ -14,7 +14,7 @@ use crate::transport::{Context, Next, slow_reader};
 impl WebSocket {
     pub fn on_delivery(
         &mut self,
-        channel: u32,
+        channel: ChannelIndex,
         delivery: &Delivery,
         context: &mut Context<'_>,
     ) -> Next {
@@ -74,12 +74,10 @@ impl WebSocket {
                 out.write(|own| write_websocket(own, message, self.format))
             }
             Waiting::Gap {
-                channel_name,
-                position,
-                ..
+                channel, position, ..
             } => {
                 let mut object = br#"{"gap":"#.to_vec();
-                json::write_gap(&mut object, channel_name.as_str(), &position.to_string());
+                json::write_gap(&mut object, channel.as_str(), &position.to_string());
                 object.push(b'}');
                 out.write(|own| {
                     ws_frame::server_header(own, ws_frame::Opcode::Text, object.len());

@@ -27,10 +27,10 @@ fn message(channel: u16, offset: u64) -> Arc<Message> {
     })
 }
 
-fn waiting(channel: u16, offset: u64, slow_reader: SlowReader) -> Waiting {
+fn waiting(place: u16, offset: u64, slow_reader: SlowReader) -> Waiting {
     Waiting::Message {
-        channel,
-        message: message(channel, offset),
+        place,
+        message: message(place, offset),
         slow_reader,
     }
 }
@@ -44,12 +44,10 @@ fn room_for(n: usize) -> usize {
 fn picture(outbox: &Outbox) -> String {
     let item = |waiting: &Waiting| match waiting {
         Waiting::Bytes { .. } => "-".to_owned(),
-        Waiting::Message {
-            channel, message, ..
-        } => format!("{channel}:{}", message.position.offset),
+        Waiting::Message { place, message, .. } => format!("{place}:{}", message.position.offset),
         Waiting::Gap {
-            channel, position, ..
-        } => format!("({channel}:{})", position.offset),
+            place, position, ..
+        } => format!("({place}:{})", position.offset),
     };
     let items: Vec<_> = outbox.queue.iter().map(item).collect();
     items.join(" ")
@@ -59,8 +57,8 @@ fn picture(outbox: &Outbox) -> String {
 #[track_caller]
 fn check(n: usize, live: &[(u16, u64, SlowReader)], want: &str, dropped: [u64; 3], told: u64) {
     let (mut outbox, mut metrics) = (Outbox::new(0), Metrics::default());
-    for &(channel, offset, policy) in live {
-        outbox.push_live(waiting(channel, offset, policy), room_for(n), &mut metrics);
+    for &(place, offset, policy) in live {
+        outbox.push_live(waiting(place, offset, policy), room_for(n), &mut metrics);
     }
     assert_eq!(picture(&outbox), want);
     assert_eq!(metrics.dropped_messages_total, dropped, "dropped");
@@ -73,7 +71,7 @@ fn check(n: usize, live: &[(u16, u64, SlowReader)], want: &str, dropped: [u64; 3
 
 #[test]
 fn what_is_too_much_gives_way_and_is_told() {
-    let of = |channel, policy| move |offset| (channel, offset, policy);
+    let of = |place, policy| move |offset| (place, offset, policy);
     let close: Vec<_> = (1..=5).map(of(0, Close)).collect();
     check(2, &close, "0:1 0:2 0:3 0:4 0:5", [0, 0, 0], 0);
     let oldest: Vec<_> = (1..=6).map(of(0, DropOldest)).collect();
