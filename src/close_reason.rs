@@ -37,7 +37,8 @@ pub enum CloseReason {
     Unavailable,
     /// The server is shutting down (3001).
     Shutdown,
-    /// `connections_max`, or no free descriptor.
+    /// There were as many as `connections_max`, `connections_per_address_max`, `connections_per_user_max` or the
+    /// descriptors of the process allow; or they came faster than `accepts_per_second_max`.
     TooManyConnections,
     /// A bug: this connection's step panicked, the others go on.
     Panicked,

@@ -14,8 +14,8 @@
 //! | listener | a connection with a subscription; the API says `subscriber`, and counts `receivers` |
 //! | shard, node | one thread with everything it owns; one process |
 //! | home | the shard that numbers a channel's messages and keeps its history |
-//! | mail | what one shard says to another |
-//! | turn | one round of a shard: completions, mail, a slice of deliveries, timers |
+//! | mail | what a shard is told: by other shards, and by the threads beside them |
+//! | turn | what a shard does before it looks anew: completions, mail, a share of the deliveries, timers |
 //! | pass, slice | one message (or several) on its way to all of a channel's listeners here; a part of that |
 //! | outbox | what waits for a client that reads too slowly |
 //! | broker, backplane | what joins several nodes: Redis or NATS; this node's side of it |
@@ -32,8 +32,8 @@
 //! 4. The shard asks the channel's home: itself, or another by [`shard::mailbox`].
 //! 5. There [`hub::Hub`] gives the message its position, stores it, and says which shards listen. Each gets the one
 //!    shared message by mail, then the publisher its answer.
-//! 6. On each of them [`hub::fanout`] begins a pass over the listeners, a slice per turn; [`hub::batch`] encodes the
-//!    message once for each wire form that a listener wants.
+//! 6. On each of them [`hub::fanout`] begins a pass over the listeners, some slices per turn; [`hub::batch`] encodes
+//!    the message once for each wire form that a listener wants.
 //! 7. The listener's transport puts a reference to those bytes into the step's output, the shard sends them. What the
 //!    socket does not take waits in [`transport::outbox`].
 //!
@@ -49,9 +49,10 @@
 //! # Direction
 //!
 //! `main → server → shard → transport → api → auth → hub → proto`, `shard → disk → history → hub`,
-//! `shard → backplane → hub` and `shard → callback → api`; [`tls`] is for `server` and `shard`. Nothing points the
-//! other way; [`config`], [`close_reason`] and [`metrics`] are plain data that all may know, and [`threads`] starts
-//! those of whoever has one.
+//! `shard → backplane → hub` and `shard → callback → api`; `main → cli → server`, since `pushring check` looks at what
+//! the server would; [`tls`] is for all three of `cli`, `server` and `shard`. Nothing points the other way; [`config`],
+//! [`close_reason`] and [`metrics`] are plain data that all may know, [`threads`] starts those of whoever has one, and
+//! [`logging`] is for all that is not pure.
 //!
 //! # Invariants
 //!

@@ -1,8 +1,9 @@
 //! Asking the operator's backend who somebody is and who may listen: a table of questions and answers that all shards
 //! share, and the threads that carry the questions over.
 //!
-//! Touched when somebody wants to listen, never on the path of a message. A question waits for nobody but the backend:
-//! the shard that asks gets its answer at once if it is known, and otherwise by mail.
+//! Touched when somebody wants to listen, and with `connect_url` when somebody without a credential publishes; never
+//! when a message is delivered. A question waits for nobody but the backend: the shard that asks gets its answer at
+//! once if it is known, and otherwise by mail.
 
 pub mod client;
 mod table;

@@ -1,8 +1,7 @@
 //! Every number that an operator may change: its name, its unit, its default and its reason.
 //!
 //! A [`Config`] is plain data, never changed once it is made: [`reload`] puts another one in its place. Durations are
-//! milliseconds (`_ms`), sizes are bytes (`_bytes_`), so that no reader has to ask. Defaults stand beside their
-//! fields.
+//! milliseconds (`_ms`), sizes are bytes (`_bytes_`), so that no reader has to ask. Defaults stand below the fields.
 
 pub mod address;
 pub mod auth;
@@ -182,7 +181,7 @@ pub struct Limits {
     pub backplane_queue_bytes_max: usize,
     /// Remembered publishes of the process.
     pub idempotency_keys_max: usize,
-    /// Encoded messages that wait to be sent to subscribers, per shard.
+    /// Messages on their way to subscribers, per shard, counted before they are encoded.
     pub fanout_backlog_bytes_max: usize,
     /// Sends of one turn before the shard looks at its ring again. 64 take about half a millisecond, beside which
     /// looking costs nothing. Shards that share a core share this number, too.

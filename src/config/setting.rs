@@ -1,7 +1,7 @@
 //! One setting: its name, where its value lives, how it is read and shown.
 //!
-//! A setting says these things once. Flag, environment variable, file key, `--help`, the block printed at start and
-//! the README's table all come from it.
+//! Flag, environment variable, file key, `--help`, the block printed at start and the README's table all come from it.
+//! Which settings a reload cannot change is listed in [`reload`](super::reload).
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;

@@ -274,8 +274,7 @@ pub static SETTINGS: &[Setting<Config>] = {
         setting(Shards, "pin_threads", Bool(field!(pin_threads)),
             "Ties each shard's thread to one core. For a machine that does nothing else."),
         setting(Shards, "fanout_backlog_bytes_max", Bytes(field!(limits.fanout_backlog_bytes_max), KIB..=64 * GIB),
-            "Encoded messages of one shard that wait to be sent to subscribers. Beyond, a publish is refused with \
-             503."),
+            "Messages of one shard that wait to be sent to subscribers. Beyond, a publish is refused with 503."),
         setting(Shards, "fanout_sends_per_turn", Count(field!(limits.fanout_sends_per_turn), 1..=65_536),
             "Sends in one turn of a shard before it looks at its sockets again, and as many heartbeats. More is faster \
              for large channels, less is fairer to all others."),

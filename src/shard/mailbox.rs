@@ -1,5 +1,5 @@
-//! What shards say to each other. One box per shard, not per connection; what one shard posts to another arrives in
-//! the order of posting, which is what makes a subscription gapless.
+//! What a shard is told by other shards, and by the threads beside them. One box per shard, not per connection; what
+//! one shard posts to another arrives in the order of posting, which is what makes a subscription gapless.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,7 +42,7 @@ impl Asker {
     }
 }
 
-/// One thing that a shard has to say to another.
+/// One thing that a shard is told. Without another word it is from a shard.
 #[derive(Debug)]
 pub enum Mail {
     /// To a channel's home.
@@ -79,7 +79,7 @@ pub enum Mail {
     Stage(Stage),
     /// From the shard that ended the last connection of all: nobody asks anything any more.
     Over,
-    /// From the thread that writes the shard's history log.
+    /// From a thread that writes or syncs the shard's history log.
     HistoryLog(Report),
     /// From the thread of the broker.
     Backplane(order::News),

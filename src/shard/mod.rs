@@ -1,6 +1,6 @@
 //! One core at work: it owns its entrances, connections, ring, hub, timers and counters, and nobody else touches them.
 //!
-//! The *turn* is the whole of its life: reap completions, read mail, deliver a slice of publications, expire timers,
+//! The *turn* is the whole of its life: reap completions, read mail, deliver some slices of messages, expire timers,
 //! post mail; then, if there is nothing to do, park until the ring, another shard or the clock has something.
 
 mod accept;

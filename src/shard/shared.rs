@@ -18,7 +18,8 @@ use crate::hub::restored::Share;
 use crate::shard::keyed_counts::KeyedCounts;
 use crate::shard::mailbox::{Asker, KeysWanted};
 
-/// What all shards of a process have in common. Nothing in it is on the path of a message.
+/// What all shards of a process have in common. Where nobody asks the backend, nothing in it is written
+/// on the path of a message.
 #[derive(Debug)]
 pub struct Shared {
     /// As of the start.
