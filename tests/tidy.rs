@@ -125,6 +125,31 @@ fn planted_modules_are_found() {
     );
 }
 
+/// Folders whose parts nobody can guess: their `mod.rs` begins with a map.
+const MAPPED: &[&str] = &["src/shard", "src/transport", "src/backplane"];
+
+#[test]
+fn a_map_names_every_file_of_its_folder() {
+    let mut found = Vec::new();
+    for folder in MAPPED {
+        let sources = source::rust_files(folder);
+        let map = source::file(&format!("{folder}/mod.rs")).text;
+        let map: Vec<&str> = map.lines().take_while(|it| it.starts_with("//!")).collect();
+        let map = map.join("\n");
+        for source in sources {
+            let name = source
+                .path
+                .trim_start_matches(folder)
+                .trim_end_matches(".rs");
+            let is_part = !name[1..].contains('/') && !["/mod", "/tests"].contains(&name);
+            if is_part && !map.contains(&format!("`{}`", &name[1..])) {
+                found.push(format!("{}:1: is not in the map", source.path));
+            }
+        }
+    }
+    source::assert_none(found, "a file that its folder's mod.rs does not name");
+}
+
 fn misplaced(root: &str, paths: &[String]) -> Vec<String> {
     let mut found = Vec::new();
     for path in paths {

@@ -10,21 +10,33 @@
 //! home shard ── Order ──▶ driver (rounds, canary, reconnects) ──▶ Broker: Redis, NATS
 //! home shard ◀── News ─── driver ◀────────── Event ─────────────── Broker
 //! ```
+//!
+//! | part | files |
+//! |---|---|
+//! | what goes between the threads | `order` |
+//! | the home's side | `relay` |
+//! | the broker's thread | `driver` with the `registry` of channels and the `calls` under way |
+//! | what watches over the broker | `canary`, `backoff`, `refusals`; `acknowledged`: positions it must still know |
+//! | other nodes | `roster`, `note` |
+//! | brokers | `broker` is the contract; `redis`, `nats`, and `memory` for tests |
 
-pub mod acknowledged;
-pub mod broker;
-pub mod driver;
-#[cfg(test)]
-pub mod memory;
-pub mod nats;
 pub mod order;
-pub mod redis;
+
 pub mod relay;
 
+pub mod acknowledged;
 mod backoff;
 mod calls;
 mod canary;
-mod note;
+pub mod driver;
 mod refusals;
 mod registry;
+
+mod note;
 mod roster;
+
+pub mod broker;
+#[cfg(test)]
+pub mod memory;
+pub mod nats;
+pub mod redis;

@@ -2,35 +2,49 @@
 //!
 //! The *turn* is the whole of its life: reap completions, read mail, deliver some slices of messages, expire timers,
 //! post mail; then, if there is nothing to do, park until the ring, another shard or the clock has something.
+//!
+//! | part | files |
+//! |---|---|
+//! | the turn | here; `clock`, `park` |
+//! | what comes in | `accept` a newcomer, `admission`, `preface` (PROXY protocol), `tls`, `input` |
+//! | a step of a connection | `step`; `outboxes` and `slow_reader` for what it cannot send; `end` |
+//! | as a home of channels | `home`, `mailbox`; `relay` with a broker; `durable` and its `journal` with `history_dir` |
+//! | beside | `callback` asks the backend, `issuer_keys`, `inquiry` of the operator, `reload` |
+//! | what these use | `connection`, `completion`, `ring`, `timers`, `clients`, `keyed_counts`, `complaint`, `shared` |
+
+mod clock;
+mod park;
 
 mod accept;
 mod admission;
+mod input;
+mod preface;
+mod tls;
+
+mod end;
+mod outboxes;
+mod slow_reader;
+mod step;
+
+mod durable;
+mod home;
+mod journal;
+pub mod mailbox;
+mod relay;
+
 mod callback;
+mod inquiry;
+mod issuer_keys;
+mod reload;
+
 mod clients;
-mod clock;
 mod complaint;
 mod completion;
 pub mod connection;
-mod durable;
-mod end;
-mod home;
-mod input;
-mod inquiry;
-mod issuer_keys;
-mod journal;
 pub mod keyed_counts;
-pub mod mailbox;
-mod outboxes;
-mod park;
-mod preface;
-mod relay;
-mod reload;
 pub mod ring;
 mod shared;
-mod slow_reader;
-mod step;
 pub mod timers;
-mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,25 +1,38 @@
 //! What one connection speaks. Pure: bytes, answers, deliveries and the time come in; bytes, questions and the end
 //! come out through [`Effects`].
+//!
+//! | part | files |
+//! |---|---|
+//! | a request | `http` reads it, `exchange` asks the homes; `report` and `response` answer |
+//! | what it becomes | `poll`, `event_stream`, `websocket`; `first_message` before a WebSocket without a token |
+//! | what all of these listen to | `subscriptions`, and the `replay` they begin with |
+//! | what goes out | `outgoing` from one step; `outbox` where the socket is full, and `slow_reader` |
+//! | limits of time and rate | `age`, `beat` (heartbeats), `inbound_rate` by a `token_bucket` |
+//! | for the operator | `inspect` |
 #![forbid(unsafe_code)]
+
+pub mod exchange;
+pub mod http;
+mod report;
+pub mod response;
+
+pub mod event_stream;
+pub mod first_message;
+pub mod poll;
+pub mod websocket;
+
+mod replay;
+pub mod subscriptions;
+
+pub mod outbox;
+pub mod outgoing;
+pub mod slow_reader;
 
 pub mod age;
 pub mod beat;
-pub mod event_stream;
-pub mod exchange;
-pub mod first_message;
-pub mod http;
 pub mod inbound_rate;
 mod inspect;
-pub mod outbox;
-pub mod outgoing;
-pub mod poll;
-mod replay;
-mod report;
-pub mod response;
-pub mod slow_reader;
-pub mod subscriptions;
 pub mod token_bucket;
-pub mod websocket;
 
 use crate::api::Side;
 use crate::api::access::Gate;
