@@ -44,9 +44,18 @@ fn is_listed(origin: &str, allowed_origins: &[String]) -> bool {
     named.any(|allowed| matches(allowed, origin))
 }
 
+/// A proxy may name the port where a browser leaves it out.
 fn is_own(origin: &str, host: Option<&str>) -> bool {
-    let authority = origin.split_once("://").map(|(_, authority)| authority);
-    matches!((authority, host), (Some(authority), Some(host)) if authority.eq_ignore_ascii_case(host))
+    let (Some((scheme, authority)), Some(host)) = (origin.split_once("://"), host) else {
+        return false;
+    };
+    let default_port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => "",
+    };
+    let host = host.strip_suffix(default_port).unwrap_or(host);
+    authority.eq_ignore_ascii_case(host)
 }
 
 /// `https://*.example.com` stands for any name below `example.com`, not for `example.com` itself.
@@ -109,6 +118,23 @@ mod tests {
         }
         let named = decide(Some("https://a.net"), None, &allowed);
         assert_eq!(named, Some(Cors::Origin("https://a.net".into())));
+    }
+
+    #[test]
+    fn a_host_may_name_the_port_that_a_browser_leaves_out() {
+        for (origin, host, want) in [
+            ("https://a.net", "a.net:443", true),
+            ("http://a.net", "a.net:80", true),
+            ("https://a.net", "a.net:80", false),
+            ("http://a.net", "a.net:443", false),
+            ("http://a.net", "a.net:8080", false),
+            ("http://a.net:8080", "a.net:8080", true),
+            ("https://a.net:444", "a.net:443", false),
+            ("app://a.net", "a.net", true),
+        ] {
+            let found = decide(Some(origin), Some(host), &[]).is_some();
+            assert_eq!(found, want, "{origin} at {host}");
+        }
     }
 
     #[test]
