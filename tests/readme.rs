@@ -20,7 +20,7 @@ const REFUSAL_FILES: &[&str] = &[
     "src/proto/http_request/error.rs",
     "src/proto/payload.rs",
     "src/proto/ws_handshake.rs",
-    "src/transport/websocket/token.rs",
+    "src/transport/goodbye.rs",
 ];
 
 /// What people read, beside the source.

@@ -12,17 +12,14 @@ use crate::hub::fanout::{ChannelIndex, Delivery, Subscription};
 use crate::hub::message::ChannelName;
 use crate::hub::position::Since;
 use crate::hub::{Listen, ListenMode};
-use crate::proto::close_code;
-use crate::proto::{ws_frame, ws_handshake};
+use crate::proto::ws_handshake;
 use crate::transport::event_stream::EventStream;
-use crate::transport::first_message::{self, FirstMessage};
+use crate::transport::first_message::FirstMessage;
+use crate::transport::goodbye::{Goodbye, TokenRefusal};
 use crate::transport::response::{Meta, refuse};
 use crate::transport::websocket::{self, WebSocket};
 use crate::transport::{Context, Effects, Next, Transport};
 use crate::transport::{poll, replay, report};
-
-/// What a WebSocket reads with 3503.
-pub(super) const DISCONNECTED_TEXT: &str = "disconnected by the operator";
 
 /// A request that waits for answers.
 #[derive(Debug)]
@@ -91,7 +88,7 @@ impl Asking {
         let consultations = match callback::take_consultations(&mut request, context.config) {
             Ok(consultations) => consultations,
             Err(refusal) if is_behind_handshake(&request) => {
-                return Err(close_refused(refusal, context));
+                return Err(TokenRefusal::from(refusal).send(context));
             }
             Err(refusal) => return Err(refuse(context, &meta, &refusal)),
         };
@@ -316,7 +313,7 @@ impl Asking {
             let is_behind_handshake = self.is_behind_handshake();
             self.purpose = Purpose::Done;
             if is_behind_handshake {
-                return close_unavailable(context);
+                return Goodbye::NO_ROOM.send(context);
             }
             return refuse(context, &self.meta, &refusal.into());
         }
@@ -405,7 +402,7 @@ impl Asking {
                 match concluded {
                     Ok(()) => self.go_on(meta, request, &body, context),
                     Err(refusal) if is_behind_handshake(&request) => {
-                        close_refused(refusal, context)
+                        TokenRefusal::from(refusal).send(context)
                     }
                     Err(refusal) => refuse(context, &meta, &refusal),
                 }
@@ -434,7 +431,7 @@ impl Asking {
     /// The channel was deleted, or spoke too much, before the listener was there.
     fn give_up(&self, context: &mut Context<'_>) -> Next {
         if self.is_behind_handshake() {
-            return close_unavailable(context);
+            return Goodbye::NO_ROOM.send(context);
         }
         let meta = Meta {
             keep_alive: false,
@@ -464,7 +461,7 @@ impl Asking {
     /// than a wrong one.
     pub fn on_disconnect(&self, context: &mut Context<'_>) -> Next {
         match self.purpose {
-            _ if self.is_behind_handshake() => disconnect_websocket(context),
+            _ if self.is_behind_handshake() => Goodbye::DISCONNECTED.send(context),
             Purpose::Poll { .. }
             | Purpose::EventStream { .. }
             | Purpose::WebSocket { .. }
@@ -538,15 +535,6 @@ pub(super) fn refuse_disconnected(context: &mut Context<'_>, meta: &Meta) -> Nex
     Next::End(CloseReason::Disconnected)
 }
 
-/// The same on an open WebSocket.
-pub(super) fn disconnect_websocket(context: &mut Context<'_>) -> Next {
-    context
-        .effects
-        .out
-        .write(|own| ws_frame::close_frame(own, close_code::DISCONNECTED, DISCONNECTED_TEXT));
-    Next::End(CloseReason::Disconnected)
-}
-
 /// Whom the backend has named is one of the user's connections from now on.
 fn claim(request: &mut Request, context: &mut Context<'_>) -> Result<(), Refusal> {
     let listen = callback::listening(request).map(|(_, listen)| listen);
@@ -558,28 +546,4 @@ fn claim(request: &mut Request, context: &mut Context<'_>) -> Result<(), Refusal
 
 fn is_behind_handshake(request: &Request) -> bool {
     matches!(request, Request::WebSocket { accept: None, .. })
-}
-
-/// What the backend says to an open WebSocket.
-fn close_refused(refusal: Refusal, context: &mut Context<'_>) -> Next {
-    if refusal.status == 503 {
-        context.metrics.on_refusal(refusal.code, refusal.status);
-        let text = "the application does not answer, come back later";
-        context
-            .effects
-            .out
-            .write(|own| ws_frame::close_frame(own, close_code::UNAVAILABLE, text));
-        return Next::End(CloseReason::Unavailable);
-    }
-    first_message::refuse(refusal.into(), context)
-}
-
-/// As [`refuse`] on an open WebSocket.
-fn close_unavailable(context: &mut Context<'_>) -> Next {
-    let text = "no room for a listener, come back later";
-    context
-        .effects
-        .out
-        .write(|own| ws_frame::close_frame(own, close_code::UNAVAILABLE, text));
-    Next::End(CloseReason::Unavailable)
 }

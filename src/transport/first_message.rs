@@ -8,17 +8,15 @@ use crate::api::question::Answer;
 use crate::auth::grant::Session;
 use crate::auth::token::TOKEN_BYTES_MAX;
 use crate::auth::{KEYS_TIMEOUT_MS, Verified};
-use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::hub::fanout::{ChannelIndex, Delivery, Subscription};
-use crate::proto::close_code;
 use crate::proto::ws_message::{MessageKind, WsAssembler, WsEvent, WsLimits};
-use crate::proto::{json, ws_frame, ws_handshake};
-use crate::transport::beat::jittered_around;
+use crate::proto::{json, ws_handshake};
 use crate::transport::exchange::Asking;
+use crate::transport::goodbye::{Goodbye, TokenRefusal};
 use crate::transport::inbound_rate::InboundRate;
 use crate::transport::response::{Fields, Meta};
-use crate::transport::websocket::{TokenRefusal, pong};
+use crate::transport::websocket::pong;
 use crate::transport::{Context, Effects, Next};
 
 /// Empty fragments in a row: nobody sends a token in many.
@@ -89,19 +87,12 @@ impl FirstMessage {
         };
         let (consumed, event) = match self.assembler.feed(input, &limits) {
             Ok(fed) => fed,
-            Err(error) => {
-                let (code, reason) = (error.close_code(), CloseReason::WebSocketProtocol);
-                return (input_bytes, close(code, error.reason(), reason, context));
-            }
+            Err(error) => return (input_bytes, Goodbye::broken(error).send(context)),
         };
         let is_within = event.is_none() || self.inbound.admit(context);
         self.inbound.charge_bytes(consumed, context);
         if !is_within {
-            let text = "messages come too fast";
-            return (
-                input_bytes,
-                close(close_code::POLICY, text, CloseReason::RateExceeded, context),
-            );
+            return (input_bytes, Goodbye::TOO_FAST.send(context));
         }
         let token = match event {
             None | Some(WsEvent::Pong(_)) => return (consumed, Next::Stay),
@@ -110,11 +101,7 @@ impl FirstMessage {
                 return (consumed, Next::Stay);
             }
             Some(WsEvent::Close { code, .. }) => {
-                context.effects.out.write(|own| match code {
-                    Some(code) => ws_frame::close_frame(own, code, ""),
-                    None => own.extend_from_slice(&ws_frame::CLOSE_WITHOUT_CODE),
-                });
-                return (consumed, Next::End(CloseReason::PeerClosed));
+                return (consumed, Goodbye::in_kind(code).send(context));
             }
             Some(WsEvent::Message { kind, payload }) => match kind {
                 MessageKind::Text => json::decode_token(&payload).map(|token| token.into_owned()),
@@ -123,7 +110,7 @@ impl FirstMessage {
         };
         let next = match token {
             Some(token) => self.on_token(&token, true, context),
-            None => refuse(TokenRefusal::NOT_A_TOKEN, context),
+            None => TokenRefusal::NOT_A_TOKEN.send(context),
         };
         (consumed, next)
     }
@@ -137,10 +124,10 @@ impl FirstMessage {
                 context.effects.awaits_keys = true;
                 return Next::Stay;
             }
-            Err(error) => return refuse(error.into(), context),
+            Err(error) => return TokenRefusal::from(error).send(context),
         };
         if let Err(refusal) = context.gate().join(&mut self.listen, session) {
-            return refuse(refusal.into(), context);
+            return TokenRefusal::from(refusal).send(context);
         }
         if let Some(credentials) = &mut self.listen.credentials {
             Arc::make_mut(credentials).set_token(token, context.config);
@@ -196,7 +183,7 @@ impl FirstMessage {
 
     pub fn on_deadline(&mut self, context: &mut Context<'_>) -> Next {
         match self.state {
-            State::Due => refuse(TokenRefusal::TIMEOUT, context),
+            State::Due => TokenRefusal::TIMEOUT.send(context),
             State::Keys(_) => self.on_keys(context),
             State::Asking(_) | State::Over => Next::Stay,
         }
@@ -214,9 +201,7 @@ impl FirstMessage {
         if let State::Asking(_) = self.state {
             return Next::Stay;
         }
-        let delay_ms = jittered_around(context.config.timing.sse_retry_ms, context.rng);
-        let text = format!("shutdown, reconnect after {delay_ms} ms");
-        close(close_code::SHUTDOWN, &text, CloseReason::Shutdown, context)
+        Goodbye::shutdown(context.config, context.rng).send(context)
     }
 
     pub fn session(&self) -> Option<&Session> {
@@ -228,17 +213,4 @@ impl FirstMessage {
             asking.release(effects);
         }
     }
-}
-
-pub(super) fn refuse(refusal: TokenRefusal, context: &mut Context<'_>) -> Next {
-    refusal.count(context);
-    close(refusal.close_code, refusal.text, refusal.reason, context)
-}
-
-fn close(code: u16, text: &str, reason: CloseReason, context: &mut Context<'_>) -> Next {
-    context
-        .effects
-        .out
-        .write(|own| ws_frame::close_frame(own, code, text));
-    Next::End(reason)
 }

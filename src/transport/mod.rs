@@ -4,7 +4,7 @@
 //! | part | files |
 //! |---|---|
 //! | a request | `http` reads it, `exchange` asks the homes; `report` and `response` answer |
-//! | what it becomes | `poll`, `event_stream`, `websocket`; `first_message` before a WebSocket without a token |
+//! | what it becomes | `poll`, `event_stream`, `websocket`; `first_message` before one without a token, its `goodbye` |
 //! | what all of these listen to | `subscriptions`, and the `replay` they begin with |
 //! | what goes out | `outgoing` from one step; `outbox` where the socket is full, and `slow_reader` |
 //! | limits of time and rate | `age`, `beat` (heartbeats), `inbound_rate` by a `token_bucket` |
@@ -18,6 +18,7 @@ pub mod response;
 
 pub mod event_stream;
 pub mod first_message;
+mod goodbye;
 pub mod poll;
 pub mod websocket;
 
@@ -43,11 +44,11 @@ use crate::config::Config;
 use crate::hub::ShardId;
 use crate::hub::fanout::{ChannelIndex, Delivery, Fanout, Subscription};
 use crate::metrics::{Metrics, TransportKind};
-use crate::proto::close_code;
 
 use beat::Beats;
 use event_stream::EventStream;
 use first_message::FirstMessage;
+use goodbye::Goodbye;
 use http::Http;
 use inbound_rate::InboundRate;
 use outbox::Waiting;
@@ -278,7 +279,7 @@ impl Transport {
             Self::LongPoll(poll) => poll.on_disconnect(context),
             Self::EventStream(stream) => stream.on_disconnect(context),
             Self::WebSocket(websocket) => websocket.on_disconnect(context),
-            Self::FirstMessage(_) => exchange::disconnect_websocket(context),
+            Self::FirstMessage(_) => Goodbye::DISCONNECTED.send(context),
         }
     }
 
@@ -319,7 +320,7 @@ impl Transport {
     /// The slow reader's goodbye, after which nothing else is sent.
     pub fn on_slow_reader(&mut self, context: &mut Context<'_>) {
         if let Self::WebSocket(websocket) = self {
-            websocket.close(close_code::SLOW_READER, "slow reader", context);
+            websocket.say_goodbye(&Goodbye::SLOW_READER, context);
         }
     }
 

@@ -5,19 +5,16 @@ mod operator;
 mod publish;
 mod token;
 
-pub(super) use token::TokenRefusal;
-
 use crate::auth::grant::Session;
 use crate::close_reason::CloseReason;
 use crate::config::{Config, SlowReader};
 use crate::hub::batch::Format;
 use crate::hub::fanout::Subscription;
 use crate::hub::position::{Position, write_cursor};
-use crate::proto::close_code;
 use crate::proto::ws_message::{WsAssembler, WsEvent, WsLimits};
 use crate::proto::{ws_frame, ws_handshake};
 use crate::transport::age::EndOfLife;
-use crate::transport::beat::jittered_around;
+use crate::transport::goodbye::Goodbye;
 use crate::transport::inbound_rate::InboundRate;
 use crate::transport::outbox::Waiting;
 use crate::transport::response::{Fields, Meta};
@@ -60,15 +57,6 @@ struct Rare {
     session: Option<Session>,
     /// A token whose key is being fetched.
     token: Option<Box<str>>,
-}
-
-/// A closing handshake and its reason.
-#[derive(Clone, Copy, Debug)]
-struct Goodbye {
-    /// `None` answers a close without a code.
-    code: Option<u16>,
-    text: &'static str,
-    reason: CloseReason,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,14 +176,7 @@ impl WebSocket {
         };
         let (consumed, event) = match self.assembler.feed(input, &limits) {
             Ok(fed) => fed,
-            Err(error) => {
-                let goodbye = Goodbye {
-                    code: Some(error.close_code()),
-                    text: error.reason(),
-                    reason: CloseReason::WebSocketProtocol,
-                };
-                return (input_bytes, self.leave(goodbye, context));
-            }
+            Err(error) => return (input_bytes, self.leave(Goodbye::broken(error), context)),
         };
         self.assembler.note_time(context.now_ms);
         if !matches!(event, Some(WsEvent::Pong(_))) {
@@ -206,12 +187,7 @@ impl WebSocket {
         let is_goodbye = matches!(event, Some(WsEvent::Close { .. }));
         let is_counted = self.closing == Closing::Open && !is_goodbye && !is_heartbeat;
         if is_counted && !self.is_within_rate(consumed, is_whole, context) {
-            let goodbye = Goodbye {
-                code: Some(close_code::POLICY),
-                text: "messages come too fast",
-                reason: CloseReason::RateExceeded,
-            };
-            return (input_bytes, self.leave(goodbye, context));
+            return (input_bytes, self.leave(Goodbye::TOO_FAST, context));
         }
         let next = match event {
             None | Some(WsEvent::Pong(_)) => Next::Stay,
@@ -256,10 +232,8 @@ impl WebSocket {
             return self.expire(context);
         }
         if self.end_of_life.is_here(context.now_ms) {
-            let delay_ms = EndOfLife::reconnect_ms(context.rng);
-            let text = format!("maximum age, reconnect after {delay_ms} ms");
-            self.close(close_code::SHUTDOWN, &text, context);
-            return Next::End(EndOfLife::REASON);
+            let goodbye = Goodbye::age_max(context.rng);
+            return self.say_goodbye(&goodbye, context);
         }
         if context.has_backlog {
             // A peer that does not read has its own deadline; a ping behind the backlog would not reach it, so
@@ -276,19 +250,13 @@ impl WebSocket {
             self.has_spoken = false;
         }
         if self.is_silent(context.config, context.now_ms) {
-            self.close(close_code::NO_PONG, "no pong", context);
-            return Next::End(CloseReason::NoPong);
+            return self.say_goodbye(&Goodbye::NO_PONG, context);
         }
         if self
             .message_due_ms(context.config)
             .is_some_and(|due_ms| context.now_ms >= due_ms)
         {
-            let goodbye = Goodbye {
-                code: Some(close_code::POLICY),
-                text: "the message took too long",
-                reason: CloseReason::RequestTimeout,
-            };
-            return self.leave(goodbye, context);
+            return self.leave(Goodbye::MESSAGE_TIMEOUT, context);
         }
         if context.now_ms >= self.ping_due_ms {
             context
@@ -356,12 +324,8 @@ impl WebSocket {
     pub fn on_drain(&mut self, context: &mut Context<'_>) -> Next {
         // Who waits for an echo to leave has a goodbye already.
         if self.closing == Closing::Open && !self.is_leaving() {
-            let delay_ms = jittered_around(context.config.timing.sse_retry_ms, context.rng);
-            self.close(
-                close_code::SHUTDOWN,
-                &format!("shutdown, reconnect after {delay_ms} ms"),
-                context,
-            );
+            let goodbye = Goodbye::shutdown(context.config, context.rng);
+            self.say_goodbye(&goodbye, context);
         }
         Next::Stay
     }
@@ -380,19 +344,17 @@ impl WebSocket {
         self.closing == Closing::Sent
     }
 
-    /// Sends the close frame; nothing is sent after it.
-    pub fn close(&mut self, code: u16, reason: &str, context: &mut Context<'_>) {
-        if self.closing == Closing::Open {
-            self.closing = Closing::Sent;
-            self.heard_ms = context.now_ms;
-            context
-                .effects
-                .out
-                .write(|own| ws_frame::close_frame(own, code, reason));
+    /// Sends the close frame, unless one is out, and gives the end that it begins.
+    pub(super) fn say_goodbye(&mut self, goodbye: &Goodbye, context: &mut Context<'_>) -> Next {
+        if self.closing == Closing::Sent {
+            return Next::End(goodbye.reason());
         }
+        self.closing = Closing::Sent;
+        self.heard_ms = context.now_ms;
+        goodbye.send(context)
     }
 
-    /// The peer said goodbye: answer in kind, with its own code (RFC 6455 §5.5.1).
+    /// The peer said goodbye: answer in kind.
     fn on_close(&mut self, code: Option<u16>, context: &mut Context<'_>) -> Next {
         if self.closing == Closing::Sent {
             return Next::End(if context.is_draining {
@@ -401,28 +363,7 @@ impl WebSocket {
                 CloseReason::PeerClosed
             });
         }
-        self.leave(
-            Goodbye {
-                code,
-                text: "",
-                reason: CloseReason::PeerClosed,
-            },
-            context,
-        )
-    }
-
-    fn say_goodbye(&mut self, goodbye: Goodbye, context: &mut Context<'_>) -> Next {
-        match goodbye.code {
-            Some(code) => self.close(code, goodbye.text, context),
-            None => {
-                self.closing = Closing::Sent;
-                context
-                    .effects
-                    .out
-                    .write(|own| own.extend_from_slice(&ws_frame::CLOSE_WITHOUT_CODE));
-            }
-        }
-        Next::End(goodbye.reason)
+        self.leave(Goodbye::in_kind(code), context)
     }
 }
 

@@ -1,12 +1,11 @@
 //! What its channels bring to a WebSocket, and what becomes of it on the wire.
 
 use super::{Closing, WebSocket};
-use crate::close_reason::CloseReason;
 use crate::config::SlowReader;
 use crate::hub::batch::{WireForm, write_websocket};
 use crate::hub::fanout::{ChannelIndex, Delivery};
-use crate::proto::close_code;
 use crate::proto::{json, ws_frame};
+use crate::transport::goodbye::Goodbye;
 use crate::transport::outbox::Waiting;
 use crate::transport::outgoing::Outgoing;
 use crate::transport::{Context, Next, slow_reader};
@@ -53,18 +52,8 @@ impl WebSocket {
                 self.leave_if_due(context)
             }
             // A frame that is a payload has no room for a notice: the answer to the next handshake has.
-            Delivery::Gap(..) => {
-                self.close(
-                    close_code::POSITION_LOST,
-                    "position lost, reconnect with your cursor",
-                    context,
-                );
-                Next::End(CloseReason::PositionLost)
-            }
-            Delivery::End => {
-                self.close(close_code::NORMAL, "the channel was deleted", context);
-                Next::End(CloseReason::ChannelDeleted)
-            }
+            Delivery::Gap(..) => self.say_goodbye(&Goodbye::POSITION_LOST, context),
+            Delivery::End => self.say_goodbye(&Goodbye::CHANNEL_DELETED, context),
         }
     }
 

@@ -1,10 +1,8 @@
 //! What the operator asks of an open WebSocket, and its end by the operator.
 
-use crate::close_reason::CloseReason;
 use crate::hub::fanout::Subscription;
 use crate::hub::position::Position;
-use crate::proto::close_code;
-use crate::transport::exchange::DISCONNECTED_TEXT;
+use crate::transport::goodbye::Goodbye;
 use crate::transport::{Context, Next};
 
 use super::WebSocket;
@@ -12,8 +10,7 @@ use super::WebSocket;
 impl WebSocket {
     /// No echo is waited for.
     pub fn on_disconnect(&mut self, context: &mut Context<'_>) -> Next {
-        self.close(close_code::DISCONNECTED, DISCONNECTED_TEXT, context);
-        Next::End(CloseReason::Disconnected)
+        self.say_goodbye(&Goodbye::DISCONNECTED, context)
     }
 
     /// Without positions: those are the client's to keep.

@@ -4,21 +4,20 @@ use std::sync::Arc;
 
 use crate::api::access;
 use crate::api::question::{Answer, Question};
-use crate::close_reason::CloseReason;
 use crate::config::Config;
 use crate::hub::Publish;
 use crate::hub::batch::Format;
 use crate::hub::message::ChannelName;
 use crate::hub::position::Position;
-use crate::proto::close_code;
 use crate::proto::json;
 use crate::proto::payload::PayloadKind;
 use crate::proto::sse_event::event_name_is_free;
 use crate::proto::ws_message::MessageKind;
+use crate::transport::goodbye::Goodbye;
 use crate::transport::subscriptions::Subscriptions;
 use crate::transport::{Context, Next};
 
-use super::{Closing, Goodbye, WebSocket};
+use super::{Closing, WebSocket};
 
 /// What the client has published, and how it ends if it does so behind a publish: a peer that says something and then
 /// leaves, or breaks a rule, still gets its echo first.
@@ -31,7 +30,7 @@ pub(super) struct OwnPublishes {
     /// What was delivered, or told as lost, since the client began to publish: an echo may come before the answer.
     delivered: Option<Position>,
     /// How to end once the echo is there.
-    goodbye: Option<Goodbye>,
+    goodbye: Option<Box<Goodbye>>,
 }
 
 impl OwnPublishes {
@@ -67,21 +66,14 @@ impl WebSocket {
         };
         let publish = match publish {
             Ok(publish) => publish,
-            Err(reason) => return self.violate(reason, context),
+            Err(text) => return self.leave(Goodbye::not_allowed(text), context),
         };
         if !access::may_publish_frame(context.config, &publish.channel, self.grant()) {
-            return self.violate("clients may not publish to this channel", context);
+            let text = "clients may not publish to this channel";
+            return self.leave(Goodbye::not_allowed(text), context);
         }
         if publish.payload.len() > context.config.limits.message_bytes_max {
-            let text = "message is too big";
-            return self.leave(
-                Goodbye {
-                    code: Some(close_code::TOO_BIG),
-                    text,
-                    reason: CloseReason::WebSocketProtocol,
-                },
-                context,
-            );
+            return self.leave(Goodbye::MESSAGE_TOO_BIG, context);
         }
         self.rare.get_or_insert_default().own.in_flight += 1;
         context
@@ -157,15 +149,7 @@ impl WebSocket {
                 self.leave_if_due(context)
             }
             _ if self.closing == Closing::Sent => Next::Stay,
-            // A frame has no answer that could say "later", and a promise that is not kept must be told.
-            _ => {
-                self.close(
-                    close_code::UNAVAILABLE,
-                    "the message could not be taken, come back later",
-                    context,
-                );
-                Next::End(CloseReason::Unavailable)
-            }
+            _ => self.say_goodbye(&Goodbye::NOT_TAKEN, context),
         }
     }
 
@@ -183,38 +167,25 @@ impl WebSocket {
     pub(super) fn leave(&mut self, goodbye: Goodbye, context: &mut Context<'_>) -> Next {
         match &mut self.rare {
             Some(rare) if rare.own.is_due() && self.closing == Closing::Open => {
-                rare.own.goodbye = Some(goodbye);
+                rare.own.goodbye = Some(Box::new(goodbye));
                 Next::Stay
             }
-            _ => self.say_goodbye(goodbye, context),
+            _ => self.say_goodbye(&goodbye, context),
         }
     }
 
     pub(super) fn leave_if_due(&mut self, context: &mut Context<'_>) -> Next {
-        match &self.rare {
-            Some(rare) if !rare.own.is_due() => rare
-                .own
-                .goodbye
-                .map_or(Next::Stay, |goodbye| self.say_goodbye(goodbye, context)),
-            _ => Next::Stay,
-        }
+        let goodbye = match &self.rare {
+            Some(rare) if !rare.own.is_due() => rare.own.goodbye.clone(),
+            _ => None,
+        };
+        goodbye.map_or(Next::Stay, |goodbye| self.say_goodbye(&goodbye, context))
     }
 
     /// How it ends is decided, once the echo is there.
     pub(super) fn is_leaving(&self) -> bool {
         let rare = self.rare.as_ref();
         rare.is_some_and(|rare| rare.own.goodbye.is_some())
-    }
-
-    fn violate(&mut self, text: &'static str, context: &mut Context<'_>) -> Next {
-        self.leave(
-            Goodbye {
-                code: Some(close_code::POLICY),
-                text,
-                reason: CloseReason::Policy,
-            },
-            context,
-        )
     }
 }
 

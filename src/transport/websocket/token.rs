@@ -3,90 +3,18 @@
 use crate::api::access::{self, Verdict};
 use crate::api::refusal::Refusal;
 use crate::auth::Verified;
-use crate::auth::error::TokenError;
 use crate::auth::grant::{Grant, Session};
-use crate::close_reason::CloseReason;
 use crate::hub::batch::Format;
-use crate::proto::close_code;
 use crate::proto::json;
 use crate::proto::ws_frame::{self, Opcode};
 use crate::proto::ws_message::MessageKind;
+use crate::transport::goodbye::{Goodbye, TokenRefusal};
 use crate::transport::{Context, Next};
 
-use super::{Goodbye, WebSocket};
+use super::WebSocket;
 
 /// The answer to a new token in `format=json`; in raw, where any frame is a message, there is none.
 const REFRESHED: &[u8] = br#"{"refreshed":true}"#;
-
-/// Why a WebSocket that is open already is closed for its token: code and reason of the close frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::transport) struct TokenRefusal {
-    pub close_code: u16,
-    pub reason: CloseReason,
-    /// As an answer to a request would have it, for the counter.
-    code: &'static str,
-    status: u16,
-    pub text: &'static str,
-}
-
-impl TokenRefusal {
-    pub(in crate::transport) const TIMEOUT: Self = Self {
-        close_code: close_code::BAD_TOKEN,
-        reason: CloseReason::CredentialRefused,
-        code: "auth_timeout",
-        status: 401,
-        text: "no token came in time: send {\"token\":\"...\"} first",
-    };
-    pub(in crate::transport) const NOT_A_TOKEN: Self = Self {
-        code: "credentials_missing",
-        text: "send {\"token\":\"...\"} as the first message",
-        ..Self::TIMEOUT
-    };
-    const OTHER_USER: Self = Self {
-        close_code: close_code::NOT_ALLOWED,
-        reason: CloseReason::CredentialRefused,
-        code: "user_changed",
-        status: 403,
-        text: "the new token is another user's (sub): open a connection for it",
-    };
-
-    pub(in crate::transport) fn count(self, context: &mut Context<'_>) {
-        context.metrics.on_refusal(self.code, self.status);
-    }
-}
-
-impl From<TokenError> for TokenRefusal {
-    fn from(error: TokenError) -> Self {
-        let close_code = match error {
-            TokenError::Expired => close_code::TOKEN_EXPIRED,
-            _ => close_code::BAD_TOKEN,
-        };
-        Self {
-            close_code,
-            reason: CloseReason::CredentialRefused,
-            code: error.code(),
-            status: 401,
-            text: error.message(),
-        }
-    }
-}
-
-impl From<Refusal> for TokenRefusal {
-    fn from(refusal: Refusal) -> Self {
-        // One user's connections come and go: other than a verdict, a limit lets the client try again.
-        let (close_code, reason) = match refusal.status {
-            429 => (close_code::POLICY, CloseReason::TooManyConnections),
-            _ => (close_code::NOT_ALLOWED, CloseReason::CredentialRefused),
-        };
-        Self {
-            close_code,
-            reason,
-            code: refusal.code,
-            status: refusal.status,
-            text: refusal.message,
-        }
-    }
-}
 
 impl WebSocket {
     /// With whose token the connection was opened, or goes on; or as whom the backend knows it.
@@ -194,12 +122,7 @@ impl WebSocket {
     }
 
     fn refuse_token(&mut self, refusal: TokenRefusal, context: &mut Context<'_>) -> Next {
-        refusal.count(context);
-        let goodbye = Goodbye {
-            code: Some(refusal.close_code),
-            text: refusal.text,
-            reason: refusal.reason,
-        };
+        let goodbye = refusal.goodbye(context.metrics);
         self.leave(goodbye, context)
     }
 
@@ -208,11 +131,10 @@ impl WebSocket {
         let is_reask = self
             .reask_ms()
             .is_some_and(|reask_ms| context.now_ms >= reask_ms);
-        let text = match is_reask {
-            true => "permission expired, reconnect",
-            false => "token expired",
+        let goodbye = match is_reask {
+            true => Goodbye::PERMISSION_EXPIRED,
+            false => Goodbye::TOKEN_EXPIRED,
         };
-        self.close(close_code::TOKEN_EXPIRED, text, context);
-        Next::End(CloseReason::TokenExpired)
+        self.say_goodbye(&goodbye, context)
     }
 }
