@@ -135,14 +135,14 @@ impl Shard {
         let effects = &mut self.scratch.effects;
         let connection = &mut self.connections[index as usize];
         let is_direct = connection.outbox.is_none();
-        let mut unsent = None;
+        let mut taken = None;
         if is_direct && !effects.out.is_empty() {
             let session = self.tls_sessions.get_mut(index);
             match tls::transmit(connection, session, &effects.out, &mut self.scratch.record) {
                 Ok(sent) => {
                     self.metrics.socket_bytes_out_total += sent.wire_bytes as u64;
                     if sent.is_full {
-                        unsent = Some((effects.out.take_rest(sent.taken), sent.taken > 0));
+                        taken = Some(sent.taken);
                     } else {
                         effects.out.clear();
                     }
@@ -150,34 +150,19 @@ impl Shard {
                 Err(_) => return self.end_now(index, CloseReason::PeerReset),
             }
         }
-        let has_more = effects.has_output();
-        if unsent.is_none() && !has_more {
+        if taken.is_none() && !effects.has_output() {
             return;
         }
         let has_dropped = self.with_outbox(index, |shard, outbox| {
             let effects = &mut shard.scratch.effects;
             let outbox = outbox.get_or_insert_with(|| Box::new(Outbox::new(shard.clock.now_ms)));
-            if let Some((rest, begun)) = unsent {
-                outbox.put_back(rest, begun);
-            }
             let bytes_max = shard.config.limits.outbox_bytes_max;
-            let mut has_dropped = false;
-            for waiting in effects.behind.drain(..) {
-                has_dropped |= outbox.push_live(waiting, bytes_max, &mut shard.metrics);
-            }
-            outbox.push_all(&mut effects.out);
-            for waiting in effects.replay.drain(..) {
-                outbox.push_replay(waiting);
-            }
-            if let Some(pong) = effects.pong.take() {
-                outbox.set_pong(pong.into());
-            }
-            has_dropped
+            outbox.take_effects(effects, taken, bytes_max, &mut shard.metrics)
         });
         if has_dropped {
             self.note_slow_reader(index);
         }
-        if has_more && is_direct {
+        if is_direct && taken.is_none() {
             self.drain_outbox(index);
         }
     }
@@ -199,8 +184,8 @@ impl Shard {
             let mut session = self.tls_sessions.get_mut(index);
             // Until that is out, nothing else can go.
             let has_unsent = session.as_ref().is_some_and(|it| it.has_unsent());
-            while !has_unsent && let Some(waiting) = outbox.take_front(out.bytes()) {
-                connection.transport.encode(waiting, out);
+            if !has_unsent {
+                outbox.fill(out, &mut connection.transport);
             }
             if out.is_empty() && !has_unsent {
                 *queue = None;
@@ -211,10 +196,7 @@ impl Shard {
                 .inspect_err(|_| out.clear())?;
             self.metrics.socket_bytes_out_total += sent.wire_bytes as u64;
             written += sent.wire_bytes;
-            outbox.on_taken(sent.wire_bytes, self.clock.now_ms);
-            if !out.is_empty() {
-                outbox.put_back(out.take_rest(sent.taken), sent.taken > 0);
-            }
+            outbox.on_write(out, sent.taken, sent.wire_bytes, self.clock.now_ms);
             if sent.is_full || written >= WRITE_BYTES_PER_TURN {
                 break;
             }

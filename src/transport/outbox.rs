@@ -1,6 +1,7 @@
 //! What waits for a client that reads more slowly than its channels speak. Most connections never have one.
 
 mod room;
+mod write;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -88,7 +89,8 @@ impl Outbox {
         }
     }
 
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.pong.is_none()
     }
 
@@ -139,14 +141,14 @@ impl Outbox {
     }
 
     /// Adds a part of the replay. Nothing live is in the queue yet.
-    pub fn push_replay(&mut self, waiting: Waiting) {
+    fn push_replay(&mut self, waiting: Waiting) {
         self.push(waiting);
         self.replay_entries = self.queue.len();
         self.replay_bytes = self.bytes;
     }
 
     /// Appends everything of a step's output.
-    pub fn push_all(&mut self, out: &mut Outgoing) {
+    fn push_all(&mut self, out: &mut Outgoing) {
         for (bytes, sent) in out.take_rest(0) {
             self.push(Waiting::Bytes { bytes, sent });
         }
@@ -154,7 +156,7 @@ impl Outbox {
 
     /// Puts back at the front what a write did not take; `begun` says whether it took anything. If it did not, what
     /// an earlier write has begun still is.
-    pub fn put_back(&mut self, rest: Vec<(SharedBytes, usize)>, begun: bool) {
+    fn put_back(&mut self, rest: Vec<(SharedBytes, usize)>, begun: bool) {
         let was_begun = std::mem::take(&mut self.taken_begun);
         self.front_begun = (begun || was_begun) && !rest.is_empty();
         let is_replay = std::mem::take(&mut self.replay_taken);
@@ -170,12 +172,12 @@ impl Outbox {
     }
 
     /// Sets the pong that goes out at the next frame border.
-    pub fn set_pong(&mut self, frame: SharedBytes) {
+    fn set_pong(&mut self, frame: SharedBytes) {
         self.pong = Some(frame);
     }
 
     /// Notes that the peer took `bytes`.
-    pub fn on_taken(&mut self, bytes: usize, now_ms: u64) {
+    fn on_taken(&mut self, bytes: usize, now_ms: u64) {
         self.taken_bytes += bytes;
         if self.taken_bytes >= PROGRESS_BYTES {
             self.taken_bytes = 0;
@@ -184,7 +186,7 @@ impl Outbox {
     }
 
     /// Takes the front, if `taken` bytes of this write leave room for more.
-    pub fn take_front(&mut self, taken: usize) -> Option<Waiting> {
+    fn take_front(&mut self, taken: usize) -> Option<Waiting> {
         if !self.front_begun
             && let Some(pong) = self.pong.take()
         {

@@ -7,7 +7,12 @@ use crate::metrics::Metrics;
 impl Outbox {
     /// Adds a live message behind all others. Where its namespace lets messages give way, older ones do, until the
     /// new one has room; it always finds some itself. Says whether any did.
-    pub fn push_live(&mut self, waiting: Waiting, bytes_max: usize, metrics: &mut Metrics) -> bool {
+    pub(super) fn push_live(
+        &mut self,
+        waiting: Waiting,
+        bytes_max: usize,
+        metrics: &mut Metrics,
+    ) -> bool {
         let before = self.droppable;
         if let Waiting::Message {
             place, slow_reader, ..

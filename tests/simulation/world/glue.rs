@@ -145,40 +145,24 @@ impl World {
                 *self.closed.entry(reason.label()).or_default() += 1;
             }
         }
-        for waiting in effects.behind.drain(..) {
-            it.outbox
-                .get_or_insert_with(|| Outbox::new(now_ms))
-                .push_live(
-                    waiting,
-                    self.config.limits.outbox_bytes_max,
-                    &mut it_shard.metrics,
-                );
-        }
-        match &mut it.outbox {
-            Some(outbox) => outbox.push_all(&mut effects.out),
-            None => {
-                let sent = write(&mut self.sockets[socket], effects.out.slices());
-                let rest = effects.out.take_rest(sent);
-                if !rest.is_empty() {
-                    it.outbox
-                        .insert(Outbox::new(now_ms))
-                        .put_back(rest, sent > 0);
-                }
-            }
-        }
-        for waiting in effects.replay.drain(..) {
-            if let Waiting::Message { message, .. } = &waiting {
+        for waiting in &effects.replay {
+            if let Waiting::Message { message, .. } = waiting {
                 it.replay_bytes += message.bytes();
             }
-            it.outbox
-                .get_or_insert_with(|| Outbox::new(now_ms))
-                .push_replay(waiting);
         }
-        if let Some(pong) = effects.pong.take() {
-            it.outbox
-                .as_mut()
-                .expect("a pong waits behind a backlog only")
-                .set_pong(pong.into());
+        let mut taken = None;
+        if it.outbox.is_none() {
+            let sent = write(&mut self.sockets[socket], effects.out.slices());
+            if sent < effects.out.bytes() {
+                taken = Some(sent);
+            } else {
+                effects.out.clear();
+            }
+        }
+        if taken.is_some() || effects.has_output() {
+            let outbox = it.outbox.get_or_insert_with(|| Outbox::new(now_ms));
+            let bytes_max = self.config.limits.outbox_bytes_max;
+            outbox.take_effects(effects, taken, bytes_max, &mut it_shard.metrics);
         }
         if let Some(outbox) = &it.outbox {
             // The limit, one batch and what its encoding adds, the replay and what its encoding adds.
@@ -222,17 +206,14 @@ impl World {
         let it = &mut connections[connection];
         let out = &mut effects.out;
         while let Some(outbox) = &mut it.outbox {
-            if outbox.is_empty() {
+            outbox.fill(out, &mut it.transport);
+            if out.is_empty() {
                 it.outbox = None;
                 break;
             }
-            while let Some(waiting) = outbox.take_front(out.bytes()) {
-                it.transport.encode(waiting, out);
-            }
             let wanted = out.bytes();
             let sent = write(&mut self.sockets[socket], out.slices());
-            outbox.put_back(out.take_rest(sent), sent > 0);
-            outbox.on_taken(sent, self.now_ms);
+            outbox.on_write(out, sent, sent, self.now_ms);
             if sent < wanted {
                 break;
             }
