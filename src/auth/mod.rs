@@ -20,8 +20,8 @@ pub mod users;
 
 use std::sync::Arc;
 
-use crate::config::Config;
 use crate::config::auth::Auth;
+use crate::config::{self, Config};
 
 use api_key::ApiKeys;
 use cache::Cache;
@@ -88,7 +88,7 @@ impl Authenticator {
             keys,
             api_keys,
             rules: Rules::new(auth),
-            cache: Cache::new(auth.token_cache_max / n_shards.max(1)),
+            cache: Cache::new(config::share(auth.token_cache_max, n_shards)),
             users: Users::default(),
             expiry_grace_ms: expiry_grace_ms(auth),
             can_fetch: auth.jwks.is_some(),
@@ -207,7 +207,7 @@ impl Authenticator {
         self.keys.configured = configured;
         self.api_keys = api_keys;
         self.rules = Rules::new(auth);
-        self.cache = Cache::new(auth.token_cache_max / n_shards.max(1));
+        self.cache = Cache::new(config::share(auth.token_cache_max, n_shards));
         self.expiry_grace_ms = expiry_grace_ms(auth);
     }
 }

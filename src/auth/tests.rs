@@ -26,7 +26,12 @@ fn keys(keys: &[(&str, u8)]) -> Arc<[TokenKey]> {
 }
 
 fn authenticator(jwks: bool) -> Authenticator {
+    one_of_shards(1, Config::default().auth.token_cache_max, jwks)
+}
+
+fn one_of_shards(n_shards: usize, token_cache_max: usize, jwks: bool) -> Authenticator {
     let mut config = Config::default();
+    config.auth.token_cache_max = token_cache_max;
     let known = KeySet {
         configured: keys(&[("a", 1)]),
         ..KeySet::default()
@@ -35,7 +40,7 @@ fn authenticator(jwks: bool) -> Authenticator {
     config.auth.token_leeway_ms = 5_000;
     config.auth.token_expiry_grace_ms = 10_000;
     config.auth.jwks_refetch_interval_ms = 10_000;
-    Authenticator::new(&config, known, Arc::default(), 1)
+    Authenticator::new(&config, known, Arc::default(), n_shards)
 }
 
 /// `Some(_)`: refused; the label says how it went otherwise.
@@ -76,6 +81,17 @@ fn a_token_is_verified_once_and_good_until_its_end() {
     );
     // A clock that was set back: nothing is remembered of its end.
     check(&mut auth, &token, CLOCK, (Verified, Ok("good")));
+}
+
+#[test]
+fn a_small_cache_leaves_each_shard_a_token() {
+    use Effort::{Cached, Verified};
+    let token = token("a", 1, 60);
+    for (token_cache_max, again) in [(0, Verified), (1, Cached), (3, Cached), (4, Cached)] {
+        let mut auth = one_of_shards(4, token_cache_max, false);
+        check(&mut auth, &token, CLOCK, (Verified, Ok("good")));
+        check(&mut auth, &token, CLOCK, (again, Ok("good")));
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use slab::Slab;
 
 use crate::backplane::order::{Health, Keep, News, NotPublished, Order, Ticket};
-use crate::config::{Config, Degraded, Namespace};
+use crate::config::{self, Config, Degraded, Namespace};
 use crate::hub::channel::Channel;
 use crate::hub::message::{ChannelName, Message};
 use crate::hub::namespaces::{Namespaces, page};
@@ -102,7 +102,7 @@ pub struct Relay<A> {
 impl<A: Copy> Relay<A> {
     /// A relay that holds its share, one of `n_shards`, of the process's limits.
     pub fn new(config: Arc<Config>, n_shards: usize) -> Self {
-        let share = |total: usize| total.div_ceil(n_shards);
+        let share = |limit| config::share(limit, n_shards);
         Self {
             namespaces: Namespaces::new(&config),
             feeds: Slab::new(),
@@ -125,7 +125,7 @@ impl<A: Copy> Relay<A> {
 
     /// Another configuration from now on. The channels get their settings by and by, from [`sweep`](Self::sweep).
     pub fn reload(&mut self, config: Arc<Config>, n_shards: usize) {
-        let share = |total: usize| total.div_ceil(n_shards);
+        let share = |limit| config::share(limit, n_shards);
         self.channels_max = share(config.limits.channels_max);
         self.history_bytes_max = share(config.limits.history_bytes_total_max);
         self.queue_bytes_max = share(config.limits.backplane_queue_bytes_max);

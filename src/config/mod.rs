@@ -286,6 +286,12 @@ impl Config {
 /// More threads than any host has cores for; what each shard keeps of the others stays small.
 pub const THREADS_MAX: usize = 256;
 
+/// A shard's equal part of what a limit allows the process. It is rounded up, so that a small limit leaves each shard
+/// something.
+pub fn share(limit: usize, n_shards: usize) -> usize {
+    limit.div_ceil(n_shards)
+}
+
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 const GIB: usize = 1024 * MIB;

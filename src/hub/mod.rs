@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::proto::payload::PayloadKind;
 
 use channel::Channel;
@@ -173,7 +173,7 @@ impl Hub {
     /// A hub that holds its share, one of `n_shards`, of the process's limits. `seed` draws the epochs: it must
     /// differ from start to start and from shard to shard.
     pub fn new(config: Arc<Config>, n_shards: usize, seed: u64) -> Self {
-        let share = |total: usize| total.div_ceil(n_shards);
+        let share = |limit| config::share(limit, n_shards);
         Self {
             namespaces: Namespaces::new(&config),
             channels: Slab::new(),
@@ -199,7 +199,7 @@ impl Hub {
 
     /// Another configuration from now on. The channels get their settings by and by, from [`sweep`](Self::sweep).
     pub fn reload(&mut self, config: Arc<Config>, n_shards: usize, now_ms: u64) {
-        let share = |total: usize| total.div_ceil(n_shards);
+        let share = |limit| config::share(limit, n_shards);
         self.channels_max = share(config.limits.channels_max);
         self.history_bytes_max = share(config.limits.history_bytes_total_max);
         self.idempotency.set_limits(

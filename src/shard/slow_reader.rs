@@ -1,7 +1,7 @@
 //! Readers that are too slow: how they end, and what the operator reads of them.
 
 use crate::close_reason::CloseReason;
-use crate::config::SlowReader;
+use crate::config::{SlowReader, share};
 use crate::hub::fanout::Delivery;
 use crate::hub::message::{ChannelName, Message};
 use crate::shard::Shard;
@@ -24,7 +24,10 @@ impl Shard {
             ))
         })?;
         let outbox = self.connections[index as usize].outbox.as_deref()?;
-        let total_max = self.config.limits.outbox_bytes_total_max / self.post.n_shards();
+        let total_max = share(
+            self.config.limits.outbox_bytes_total_max,
+            self.post.n_shards(),
+        );
         if !has_room {
             Some(CloseReason::SlowReader)
         } else if self.outboxes.is_too_large(outbox, total_max) {
