@@ -23,6 +23,7 @@ use slab::Slab;
 use crate::backplane::order::{Health, Keep, News, NotPublished, Order, Ticket};
 use crate::config::{self, Config, Degraded, Namespace};
 use crate::hub::channel::Channel;
+use crate::hub::histories::Histories;
 use crate::hub::message::{ChannelName, Message};
 use crate::hub::namespaces::{Namespaces, page};
 use crate::hub::position::Position;
@@ -83,8 +84,7 @@ pub struct Relay<A> {
     by_name: BTreeMap<ChannelName, u32>,
     tickets: Slab<Ticketed<A>>,
     channels_max: usize,
-    history_bytes: usize,
-    history_bytes_max: usize,
+    histories: Histories,
     /// Of publishes that the broker has not answered yet.
     queue_bytes: usize,
     queue_bytes_max: usize,
@@ -109,8 +109,7 @@ impl<A: Copy> Relay<A> {
             by_name: BTreeMap::new(),
             tickets: Slab::new(),
             channels_max: share(config.limits.channels_max),
-            history_bytes: 0,
-            history_bytes_max: share(config.limits.history_bytes_total_max),
+            histories: Histories::new(share(config.limits.history_bytes_total_max)),
             queue_bytes: 0,
             queue_bytes_max: share(config.limits.backplane_queue_bytes_max),
             health: Health::Deaf,
@@ -127,7 +126,8 @@ impl<A: Copy> Relay<A> {
     pub fn reload(&mut self, config: Arc<Config>, n_shards: usize) {
         let share = |limit| config::share(limit, n_shards);
         self.channels_max = share(config.limits.channels_max);
-        self.history_bytes_max = share(config.limits.history_bytes_total_max);
+        self.histories
+            .set_limit(share(config.limits.history_bytes_total_max));
         self.queue_bytes_max = share(config.limits.backplane_queue_bytes_max);
         if config.namespaces != self.config.namespaces {
             self.namespaces = Namespaces::new(&config);
@@ -151,7 +151,7 @@ impl<A: Copy> Relay<A> {
     }
 
     pub fn history_bytes(&self) -> usize {
-        self.history_bytes
+        self.histories.bytes()
     }
 
     pub fn queue_bytes(&self) -> usize {
@@ -448,15 +448,14 @@ impl<A: Copy> Relay<A> {
 
     fn forget(&mut self, index: usize) {
         let feed = self.feeds.remove(index);
-        self.history_bytes -= feed.channel.history_bytes();
+        self.histories.remove(&feed.channel);
         self.by_name.remove(&feed.channel.name);
     }
 
     fn expire(&mut self, index: usize, now_ms: u64) {
         let channel = &mut self.feeds[index].channel;
-        self.history_bytes -= channel.history_bytes();
-        channel.expire(now_ms);
-        self.history_bytes += channel.history_bytes();
+        self.histories
+            .change(channel, |channel, _| channel.expire(now_ms));
     }
 
     fn tell(&mut self, index: usize, tell: Tell) {

@@ -169,6 +169,6 @@ impl Hub {
 
     /// About the bytes that [`tell_all`](Self::tell_all) would tell.
     pub fn told_bytes(&self) -> usize {
-        self.history_bytes + size_of::<super::Channel>() * self.channels.len()
+        self.histories.bytes() + size_of::<super::Channel>() * self.channels.len()
     }
 }

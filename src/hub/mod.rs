@@ -9,6 +9,7 @@ pub mod channel;
 pub mod durable;
 pub mod epochs;
 pub mod fanout;
+pub mod histories;
 pub mod idempotency;
 mod kept;
 pub mod message;
@@ -29,6 +30,7 @@ use crate::proto::payload::PayloadKind;
 use channel::Channel;
 use durable::Change;
 use epochs::Epochs;
+use histories::Histories;
 use idempotency::Idempotency;
 use message::ChannelName;
 use namespaces::{Namespaces, page};
@@ -149,9 +151,8 @@ pub struct Hub {
     channels: Slab<Channel>,
     /// In the order of names, for paging; and nobody who chooses names can make a look-up slow.
     by_name: BTreeMap<ChannelName, u32>,
-    history_bytes: usize,
+    histories: Histories,
     channels_max: usize,
-    history_bytes_max: usize,
     idempotency: Idempotency,
     /// The clock, finer than the `now_ms` of each call, and the newest message's time by it.
     now_us: u64,
@@ -178,9 +179,8 @@ impl Hub {
             namespaces: Namespaces::new(&config),
             channels: Slab::new(),
             by_name: BTreeMap::new(),
-            history_bytes: 0,
+            histories: Histories::new(share(config.limits.history_bytes_total_max)),
             channels_max: share(config.limits.channels_max),
-            history_bytes_max: share(config.limits.history_bytes_total_max),
             idempotency: Idempotency::new(
                 config.timing.idempotency_window_ms,
                 share(config.limits.idempotency_keys_max),
@@ -201,7 +201,8 @@ impl Hub {
     pub fn reload(&mut self, config: Arc<Config>, n_shards: usize, now_ms: u64) {
         let share = |limit| config::share(limit, n_shards);
         self.channels_max = share(config.limits.channels_max);
-        self.history_bytes_max = share(config.limits.history_bytes_total_max);
+        self.histories
+            .set_limit(share(config.limits.history_bytes_total_max));
         self.idempotency.set_limits(
             config.timing.idempotency_window_ms,
             share(config.limits.idempotency_keys_max),
@@ -326,9 +327,10 @@ impl Hub {
             return false;
         }
         listening.extend(channel.listening_shards());
-        self.history_bytes -= channel.history_bytes();
         self.epochs.end(name, channel.head().epoch);
-        channel.delete(self.epochs.draw());
+        let epoch = self.epochs.draw();
+        self.histories
+            .change(channel, |channel, _| channel.delete(epoch));
         self.forget_if_unneeded(index as usize, now_ms);
         true
     }
@@ -373,7 +375,7 @@ impl Hub {
 
     /// Bytes of all histories.
     pub fn history_bytes(&self) -> usize {
-        self.history_bytes
+        self.histories.bytes()
     }
 
     fn channel_or_new(&mut self, name: &ChannelName, now_ms: u64) -> Result<usize, HomeRefusal> {
@@ -395,17 +397,17 @@ impl Hub {
 
     fn reload_channel(&mut self, index: usize, now_ms: u64) {
         let namespace = self.namespaces.of(&self.channels[index].name);
-        let channel = &mut self.channels[index];
-        let bytes_before = channel.history_bytes();
-        channel.set_namespace(namespace, now_ms);
-        self.history_bytes -= bytes_before - channel.history_bytes();
+        self.histories
+            .change(&mut self.channels[index], |channel, _| {
+                channel.set_namespace(namespace, now_ms);
+            });
     }
 
     fn expire_channel(&mut self, index: usize, now_ms: u64) {
-        let channel = &mut self.channels[index];
-        let bytes_before = channel.history_bytes();
-        channel.expire(now_ms);
-        self.history_bytes -= bytes_before - channel.history_bytes();
+        self.histories
+            .change(&mut self.channels[index], |channel, _| {
+                channel.expire(now_ms);
+            });
     }
 
     fn forget_if_unneeded(&mut self, index: usize, now_ms: u64) {

@@ -79,11 +79,9 @@ impl Hub {
             expires_ms: now_ms.saturating_add(age_ms),
         };
         let is_stored = publish.store && channel.namespace.history_messages > 0 && age_ms > 0;
-        if is_stored {
-            let others_bytes = self.history_bytes - channel.history_bytes() + self.draft_bytes;
-            if others_bytes + message.bytes() > self.history_bytes_max {
-                return Err(HomeRefusal::HistoryFull);
-            }
+        let drafts_bytes = self.draft_bytes + message.bytes();
+        if is_stored && !self.histories.has_room(channel, drafts_bytes) {
+            return Err(HomeRefusal::HistoryFull);
         }
         message.position = channel.take_position(now_ms);
         message.previous = message.position.offset - 1;
@@ -156,13 +154,12 @@ impl Hub {
         let message = &draft.message;
         let channel = &mut self.channels[index];
         self.draft_bytes -= message.bytes();
-        self.history_bytes -= channel.history_bytes();
         channel.publish_position(message.position.offset);
         if draft.is_stored {
-            let channel_bytes_max = self.history_bytes_max.saturating_sub(self.history_bytes);
-            channel.store_within(channel_bytes_max, message.clone(), now_ms);
+            self.histories.change(channel, |channel, bytes_max| {
+                channel.store_within(bytes_max, message.clone(), now_ms);
+            });
         }
-        self.history_bytes += channel.history_bytes();
         listening.clear();
         listening.extend(channel.listening_shards());
         let published = Published {

@@ -216,7 +216,7 @@ impl Hub {
         for mut channel in share.channels {
             let namespace = self.namespaces.of(&channel.name);
             channel.adopt(namespace, now_ms);
-            self.history_bytes += channel.history_bytes();
+            self.histories.add(&channel);
             let name = channel.name.clone();
             let index = self.channels.insert(channel);
             self.by_name.insert(name, index as u32);

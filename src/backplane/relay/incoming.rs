@@ -119,10 +119,9 @@ impl<A: Copy> Relay<A> {
         if !arrival.is_stored {
             return;
         }
-        self.history_bytes -= channel.history_bytes();
-        let bytes_max = self.history_bytes_max.saturating_sub(self.history_bytes);
-        channel.store_within(bytes_max, arrival.message.clone(), now_ms);
-        self.history_bytes += channel.history_bytes();
+        self.histories.change(channel, |channel, bytes_max| {
+            channel.store_within(bytes_max, arrival.message.clone(), now_ms);
+        });
     }
 
     pub(super) fn on_arrival(
@@ -214,8 +213,8 @@ impl<A: Copy> Relay<A> {
     /// The channel's history begins anew behind `position`.
     pub(super) fn begin(&mut self, index: usize, position: Position) {
         let feed = &mut self.feeds[index];
-        self.history_bytes -= feed.channel.history_bytes();
-        feed.channel.begin(position);
+        self.histories
+            .change(&mut feed.channel, |channel, _| channel.begin(position));
         feed.is_used = false;
     }
 

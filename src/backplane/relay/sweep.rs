@@ -32,9 +32,9 @@ impl<A: Copy> Relay<A> {
         let waited_since_ms = now_ms.saturating_sub(timing.backplane_timeout_ms);
         let feed = &mut self.feeds[index];
         if !Arc::ptr_eq(&feed.channel.namespace, &namespace) {
-            self.history_bytes -= feed.channel.history_bytes();
-            feed.channel.set_namespace(namespace, now_ms);
-            self.history_bytes += feed.channel.history_bytes();
+            self.histories.change(&mut feed.channel, |channel, _| {
+                channel.set_namespace(namespace, now_ms);
+            });
         }
         self.refuse_waiters(index, |waiter| waiter.since_ms < waited_since_ms);
         self.expire(index, now_ms);
