@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::hub::message::Message;
-use crate::hub::position::write_cursor;
+use crate::hub::position::cursor;
 use crate::proto::payload::PayloadKind;
 use crate::proto::{http_response, json, sse_event, ws_frame};
 
@@ -126,11 +126,9 @@ impl Batch {
                 }
                 WireForm::PollBody => {
                     let last = self.messages.last().expect("a batch is not empty");
-                    let mut cursor = String::new();
-                    write_cursor(&mut cursor, [last.position]);
                     write_poll_body(
                         &mut out,
-                        &cursor,
+                        &cursor([last.position]),
                         true,
                         self.messages.iter().map(|message| &**message),
                     );

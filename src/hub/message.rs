@@ -76,6 +76,17 @@ impl Message {
     }
 }
 
+/// Says of one message after the other whether `bytes_max` has room for it, too. The first one always fits, or a
+/// listener with a small limit would never get on.
+pub fn fits_within(bytes_max: usize) -> impl FnMut(&Message) -> bool {
+    let mut bytes = 0;
+    move |message| {
+        let fits = bytes == 0 || bytes + message.bytes() <= bytes_max;
+        bytes += message.bytes();
+        fits
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -131,6 +131,13 @@ impl fmt::Debug for Position {
     }
 }
 
+/// The cursor of a request whose channels stand at `positions`.
+pub fn cursor(positions: impl IntoIterator<Item = Position>) -> String {
+    let mut cursor = String::new();
+    write_cursor(&mut cursor, positions);
+    cursor
+}
+
 /// Writes the positions of a request's channels in the request's order, joined by `,`.
 pub fn write_cursor(out: &mut String, positions: impl IntoIterator<Item = Position>) {
     for (index, position) in positions.into_iter().enumerate() {

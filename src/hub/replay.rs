@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::hub::kept::Kept;
-use crate::hub::message::Message;
+use crate::hub::message::{Message, fits_within};
 use crate::hub::position::{Position, Since};
 
 /// A part of a channel's history, as one listener gets it.
@@ -39,14 +39,9 @@ impl Replay {
             }
             Since::After(_) => (0, None),
         };
-        let mut bytes = 0;
+        let mut fits = fits_within(bytes_max);
         let messages: Vec<_> = (kept.iter().skip(skip).take(messages_max))
-            .take_while(|message| {
-                // The first one always fits, or a listener with a small limit would never get on.
-                let fits = bytes == 0 || bytes + message.bytes() <= bytes_max;
-                bytes += message.bytes();
-                fits
-            })
+            .take_while(|message| fits(message))
             .cloned()
             .collect();
         let is_cut = skip + messages.len() < kept.len();

@@ -5,7 +5,7 @@ use crate::close_reason::CloseReason;
 use crate::config::SlowReader;
 use crate::hub::batch::{Format, SharedBytes, WireForm, write_event_body};
 use crate::hub::fanout::{ChannelIndex, Delivery, Subscription};
-use crate::hub::position::{Position, Since, write_cursor};
+use crate::hub::position::{Position, Since, cursor};
 use crate::proto::http_request::Version;
 use crate::proto::http_response::{self, ResponseBody, ResponseHead};
 use crate::proto::{json, sse_event};
@@ -43,8 +43,7 @@ impl EventStream {
         session: Option<Session>,
         context: &mut Context<'_>,
     ) -> Self {
-        let mut cursor = String::new();
-        write_cursor(&mut cursor, positions.iter().map(|&(_, position)| position));
+        let cursor = cursor(positions.iter().map(|&(_, position)| position));
         write_head(meta, Some(&cursor), context);
         let mut stream = Self {
             subscriptions: Subscriptions::new(positions),
@@ -133,7 +132,8 @@ impl EventStream {
             return Next::Stay;
         }
         for (message, body) in batch.messages().iter().zip(batch.event_bodies(self.format)) {
-            let id = self.advance(place, message.position);
+            // An event's id is the whole cursor of this connection.
+            let id = self.subscriptions.advance(place, message.position);
             self.write_with_id(&mut context.effects.out, &id, body);
         }
         Next::Stay
@@ -207,14 +207,14 @@ impl EventStream {
         let id = match waiting {
             Waiting::Message { place, message, .. } => {
                 write_event_body(&mut body, message, self.format);
-                self.advance_or_only(*place, message.position)
+                self.subscriptions.advance(*place, message.position)
             }
             Waiting::Gap {
                 place,
                 channel,
                 position,
             } => {
-                let id = self.advance_or_only(*place, *position);
+                let id = self.subscriptions.advance(*place, *position);
                 let mut object = Vec::new();
                 json::write_gap(&mut object, channel.as_str(), &position.to_string());
                 sse_event::write_gap(&mut body, None, &object);
@@ -243,20 +243,6 @@ impl EventStream {
                 .write(|own| own.extend_from_slice(http_response::LAST_CHUNK));
         }
         Next::End(reason)
-    }
-
-    /// The id of the event at `position`: the whole cursor of this connection.
-    fn advance_or_only(&mut self, place: u16, position: Position) -> String {
-        match self.subscriptions {
-            Subscriptions::Several(_) => self.advance(place, position),
-            _ => position.to_string(),
-        }
-    }
-
-    fn advance(&mut self, place: u16, position: Position) -> String {
-        let mut cursor = String::new();
-        self.subscriptions.advance(place, position, &mut cursor);
-        cursor
     }
 
     /// An event whose body other connections share: only the id line is this one's own.

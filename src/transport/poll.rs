@@ -5,7 +5,7 @@ use crate::close_reason::CloseReason;
 use crate::hub::batch::{WireForm, write_poll_body};
 use crate::hub::fanout::{ChannelIndex, Delivery, Subscription};
 use crate::hub::message::Message;
-use crate::hub::position::{Position, Since, write_cursor};
+use crate::hub::position::{Position, Since, cursor};
 use crate::transport::beat::jittered_down;
 use crate::transport::exchange::refuse_disconnected;
 use crate::transport::http::Http;
@@ -75,33 +75,14 @@ impl LongPoll {
         };
         self.advance(channel, last.position);
         let cursor = self.cursor();
-        context.metrics.delivered_messages_total += messages.len() as u64;
         let next = if self.subscriptions.len() == 1 && messages.len() == batch.messages().len() {
+            context.metrics.delivered_messages_total += messages.len() as u64;
             let fields = fields(&self.meta, &cursor);
-            respond(
-                context,
-                &self.meta,
-                200,
-                JSON,
-                &fields,
-                Body::Shared(batch.bytes(WireForm::PollBody)),
-            )
+            let body = Body::Shared(batch.bytes(WireForm::PollBody));
+            respond(context, &self.meta, 200, JSON, &fields, body)
         } else {
-            let mut body = Vec::new();
-            write_poll_body(
-                &mut body,
-                &cursor,
-                true,
-                messages.iter().map(|message| &**message),
-            );
-            respond(
-                context,
-                &self.meta,
-                200,
-                JSON,
-                &fields(&self.meta, &cursor),
-                Body::Own(&body),
-            )
+            let messages = messages.iter().map(|message| &**message);
+            answer(context, &self.meta, &cursor, true, messages)
         };
         self.leave(next, context)
     }
@@ -180,12 +161,7 @@ impl LongPoll {
     }
 
     fn cursor(&self) -> String {
-        let mut cursor = String::new();
-        write_cursor(
-            &mut cursor,
-            self.subscriptions.iter().map(|&(_, position)| position),
-        );
-        cursor
+        cursor(self.subscriptions.iter().map(|&(_, position)| position))
     }
 }
 

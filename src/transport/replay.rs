@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::api::question::Answer;
 use crate::config::SlowReader;
 use crate::hub::fanout::Subscription;
-use crate::hub::message::Message;
-use crate::hub::position::{Position, Since, write_cursor};
+use crate::hub::message::{Message, fits_within};
+use crate::hub::position::{Position, Since, cursor};
 use crate::hub::replay::Replay;
 use crate::transport::outbox::Waiting;
 use crate::transport::{Context, slow_reader};
@@ -100,13 +100,8 @@ pub(super) fn oldest<'a>(
     messages.sort_by_key(|(when_us, _)| *when_us);
     messages.truncate(limit);
     let mut messages: Vec<_> = messages.into_iter().map(|(_, message)| message).collect();
-    let mut bytes = 0;
-    let fitting = messages.iter().take_while(|message| {
-        // The first one always fits, or a poller would never get on.
-        let fits = bytes == 0 || bytes + message.bytes() <= bytes_max;
-        bytes += message.bytes();
-        fits
-    });
+    let mut fits = fits_within(bytes_max);
+    let fitting = messages.iter().take_while(|message| fits(message));
     messages.truncate(fitting.count());
     let mut positions = Vec::with_capacity(parts.len());
     let mut lost = false;
@@ -123,11 +118,9 @@ pub(super) fn oldest<'a>(
         let is_passed = |(before, _): &(usize, Position)| is_whole || *before < taken.max(1);
         lost |= replay.lost && replay.gaps(*since).iter().any(is_passed);
     }
-    let mut cursor = String::new();
-    write_cursor(&mut cursor, positions);
     Page {
         messages,
-        cursor,
+        cursor: cursor(positions),
         lost,
     }
 }
@@ -197,12 +190,11 @@ mod tests {
     #[track_caller]
     fn check(parts: &[Part], since: &[Since], limit: usize, want: (&[u64], &[u64], bool)) {
         let page = oldest(parts, since, limit, usize::MAX);
-        let (offsets, cursor, lost) = want;
+        let (offsets, ends, lost) = want;
         let taken: Vec<_> = (page.messages.iter())
             .map(|message| message.position.offset)
             .collect();
-        let mut want_cursor = String::new();
-        write_cursor(&mut want_cursor, cursor.iter().map(|&offset| at(offset)));
+        let want_cursor = cursor(ends.iter().map(|&offset| at(offset)));
         let found = (&*taken, page.cursor, page.lost);
         assert_eq!(found, (offsets, want_cursor, lost), "limit {limit}");
     }

@@ -1,7 +1,7 @@
 //! What one connection listens to, and where it stands in each.
 
 use crate::hub::fanout::{ChannelIndex, Subscription};
-use crate::hub::position::{Position, write_cursor};
+use crate::hub::position::{Position, cursor};
 use crate::transport::Effects;
 
 /// The subscriptions of one connection, in the order of its request. One is the rule and costs no allocation.
@@ -47,12 +47,13 @@ impl Subscriptions {
         }
     }
 
-    /// Moves on at `place`, where there are several, and writes the new cursor.
-    pub fn advance(&mut self, place: u16, position: Position, cursor: &mut String) {
-        if let Self::Several(several) = self {
-            several.0[usize::from(place)].1 = position;
-            write_cursor(cursor, several.0.iter().map(|&(_, position)| position));
-        }
+    /// Moves on at `place`, and gives the new cursor.
+    pub fn advance(&mut self, place: u16, position: Position) -> String {
+        let Self::Several(several) = self else {
+            return cursor([position]);
+        };
+        several.0[usize::from(place)].1 = position;
+        cursor(several.0.iter().map(|&(_, position)| position))
     }
 
     /// Place in the request's order of the subscription on the fan-out's `channel`.

@@ -10,7 +10,7 @@ use crate::close_reason::CloseReason;
 use crate::config::{Config, SlowReader};
 use crate::hub::batch::Format;
 use crate::hub::fanout::Subscription;
-use crate::hub::position::{Position, write_cursor};
+use crate::hub::position::{Position, cursor};
 use crate::proto::ws_message::{WsAssembler, WsEvent, WsLimits};
 use crate::proto::{ws_frame, ws_handshake};
 use crate::transport::age::EndOfLife;
@@ -77,10 +77,7 @@ pub struct Start {
 
 impl Start {
     fn cursor(&self) -> String {
-        let mut cursor = String::new();
-        let positions = self.positions.iter().map(|&(_, position)| position);
-        write_cursor(&mut cursor, positions);
-        cursor
+        cursor(self.positions.iter().map(|&(_, position)| position))
     }
 }
 
