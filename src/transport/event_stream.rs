@@ -237,10 +237,7 @@ impl EventStream {
 
     fn end(&mut self, reason: CloseReason, context: &mut Context<'_>) -> Next {
         if self.is_chunked {
-            context
-                .effects
-                .out
-                .write(|own| own.extend_from_slice(http_response::LAST_CHUNK));
+            context.effects.out.push(http_response::LAST_CHUNK);
         }
         Next::End(reason)
     }
@@ -259,7 +256,7 @@ impl EventStream {
         });
         out.share(body);
         if self.is_chunked {
-            out.write(|own| own.extend_from_slice(http_response::CHUNK_END));
+            out.push(http_response::CHUNK_END);
         }
     }
 

@@ -97,7 +97,7 @@ impl Asking {
         } else {
             for (slot, consultation) in consultations.into_iter().enumerate() {
                 let question = Question::Authorize(Box::new(consultation));
-                context.effects.questions.push((slot as u16, question));
+                context.effects.ask(slot as u16, question);
             }
             let body = body.to_vec();
             Purpose::Permission(Box::new(Held { request, body }))
@@ -139,10 +139,7 @@ impl Asking {
                     Err(refusal) => return Err(refuse(context, meta, &refusal)),
                 };
                 for (slot, publish) in publishes.enumerate() {
-                    context
-                        .effects
-                        .questions
-                        .push((slot as u16, question(publish)));
+                    context.effects.ask(slot as u16, question(publish));
                 }
                 Purpose::Publish(request.channels)
             }
@@ -165,8 +162,7 @@ impl Asking {
                     session: listen.session,
                 }
             }
-            Request::EventStream(listen) if meta.head_only => {
-                drop(listen);
+            Request::EventStream(_) if meta.head_only => {
                 return Err(EventStream::head_only(meta, context));
             }
             Request::EventStream(listen) => {
@@ -196,14 +192,11 @@ impl Asking {
                 }
             }
             Request::ChannelInfo(channel) => {
-                context.effects.questions.push((0, Question::Info(channel)));
+                context.effects.ask(0, Question::Info(channel));
                 Purpose::ChannelInfo
             }
             Request::ChannelDelete(channel) => {
-                context
-                    .effects
-                    .questions
-                    .push((0, Question::Delete(channel)));
+                context.effects.ask(0, Question::Delete(channel));
                 Purpose::ChannelDelete
             }
             Request::ChannelList(list) => {
@@ -224,7 +217,7 @@ impl Asking {
                 let (inquiry, limit) = inquiry.with_one_more();
                 let question = Question::Inquiry(inquiry);
                 match shard {
-                    Some(_) => context.effects.questions.push((0, question)),
+                    Some(_) => context.effects.ask(0, question),
                     None => ask_all_shards(&question, context),
                 }
                 Purpose::Inquiry { limit }
@@ -507,10 +500,7 @@ fn ask_to_listen(
             messages_max,
             bytes_max,
         };
-        context
-            .effects
-            .questions
-            .push((slot as u16, Question::Listen(listen)));
+        context.effects.ask(slot as u16, Question::Listen(listen));
         since
     };
     channels.into_iter().enumerate().map(ask).collect()
@@ -518,10 +508,7 @@ fn ask_to_listen(
 
 fn ask_all_shards(question: &Question, context: &mut Context<'_>) {
     for slot in 0..context.n_shards {
-        context
-            .effects
-            .questions
-            .push((slot as u16, question.clone()));
+        context.effects.ask(slot as u16, question.clone());
     }
 }
 

@@ -235,21 +235,10 @@ impl Http {
             progress_at: BODY_PROGRESS_BYTES,
         };
         match receiving.take(rest, context) {
-            Ok((consumed, true)) => {
-                let Receiving {
-                    meta,
-                    request,
-                    body,
-                    ..
-                } = receiving;
-                (consumed, self.ask(meta, request, &body, context))
-            }
+            Ok((consumed, true)) => (consumed, self.ask_received(receiving, context)),
             Ok((consumed, false)) => {
                 if head.expect_continue && consumed == 0 {
-                    context
-                        .effects
-                        .out
-                        .write(|own| own.extend_from_slice(CONTINUE_100));
+                    context.effects.out.push(CONTINUE_100);
                 }
                 self.since_ms = context.now_ms;
                 self.exchange = Some(Box::new(Exchange::Body(receiving)));
@@ -285,16 +274,20 @@ impl Http {
                 else {
                     unreachable!("in a body")
                 };
-                let Receiving {
-                    meta,
-                    request,
-                    body,
-                    ..
-                } = receiving;
-                (consumed, self.ask(meta, request, &body, context))
+                (consumed, self.ask_received(receiving, context))
             }
             Err(refusal) => (input.len(), receiving.refuse(&refusal, context)),
         }
+    }
+
+    fn ask_received(&mut self, received: Receiving, context: &mut Context<'_>) -> Next {
+        let Receiving {
+            meta,
+            request,
+            body,
+            ..
+        } = received;
+        self.ask(meta, request, &body, context)
     }
 
     /// The request is whole.

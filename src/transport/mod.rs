@@ -140,6 +140,11 @@ pub struct Effects {
 }
 
 impl Effects {
+    /// Asks `question`, which is in this slot of those of the request.
+    pub fn ask(&mut self, slot: u16, question: Question) {
+        self.questions.push((slot, question));
+    }
+
     pub fn has_output(&self) -> bool {
         !self.out.is_empty()
             || !self.replay.is_empty()
@@ -339,9 +344,7 @@ impl Transport {
     pub fn encode(&mut self, waiting: Waiting, out: &mut Outgoing) {
         match (self, waiting) {
             (_, Waiting::Bytes { bytes, sent: 0 }) => out.share(&bytes),
-            (_, Waiting::Bytes { bytes, sent }) => {
-                out.write(|own| own.extend_from_slice(&bytes[sent..]))
-            }
+            (_, Waiting::Bytes { bytes, sent }) => out.push(&bytes[sent..]),
             (Self::EventStream(stream), waiting) => stream.encode(&waiting, out),
             (Self::WebSocket(websocket), waiting) => websocket.encode(&waiting, out),
             (Self::Http(_) | Self::LongPoll(_) | Self::FirstMessage(_), _) => {

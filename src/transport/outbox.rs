@@ -290,7 +290,7 @@ mod tests {
             let Waiting::Bytes { bytes, sent } = waiting else {
                 panic!("only bytes wait here")
             };
-            out.write(|own| own.extend_from_slice(&bytes[sent..]));
+            out.push(&bytes[sent..]);
         }
         let all: Vec<u8> = out.slices().flatten().copied().collect();
         let sent = room.min(all.len());

@@ -40,6 +40,11 @@ impl Outgoing {
         }
     }
 
+    /// Appends a copy of `bytes`.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.write(|own| own.extend_from_slice(bytes));
+    }
+
     /// Appends a reference to shared bytes.
     pub fn share(&mut self, bytes: &SharedBytes) {
         if !bytes.is_empty() {
@@ -106,13 +111,13 @@ mod tests {
 
     fn outgoing() -> Outgoing {
         let mut out = Outgoing::default();
-        out.write(|own| own.extend_from_slice(b"ab"));
-        out.write(|own| own.extend_from_slice(b"c"));
+        out.push(b"ab");
+        out.push(b"c");
         out.share(&SharedBytes::from(*b"DEF"));
         out.share(&SharedBytes::from(*b""));
         out.write(|_| ());
         out.share(&SharedBytes::from(*b"G"));
-        out.write(|own| own.extend_from_slice(b"hi"));
+        out.push(b"hi");
         out
     }
 

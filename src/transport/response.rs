@@ -115,7 +115,7 @@ pub fn respond(
     match body {
         _ if meta.head_only => {}
         Body::Nothing => {}
-        Body::Own(bytes) => out.write(|own| own.extend_from_slice(bytes)),
+        Body::Own(bytes) => out.push(bytes),
         Body::Shared(bytes) => out.share(bytes),
     }
     after(keep_alive)

@@ -265,10 +265,7 @@ impl WebSocket {
                 self.ping_due_ms = self.heard_ms + timing.heartbeat_ms;
             } else {
                 context.metrics.heartbeats_sent_total += 1;
-                context
-                    .effects
-                    .out
-                    .write(|own| own.extend_from_slice(&ws_frame::PING));
+                context.effects.out.push(&ws_frame::PING);
                 self.ping_due_ms = context.beats().next_ms(context.now_ms);
             }
             self.has_spoken = false;

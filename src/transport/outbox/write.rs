@@ -68,7 +68,7 @@ mod tests {
             outbox.push(bytes(waiting));
             effects.behind.push(bytes("behind "));
         }
-        effects.out.write(|own| own.extend_from_slice(b"out "));
+        effects.out.push(b"out ");
         effects.replay.push(bytes("replay "));
         effects.pong = Some(b"pong ".to_vec());
         outbox.take_effects(&mut effects, taken, usize::MAX, &mut Metrics::default());

@@ -76,10 +76,7 @@ impl WebSocket {
             return self.leave(Goodbye::MESSAGE_TOO_BIG, context);
         }
         self.rare.get_or_insert_default().own.in_flight += 1;
-        context
-            .effects
-            .questions
-            .push((0, Question::Publish(publish)));
+        context.effects.ask(0, Question::Publish(publish));
         Next::Stay
     }
 
