@@ -3,11 +3,8 @@
 use crate::auth::credential::CredentialError;
 use crate::auth::error::TokenError;
 use crate::hub::HomeRefusal;
-use crate::proto::http_body::BodyError;
-use crate::proto::http_request::HeadError;
-use crate::proto::payload::PayloadError;
 use crate::proto::query::QueryError;
-use crate::proto::ws_handshake::HandshakeError;
+use crate::proto::refused::Refused;
 
 /// A refusal. All texts are constant: nothing of what a peer sent is sent back, and nothing of the server's inside
 /// is told.
@@ -293,21 +290,24 @@ impl From<CredentialError> for Refusal {
     }
 }
 
-impl From<HeadError> for Refusal {
-    fn from(error: HeadError) -> Self {
-        Self::new(error.status(), error.code(), error.message())
-    }
-}
-
-impl From<BodyError> for Refusal {
-    fn from(error: BodyError) -> Self {
-        Self::new(error.status(), error.code(), error.message())
-    }
-}
-
-impl From<PayloadError> for Refusal {
-    fn from(error: PayloadError) -> Self {
-        Self::new(error.status(), error.code(), error.message())
+impl<E> From<E> for Refusal
+where
+    Refused: From<E>,
+{
+    fn from(error: E) -> Self {
+        let Refused {
+            status,
+            code,
+            message,
+        } = error.into();
+        let extra = match status {
+            426 => Extra::WebSocketVersion,
+            _ => Extra::Nothing,
+        };
+        Self {
+            extra,
+            ..Self::new(status, code, message)
+        }
     }
 }
 
@@ -320,20 +320,6 @@ impl From<QueryError> for Refusal {
                 "The request target has a bad percent-encoding, or is not UTF-8.",
             ),
             QueryError::NumberInvalid | QueryError::SecondsInvalid => Self::PARAMETER_INVALID,
-        }
-    }
-}
-
-impl From<HandshakeError> for Refusal {
-    fn from(error: HandshakeError) -> Self {
-        let extra = if error.status() == 426 {
-            Extra::WebSocketVersion
-        } else {
-            Extra::Nothing
-        };
-        Self {
-            extra,
-            ..Self::new(error.status(), error.code(), error.message())
         }
     }
 }

@@ -7,6 +7,7 @@
 mod tests;
 
 use super::http_request::{BodyFraming, is_field_byte, is_token_byte};
+use super::refused::Refused;
 
 /// Where we are in a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -308,48 +309,35 @@ impl ExtensionPart {
     }
 }
 
-impl BodyError {
-    pub fn status(self) -> u16 {
-        self.answer().0
-    }
-
-    /// For programs: snake case, never changes.
-    pub fn code(self) -> &'static str {
-        self.answer().1
-    }
-
-    /// For people: what to do.
-    pub fn message(self) -> &'static str {
-        self.answer().2
-    }
-
-    fn answer(self) -> (u16, &'static str, &'static str) {
-        match self {
-            Self::TooLarge => (413, "body_too_large", "Send a smaller body."),
-            Self::ChunkSizeInvalid => (
+impl From<BodyError> for Refused {
+    fn from(error: BodyError) -> Self {
+        let (status, code, message) = match error {
+            BodyError::TooLarge => (413, "body_too_large", "Send a smaller body."),
+            BodyError::ChunkSizeInvalid => (
                 400,
                 "chunk_size_invalid",
                 "Send each chunk size as at most 16 hexadecimal digits and CR LF.",
             ),
-            Self::ChunkExtensionInvalid => (
+            BodyError::ChunkExtensionInvalid => (
                 400,
                 "chunk_extension_invalid",
                 "Send chunk extensions as names, each with a token or a quoted string as its value, or none.",
             ),
-            Self::ChunkExtensionTooLong => {
+            BodyError::ChunkExtensionTooLong => {
                 (400, "chunk_extension_too_long", "Send no chunk extensions.")
             }
-            Self::ChunkEndInvalid => (
+            BodyError::ChunkEndInvalid => (
                 400,
                 "chunk_end_invalid",
                 "Send exactly the announced bytes of a chunk and CR LF.",
             ),
-            Self::TrailerInvalid => (
+            BodyError::TrailerInvalid => (
                 400,
                 "trailer_invalid",
                 "Send trailers as lines of name, colon and value, or none.",
             ),
-            Self::TrailerTooLarge => (431, "trailer_too_large", "Send no trailers."),
-        }
+            BodyError::TrailerTooLarge => (431, "trailer_too_large", "Send no trailers."),
+        };
+        Self::new(status, code, message)
     }
 }

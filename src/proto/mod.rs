@@ -11,6 +11,7 @@ pub mod json;
 pub mod payload;
 pub mod proxy_header;
 pub mod query;
+pub mod refused;
 pub mod sse_event;
 pub mod utf8;
 pub mod ws_frame;

@@ -1,6 +1,7 @@
 //! What a message's payload is, and how that is decided from a `Content-Type`.
 
 use super::json;
+use super::refused::Refused;
 
 /// The kind of a payload decides its wire form in every transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,31 +23,24 @@ pub enum PayloadError {
     CharsetUnsupported,
 }
 
-impl PayloadError {
-    pub fn status(self) -> u16 {
-        match self {
-            Self::JsonInvalid | Self::TextNotUtf8 => 400,
-            Self::CharsetUnsupported => 415,
-        }
-    }
-
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::JsonInvalid => "payload_json_invalid",
-            Self::TextNotUtf8 => "payload_text_invalid",
-            Self::CharsetUnsupported => "payload_charset_unsupported",
-        }
-    }
-
-    pub fn message(self) -> &'static str {
-        match self {
-            Self::JsonInvalid => {
-                "The Content-Type says JSON: send one valid JSON value in UTF-8, nested 120 levels at most."
-            }
-            Self::TextNotUtf8 => {
-                "The Content-Type says text: send UTF-8, or application/octet-stream for other bytes."
-            }
-            Self::CharsetUnsupported => "Send text in UTF-8, or as application/octet-stream.",
+impl From<PayloadError> for Refused {
+    fn from(error: PayloadError) -> Self {
+        match error {
+            PayloadError::JsonInvalid => Self::new(
+                400,
+                "payload_json_invalid",
+                "The Content-Type says JSON: send one valid JSON value in UTF-8, nested 120 levels at most.",
+            ),
+            PayloadError::TextNotUtf8 => Self::new(
+                400,
+                "payload_text_invalid",
+                "The Content-Type says text: send UTF-8, or application/octet-stream for other bytes.",
+            ),
+            PayloadError::CharsetUnsupported => Self::new(
+                415,
+                "payload_charset_unsupported",
+                "Send text in UTF-8, or as application/octet-stream.",
+            ),
         }
     }
 }
@@ -221,11 +215,12 @@ mod tests {
             (PayloadError::TextNotUtf8, 400),
             (PayloadError::CharsetUnsupported, 415),
         ] {
-            assert_eq!(error.status(), status);
-            assert!(error.code().starts_with("payload_"));
-            assert!(error.message().to_lowercase().contains("send"));
+            let refused = Refused::from(error);
+            assert_eq!(refused.status, status);
+            assert!(refused.code.starts_with("payload_"));
+            assert!(refused.message.to_lowercase().contains("send"));
         }
-        let json_message = PayloadError::JsonInvalid.message();
-        assert!(json_message.contains(&json::DEPTH_MAX.to_string()));
+        let of_json = Refused::from(PayloadError::JsonInvalid);
+        assert!(of_json.message.contains(&json::DEPTH_MAX.to_string()));
     }
 }

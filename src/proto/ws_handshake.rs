@@ -6,6 +6,8 @@ use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use sha1::{Digest, Sha1};
 
+use super::refused::Refused;
+
 /// Base64 of a SHA-1.
 pub const ACCEPT_BYTES: usize = 28;
 
@@ -31,29 +33,24 @@ pub enum HandshakeError {
     KeyInvalid,
 }
 
-impl HandshakeError {
-    pub fn status(self) -> u16 {
-        match self {
-            Self::VersionUnsupported => 426,
-            Self::KeyMissing | Self::KeyInvalid => 400,
-        }
-    }
-
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::VersionUnsupported => "websocket_version_unsupported",
-            Self::KeyMissing => "websocket_key_missing",
-            Self::KeyInvalid => "websocket_key_invalid",
-        }
-    }
-
-    pub fn message(self) -> &'static str {
-        match self {
-            Self::VersionUnsupported => "Send Sec-WebSocket-Version: 13 (RFC 6455).",
-            Self::KeyMissing => "Send a Sec-WebSocket-Key: 16 random bytes in base64.",
-            Self::KeyInvalid => {
-                "Sec-WebSocket-Key has to be 16 random bytes in base64, 24 characters."
-            }
+impl From<HandshakeError> for Refused {
+    fn from(error: HandshakeError) -> Self {
+        match error {
+            HandshakeError::VersionUnsupported => Self::new(
+                426,
+                "websocket_version_unsupported",
+                "Send Sec-WebSocket-Version: 13 (RFC 6455).",
+            ),
+            HandshakeError::KeyMissing => Self::new(
+                400,
+                "websocket_key_missing",
+                "Send a Sec-WebSocket-Key: 16 random bytes in base64.",
+            ),
+            HandshakeError::KeyInvalid => Self::new(
+                400,
+                "websocket_key_invalid",
+                "Sec-WebSocket-Key has to be 16 random bytes in base64, 24 characters.",
+            ),
         }
     }
 }
@@ -173,9 +170,10 @@ mod tests {
         ] {
             let error = check(sent, key).unwrap_err();
             assert_eq!(error, expected, "{sent:?} {key:?}");
-            assert_eq!(error.status(), if error == version { 426 } else { 400 });
-            assert!(error.code().starts_with("websocket_"));
-            assert!(error.message().contains("Sec-WebSocket-"));
+            let refused = Refused::from(error);
+            assert_eq!(refused.status, if error == version { 426 } else { 400 });
+            assert!(refused.code.starts_with("websocket_"));
+            assert!(refused.message.contains("Sec-WebSocket-"));
         }
     }
 
