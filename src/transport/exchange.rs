@@ -1,8 +1,9 @@
-//! A request that is complete: what it asks of the homes, and what it makes of their answers.
+//! A request that is complete: it asks the homes, and makes something of their answers.
+
+mod questions;
 
 use crate::api::Request;
-use crate::api::callback;
-use crate::api::channels;
+use crate::api::callback::{self, Decision};
 use crate::api::question::{Answer, Question};
 use crate::api::refusal::Refusal;
 use crate::auth::grant::Session;
@@ -11,10 +12,8 @@ use crate::hub::batch::Format;
 use crate::hub::fanout::{ChannelIndex, Delivery, Subscription};
 use crate::hub::message::ChannelName;
 use crate::hub::position::Since;
-use crate::hub::{Listen, ListenMode};
 use crate::proto::ws_handshake;
 use crate::transport::event_stream::EventStream;
-use crate::transport::first_message::FirstMessage;
 use crate::transport::goodbye::{Goodbye, TokenRefusal};
 use crate::transport::response::{Meta, refuse};
 use crate::transport::websocket::{self, WebSocket};
@@ -93,7 +92,7 @@ impl Asking {
             Err(refusal) => return Err(refuse(context, &meta, &refusal)),
         };
         let purpose = if consultations.is_empty() {
-            Self::ask(&meta, request, body, context)?
+            questions::ask(&meta, request, body, context)?
         } else {
             for (slot, consultation) in consultations.into_iter().enumerate() {
                 let question = Question::Authorize(Box::new(consultation));
@@ -111,123 +110,6 @@ impl Asking {
             missing,
             early_bytes: 0,
         })
-    }
-
-    /// Asks the homes.
-    fn ask(
-        meta: &Meta,
-        request: Request,
-        body: &[u8],
-        context: &mut Context<'_>,
-    ) -> Result<Purpose, Next> {
-        let page_limit = context.config.limits.poll_limit_max;
-        let purpose = match request {
-            Request::Health => return Err(report::text(context, meta, 200, "ok\n")),
-            Request::Readiness if !context.is_ready => {
-                return Err(refuse(context, meta, &Refusal::NOT_READY));
-            }
-            Request::Readiness => return Err(report::text(context, meta, 200, "ready\n")),
-            Request::Preflight { allow } => return Err(report::preflight(context, meta, allow)),
-            Request::Page(page) => return Err(report::page(context, meta, page)),
-            Request::Publish(request) => {
-                let question = match request.counts_cluster && context.config.backplane.is_some() {
-                    true => Question::PublishCounted,
-                    false => Question::Publish,
-                };
-                let publishes = match request.complete(body) {
-                    Ok(publishes) => publishes,
-                    Err(refusal) => return Err(refuse(context, meta, &refusal)),
-                };
-                for (slot, publish) in publishes.enumerate() {
-                    context.effects.ask(slot as u16, question(publish));
-                }
-                Purpose::Publish(request.channels)
-            }
-            Request::Poll {
-                listen,
-                wait_ms,
-                limit,
-            } => {
-                let mode = if wait_ms == 0 {
-                    ListenMode::Once
-                } else {
-                    ListenMode::UntilFirst
-                };
-                let limit = limit.min(page_limit);
-                let since = ask_to_listen(listen.channels, mode, limit, context);
-                Purpose::Poll {
-                    since,
-                    wait_ms,
-                    limit,
-                    session: listen.session,
-                }
-            }
-            Request::EventStream(_) if meta.head_only => {
-                return Err(EventStream::head_only(meta, context));
-            }
-            Request::EventStream(listen) => {
-                let (format, session) = (listen.format, listen.session);
-                let since = ask_to_listen(listen.channels, ListenMode::Stream, usize::MAX, context);
-                Purpose::EventStream {
-                    since,
-                    format,
-                    session,
-                }
-            }
-            Request::WebSocket {
-                listen,
-                accept: Some(accept),
-            } if listen.token_due => {
-                let first = FirstMessage::begin(meta.clone(), &accept, listen, context);
-                return Err(Next::Become(Transport::FirstMessage(Box::new(first))));
-            }
-            Request::WebSocket { listen, accept } => {
-                let (format, session) = (listen.format, listen.session);
-                let since = ask_to_listen(listen.channels, ListenMode::Stream, usize::MAX, context);
-                Purpose::WebSocket {
-                    since,
-                    format,
-                    session,
-                    accept,
-                }
-            }
-            Request::ChannelInfo(channel) => {
-                context.effects.ask(0, Question::Info(channel));
-                Purpose::ChannelInfo
-            }
-            Request::ChannelDelete(channel) => {
-                context.effects.ask(0, Question::Delete(channel));
-                Purpose::ChannelDelete
-            }
-            Request::ChannelList(list) => {
-                let limit = list.limit;
-                // One more than wanted tells whether there is a next page.
-                let list = channels::ChannelList {
-                    limit: limit + 1,
-                    ..list
-                };
-                ask_all_shards(&Question::List(list), context);
-                Purpose::ChannelList { limit }
-            }
-            Request::Inquiry(inquiry) => {
-                let shard = inquiry.shard();
-                if shard.is_some_and(|shard| usize::from(shard.0) >= context.n_shards) {
-                    return Err(refuse(context, meta, &Refusal::CONNECTION_UNKNOWN));
-                }
-                let (inquiry, limit) = inquiry.with_one_more();
-                let question = Question::Inquiry(inquiry);
-                match shard {
-                    Some(_) => context.effects.ask(0, question),
-                    None => ask_all_shards(&question, context),
-                }
-                Purpose::Inquiry { limit }
-            }
-            Request::Metrics => {
-                ask_all_shards(&Question::Metrics, context);
-                Purpose::Metrics
-            }
-        };
-        Ok(purpose)
     }
 
     /// Notes an answer; with the last one it is [done](Self::is_done).
@@ -341,18 +223,7 @@ impl Asking {
                 session,
             } => {
                 let parts = replay::parts(answers);
-                let mut positions = replay::starts(&parts);
-                // Ids stay at the client's own cursor until the notice of a loss after it: whoever leaves before it
-                // has read the notice is told again.
-                for ((_, position), since) in positions.iter_mut().zip(&since) {
-                    if let Since::After(cursor) = since {
-                        *position = *cursor;
-                    }
-                }
-                replay::queue(&parts, &since, context);
-                Next::Become(Transport::EventStream(EventStream::begin(
-                    &meta, format, positions, &since, session, context,
-                )))
+                begin_event_stream(&meta, &parts, &since, format, session, context)
             }
             Purpose::WebSocket {
                 since,
@@ -361,12 +232,10 @@ impl Asking {
                 accept,
             } => {
                 let parts = replay::parts(answers);
-                let is_recovered = parts.iter().all(|(replay, _)| !replay.lost);
-                let positions = replay::starts(&parts);
                 replay::queue(&parts, &since, context);
                 let start = websocket::Start {
-                    positions,
-                    is_recovered,
+                    positions: replay::starts(&parts),
+                    is_recovered: parts.iter().all(|(replay, _)| !replay.lost),
                     session,
                 };
                 let websocket = match accept {
@@ -383,41 +252,41 @@ impl Asking {
                 report::report(context, &meta, &purpose, answers.map(|(answer, _)| answer))
             }
             Purpose::Permission(held) => {
-                let Held { mut request, body } = *held;
                 let decisions: Vec<_> = answers
                     .map(|(answer, _)| match answer {
                         Answer::Authorized(decision) => decision,
                         _ => unreachable!("the backend was asked"),
                     })
                     .collect();
-                let concluded = callback::conclude(&mut request, &decisions, context.config)
-                    .and_then(|()| claim(&mut request, context));
-                match concluded {
-                    Ok(()) => self.go_on(meta, request, &body, context),
-                    Err(refusal) if is_behind_handshake(&request) => {
-                        TokenRefusal::from(refusal).send(context)
-                    }
-                    Err(refusal) => refuse(context, &meta, &refusal),
-                }
+                self.on_decisions(meta, *held, &decisions, context)
             }
             Purpose::Done => unreachable!("an answer that nobody waits for"),
         }
     }
 
-    /// The backend lets the request be: now it asks what it is about.
-    fn go_on(
+    /// The backend has decided. If it lets the request be, that asks now what it is about.
+    fn on_decisions(
         &mut self,
         meta: Meta,
-        request: Request,
-        body: &[u8],
+        held: Held,
+        decisions: &[Decision],
         context: &mut Context<'_>,
     ) -> Next {
-        match Self::begin(meta, request, body, context) {
-            Ok(asking) => {
-                *self = asking;
-                Next::Stay
+        let Held { mut request, body } = held;
+        let concluded = callback::conclude(&mut request, decisions, context.config)
+            .and_then(|()| claim(&mut request, context));
+        match concluded {
+            Ok(()) => match Self::begin(meta, request, &body, context) {
+                Ok(asking) => {
+                    *self = asking;
+                    Next::Stay
+                }
+                Err(next) => next,
+            },
+            Err(refusal) if is_behind_handshake(&request) => {
+                TokenRefusal::from(refusal).send(context)
             }
-            Err(next) => next,
+            Err(refusal) => refuse(context, &meta, &refusal),
         }
     }
 
@@ -481,35 +350,26 @@ impl Asking {
     }
 }
 
-/// One question for each channel; gives the starting points, in order.
-fn ask_to_listen(
-    channels: Vec<(ChannelName, Since)>,
-    mode: ListenMode,
-    messages_max: usize,
+/// Every channel has answered: the stream begins, with what they had.
+fn begin_event_stream(
+    meta: &Meta,
+    parts: &[replay::Part],
+    since: &[Since],
+    format: Format,
+    session: Option<Session>,
     context: &mut Context<'_>,
-) -> Vec<Since> {
-    let bytes_max = match mode {
-        ListenMode::Stream => usize::MAX,
-        ListenMode::Once | ListenMode::UntilFirst => context.config.limits.outbox_bytes_max,
-    };
-    let ask = |(slot, (channel, since))| {
-        let listen = Listen {
-            channel,
-            since,
-            mode,
-            messages_max,
-            bytes_max,
-        };
-        context.effects.ask(slot as u16, Question::Listen(listen));
-        since
-    };
-    channels.into_iter().enumerate().map(ask).collect()
-}
-
-fn ask_all_shards(question: &Question, context: &mut Context<'_>) {
-    for slot in 0..context.n_shards {
-        context.effects.ask(slot as u16, question.clone());
+) -> Next {
+    let mut positions = replay::starts(parts);
+    // Ids stay at the client's own cursor until the notice of a loss after it: whoever leaves before it has read the
+    // notice is told again.
+    for ((_, position), since) in positions.iter_mut().zip(since) {
+        if let Since::After(cursor) = since {
+            *position = *cursor;
+        }
     }
+    replay::queue(parts, since, context);
+    let stream = EventStream::begin(meta, format, positions, since, session, context);
+    Next::Become(Transport::EventStream(stream))
 }
 
 /// The last answer on a connection that the operator ends.
