@@ -122,7 +122,7 @@ impl Broker for Redis {
             ca: ca.transpose()?,
             timeout: settings.timeout,
         };
-        let masters = masters(&dialer, &url.servers).await?;
+        let masters = masters(&dialer, &url.servers, &keys.notes()).await?;
         let canaries = masters.iter().enumerate().map(|(connection, master)| {
             keys.canary(settings.node, connection, |slot| master.serves(slot))
         });

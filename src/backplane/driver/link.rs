@@ -63,7 +63,12 @@ impl<B: Broker, S: Sink> Driver<B, S> {
                     _ => Ok(connected),
                 }
             };
-            let too_long = || BrokerError("connecting to the broker takes too long".into());
+            let too_long = || {
+                BrokerError(format!(
+                    "connecting takes longer than {:?}: see to the servers of backplane, or raise backplane_timeout",
+                    settings.connect_timeout
+                ))
+            };
             let connected = timeout(settings.connect_timeout, connecting).await;
             connected.unwrap_or_else(|_| Err(too_long()))
         }));

@@ -19,7 +19,8 @@ pub struct DriverSettings {
     pub beat: Duration,
     /// So many in a row that do not come back through every connection end the connection to the broker.
     pub canaries_lost_max: u64,
-    /// For all steps of connecting together; each has the broker's own timeout.
+    /// For all steps of connecting together; each has the broker's own timeout, and the first may use up all of its own
+    /// and say who is silent.
     pub connect_timeout: Duration,
     pub reconnect_first: Duration,
     /// Whatever has lasted for as long is tried again soon.
@@ -33,6 +34,7 @@ pub struct DriverSettings {
 impl DriverSettings {
     pub fn new(broker: Settings, n_shards: u16) -> Self {
         Self {
+            connect_timeout: Duration::from_secs(10) + broker.timeout,
             broker,
             n_shards,
             publishes_per_call: 512,
@@ -42,7 +44,6 @@ impl DriverSettings {
             rounds: 4,
             beat: Duration::from_secs(1),
             canaries_lost_max: 3,
-            connect_timeout: Duration::from_secs(10),
             reconnect_first: Duration::from_millis(100),
             reconnect_cap: Duration::from_secs(5),
             node_silence: Duration::from_secs(5),

@@ -50,22 +50,28 @@ impl Dialer {
         config: &AsyncConnectionConfig,
     ) -> Result<MultiplexedConnection, BrokerError> {
         let client = self.client(address, db, ProtocolVersion::RESP3);
-        let client = client.map_err(|error| at(address, error))?;
+        let client = client.map_err(|error| failed(address, &error))?;
         let connecting = client.get_multiplexed_async_connection_with_config(config);
-        connecting.await.map_err(|error| at(address, error))
+        connecting.await.map_err(|error| failed(address, &error))
     }
 
     /// The answer to one command.
     pub(super) async fn ask(&self, address: &Address, command: &Cmd) -> Result<Value, BrokerError> {
-        let answer = async {
-            let client = self.client(address, 0, ProtocolVersion::RESP2)?;
-            let config = self.config();
-            let connecting = client.get_multiplexed_async_connection_with_config(&config);
-            let value = connecting.await?.send_packed_command(command).await?;
-            value.extract_error()
-        };
-        let answer: Result<Value, RedisError> = answer.await;
-        answer.map_err(|error| at(address, error))
+        let answer = self.try_ask(address, command).await;
+        answer.map_err(|error| failed(address, &error))
+    }
+
+    /// The same with the client's error.
+    pub(super) async fn try_ask(
+        &self,
+        address: &Address,
+        command: &Cmd,
+    ) -> Result<Value, RedisError> {
+        let client = self.client(address, 0, ProtocolVersion::RESP2)?;
+        let config = self.config();
+        let connecting = client.get_multiplexed_async_connection_with_config(&config);
+        let value = connecting.await?.send_packed_command(command).await?;
+        value.extract_error()
     }
 
     fn config(&self) -> AsyncConnectionConfig {
@@ -113,4 +119,17 @@ impl Dialer {
 /// What went wrong at a server. Neither side's text has a password in it.
 pub(super) fn at(address: &Address, error: impl Display) -> BrokerError {
     BrokerError(format!("Redis at {address}: {error}"))
+}
+
+/// What the client says of a server.
+pub(super) fn failed(address: &Address, error: &RedisError) -> BrokerError {
+    if error.is_timeout() {
+        silent(address)
+    } else {
+        at(address, error)
+    }
+}
+
+pub(super) fn silent(address: &Address) -> BrokerError {
+    at(address, "does not answer within backplane_timeout")
 }

@@ -9,7 +9,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, ServerError, Value, cmd};
 
 use crate::backplane::broker::BrokerError;
-use crate::backplane::redis::dialer::{Dialer, at};
+use crate::backplane::redis::dialer::{Dialer, at, failed};
 use crate::backplane::redis::events::{Ear, Leaving};
 use crate::backplane::redis::servers::Master;
 use crate::backplane::redis::url::Address;
@@ -88,7 +88,7 @@ impl Link {
         let replies = connection
             .send_packed_commands(commands, 0, commands.len())
             .await
-            .map_err(|error| at(self.address(), error))?;
+            .map_err(|error| failed(self.address(), &error))?;
         if replies.len() != commands.len() || self.leaving.is_moved() {
             return Err(at(
                 self.address(),
