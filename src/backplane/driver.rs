@@ -28,9 +28,11 @@ mod asking;
 mod link;
 mod nodes;
 mod settings;
+mod trouble;
 
 use link::{Connected, Link};
 pub use settings::DriverSettings;
+use trouble::Trouble;
 
 /// Orders of one round; the rest waits for the next.
 const ORDERS_PER_ROUND: usize = 4096;
@@ -82,8 +84,8 @@ struct Driver<B, S> {
     backoff: Backoff,
     /// The shards were told so. Changes are logged, attempts are not.
     is_hearing: bool,
-    /// The log says why nothing is heard.
-    is_trouble_logged: bool,
+    /// Since the broker was heard last.
+    trouble: Trouble,
     registry: Registry,
     writes: Writes,
     acknowledged: Acknowledged,
@@ -126,7 +128,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
             link: Link::Waiting(now),
             backoff: Backoff::new(settings.reconnect_first, settings.reconnect_cap),
             is_hearing: false,
-            is_trouble_logged: false,
+            trouble: Trouble::default(),
             registry: Registry::default(),
             writes: Writes::default(),
             acknowledged: Acknowledged::default(),

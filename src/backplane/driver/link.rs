@@ -7,6 +7,7 @@ use std::rc::Rc;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
+use super::trouble::Trouble;
 use super::{Driver, Sink};
 use crate::backplane::broker::{Broker, BrokerError, Event, Reading};
 use crate::backplane::calls::Calls;
@@ -132,8 +133,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
     }
 
     pub(super) fn connect_later(&mut self, error: &BrokerError, now: Instant) {
-        if !self.is_trouble_logged {
-            self.is_trouble_logged = true;
+        if self.trouble.is_news(error, self.now_ms(now)) {
             tracing::warn!("the broker is away: {error}");
         }
         self.link = Link::Waiting(now + self.backoff.next(fastrand::f64()));
@@ -142,7 +142,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
     pub(super) fn on_heard(&mut self) {
         if !self.is_hearing {
             self.is_hearing = true;
-            self.is_trouble_logged = false;
+            self.trouble = Trouble::default();
             self.backoff.on_heard();
             self.tell_health(Health::Hearing);
             tracing::info!("the broker is heard");
