@@ -447,11 +447,12 @@ fn time_ms(ms: u64) -> u64 {
     ms.min(TIME_MS_MAX)
 }
 
-/// Whether the server is no longer the one that this connection is for; any other error is of its command alone.
+/// Whether the server is no longer the one that this connection is for; any other error is of its command alone. So is
+/// `ASK`, which a slot answers from the moment that it begins to move, up to thousands of them one after another.
 fn is_end(error: &ServerError) -> bool {
     let is_gone = matches!(
         error.code(),
-        "READONLY" | "MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN"
+        "READONLY" | "MOVED" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN"
     );
     // Whoever connects anew loads it again.
     is_gone || error.details() == Some("Function not found")

@@ -286,3 +286,26 @@ fn a_cluster_goes_on_after_the_end_of_a_master() {
         assert!(a.broker.delete(&channels[0], KEEP).await.unwrap());
     });
 }
+
+#[test]
+fn while_a_slot_is_moved_its_publishes_are_refused_and_all_others_go_on() {
+    let mut cluster = Cluster::start();
+    run(async || {
+        let node = Node::connect(&cluster.url()).await;
+        node.publish("a", "before").await;
+        let slot = cluster.servers[0].cli(&["CLUSTER", "KEYSLOT", "test:{a}"]);
+        let target = cluster.master_of("test:{b}").cli(&["CLUSTER", "MYID"]);
+        let owner = cluster.master_of("test:{a}");
+        let set_slot = |how: &[&str]| {
+            let said = owner.cli(&[&["CLUSTER", "SETSLOT", &slot], how].concat());
+            assert_eq!(said, "OK");
+        };
+        set_slot(&["MIGRATING", &target]);
+        let both = vec![text("a", "x"), text("b", "x")];
+        let results = node.broker.publish(both).await.unwrap();
+        assert_eq!(results[0], Err(NotPublished::Refused));
+        assert!(results[1].is_ok());
+        set_slot(&["STABLE"]);
+        assert_eq!(node.publish("a", "after").await.offset, 2);
+    });
+}
