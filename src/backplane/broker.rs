@@ -80,6 +80,9 @@ pub trait Broker: Sized + 'static {
     /// Sends `number` through every connection to this node itself; it comes back as [`Event::Canary`].
     async fn canary(&self, number: u64) -> Result<(), BrokerError>;
 
+    /// The clock by which messages are published and expire, in milliseconds since 1970.
+    async fn now_ms(&self) -> Result<u64, BrokerError>;
+
     /// Says something to all nodes that share the prefix, this one among them; it comes as [`Event::Note`].
     async fn tell(&self, note: &[u8]) -> Result<(), BrokerError>;
 }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use tokio::time::Instant;
 
 use crate::backplane::broker::{BrokerError, Publishing};
+use crate::backplane::driver::ClockReading;
 use crate::backplane::order::{Keep, NotPublished, Standing};
 use crate::backplane::roster::Asker;
 use crate::hub::Published;
@@ -36,6 +37,7 @@ pub(super) enum CallKind {
     /// Channels on which this node has published of late.
     Remind,
     Canary,
+    Clock,
     Tell,
 }
 
@@ -44,6 +46,7 @@ pub(super) enum Answer {
     Published(Vec<Result<Published, NotPublished>>),
     Deleted(bool),
     Standings(Vec<Standing>),
+    Clock(ClockReading),
     Done,
 }
 

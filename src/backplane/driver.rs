@@ -25,11 +25,15 @@ use crate::hub::ShardId;
 use crate::metrics::backplane::BackplaneStats;
 
 mod asking;
+mod clock;
 mod link;
 mod nodes;
 mod settings;
 mod trouble;
 
+use clock::ClockDifference;
+pub(super) use clock::ClockReading;
+pub use clock::ShardClock;
 use link::{Connected, Link};
 pub use settings::DriverSettings;
 use trouble::Trouble;
@@ -90,6 +94,7 @@ struct Driver<B, S> {
     writes: Writes,
     acknowledged: Acknowledged,
     roster: Roster,
+    clock: ClockDifference,
     /// A pack for the next [`Broker::tell`].
     notes: Vec<u8>,
     /// By shard.
@@ -137,6 +142,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
                 settings.node_silence.as_millis() as u64,
                 settings.count_timeout.as_millis() as u64,
             ),
+            clock: ClockDifference::default(),
             notes: Vec::new(),
             news: (0..settings.n_shards).map(|_| Vec::new()).collect(),
             stats: BackplaneStats::default(),
@@ -263,6 +269,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
         if self.beat_at <= now {
             self.beat_at = now + self.settings.beat;
             self.send_life_signs(now);
+            self.ask_for_time(now);
             self.send_stats(now);
         }
         let mut counted = Vec::new();

@@ -47,6 +47,8 @@ struct Shared {
 struct State {
     random: fastrand::Rng,
     started: Instant,
+    /// What its clock showed then.
+    first_ms: u64,
     is_up: bool,
     is_paused: bool,
     is_refusing: bool,
@@ -97,6 +99,7 @@ impl MemoryServer {
         let state = State {
             random: fastrand::Rng::with_seed(seed),
             started: Instant::now(),
+            first_ms: FIRST_MS,
             is_up: true,
             is_paused: false,
             is_refusing: false,
@@ -127,6 +130,11 @@ impl MemoryServer {
 
     pub fn set_answer_delay(&self, delay: Duration) {
         self.0.state.borrow_mut().answer_delay = delay;
+    }
+
+    /// Sets the server's clock, as an administrator would.
+    pub fn set_clock_ahead(&self, ms: u64) {
+        self.0.state.borrow_mut().first_ms = FIRST_MS + ms;
     }
 
     /// Every publish is refused, as by a replica or a server whose memory is full.
@@ -280,7 +288,7 @@ impl Drop for Shared {
 
 impl State {
     fn now_us(&self) -> u64 {
-        FIRST_MS * 1000 + self.started.elapsed().as_micros() as u64
+        self.first_ms * 1000 + self.started.elapsed().as_micros() as u64
     }
 
     fn break_off(&mut self, is_meant: impl Fn(&Client) -> bool) {
@@ -550,6 +558,10 @@ impl Broker for Memory {
             }
         })
         .await
+    }
+
+    async fn now_ms(&self) -> Result<u64, BrokerError> {
+        self.ask(|state| state.now_us() / 1000).await
     }
 
     async fn tell(&self, note: &[u8]) -> Result<(), BrokerError> {

@@ -269,6 +269,11 @@ impl Broker for Nats {
         Ok(())
     }
 
+    /// The leader's, which says when each message was stored.
+    async fn now_ms(&self) -> Result<u64, BrokerError> {
+        self.stream().await.map(|stream| stream.now_ms)
+    }
+
     async fn tell(&self, note: &[u8]) -> Result<(), BrokerError> {
         self.link
             .send(self.subjects.note(), None, HeaderMap::new(), note)

@@ -114,6 +114,11 @@ pub enum News {
     Interrupted(Vec<ChannelName>),
     /// Whether the broker can be heard.
     Health(Health),
+    /// How far the broker's clock, whose times messages have, is ahead of the shards'. Nothing at first; told before
+    /// any [`News::Standing`].
+    Clock {
+        ahead_ms: i64,
+    },
     /// To the first shard, again and again: what the thread of the broker has counted.
     Stats(Box<BackplaneStats>),
 }

@@ -242,6 +242,11 @@ impl Broker for Redis {
             .try_for_each(|sent| sent.map(drop))
     }
 
+    /// All servers of a cluster are taken to have one time.
+    async fn now_ms(&self) -> Result<u64, BrokerError> {
+        self.links[0].now_ms().await
+    }
+
     async fn tell(&self, note: &[u8]) -> Result<(), BrokerError> {
         let name = &self.names.notes;
         let command = self.announce(name, note);

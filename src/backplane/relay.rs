@@ -89,6 +89,8 @@ pub struct Relay<A> {
     queue_bytes: usize,
     queue_bytes_max: usize,
     health: Health,
+    /// The times that messages have are by the broker's clock, all others by the owner's.
+    broker_ahead_ms: i64,
     sweep_next: usize,
     acts: VecDeque<Act<A>>,
     /// Messages in front of which another one was missing.
@@ -113,6 +115,7 @@ impl<A: Copy> Relay<A> {
             queue_bytes: 0,
             queue_bytes_max: share(config.limits.backplane_queue_bytes_max),
             health: Health::Deaf,
+            broker_ahead_ms: 0,
             sweep_next: 0,
             acts: VecDeque::new(),
             holes_found_total: 0,
@@ -203,6 +206,7 @@ impl<A: Copy> Relay<A> {
         receivers: u32,
         now_ms: u64,
     ) -> (Published, Scope) {
+        let now_ms = self.broker_ms(now_ms);
         let message = Arc::new(Message {
             channel: publish.channel,
             position: head,
@@ -367,6 +371,7 @@ impl<A: Copy> Relay<A> {
                 }
             }
             News::Health(health) => self.on_health(health),
+            News::Clock { ahead_ms } => self.broker_ahead_ms = ahead_ms,
             // For the owner.
             News::Stats(_) => {}
         }
@@ -452,7 +457,13 @@ impl<A: Copy> Relay<A> {
         self.by_name.remove(&feed.channel.name);
     }
 
+    /// What the broker's clock shows at `now_ms`.
+    fn broker_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_add_signed(self.broker_ahead_ms)
+    }
+
     fn expire(&mut self, index: usize, now_ms: u64) {
+        let now_ms = self.broker_ms(now_ms);
         let channel = &mut self.feeds[index].channel;
         self.histories
             .change(channel, |channel, _| channel.expire(now_ms));

@@ -28,6 +28,7 @@ use signal_hook::iterator::Signals;
 
 use crate::api::Side;
 use crate::auth::key::KeySet;
+use crate::backplane::driver::ShardClock;
 use crate::callback::Callbacks;
 use crate::config::Config;
 use crate::disk::HistoryClock;
@@ -81,7 +82,11 @@ pub fn run(config: Config, read_config: ReadConfig) -> Result<(), ServeError> {
     let hasher = RandomState::new();
     let (histories, logs) = load_histories(&config, shards, &hasher)?;
     let history_clock = history_clock(histories.as_ref(), &config);
-    let (nodes, orders) = Nodes::prepare(&config, shards)
+    let shard_clock = ShardClock {
+        started: history_clock.started.into(),
+        origin_ms: history_clock.origin_ms,
+    };
+    let (nodes, orders) = Nodes::prepare(&config, shards, shard_clock)
         .map_err(ServeError::Start)?
         .unzip();
     let issued = refresher.as_ref().map(Refresher::keys);

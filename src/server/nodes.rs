@@ -9,7 +9,7 @@ use tokio::runtime::{self, Runtime};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use crate::backplane::broker::Settings;
-use crate::backplane::driver::{self, DriverSettings, Sink};
+use crate::backplane::driver::{self, DriverSettings, ShardClock, Sink};
 use crate::backplane::nats::{self, Nats};
 use crate::backplane::order::{FromShard, News, NodeId};
 use crate::backplane::redis::{self, Redis};
@@ -38,6 +38,7 @@ impl Nodes {
     pub(super) fn prepare(
         config: &Config,
         shards: usize,
+        clock: ShardClock,
     ) -> io::Result<Option<(Self, UnboundedSender<FromShard>)>> {
         let Some(url) = &config.backplane else {
             return Ok(None);
@@ -55,7 +56,7 @@ impl Nodes {
                 .enable_all()
                 .build()?,
             kind: Kind::of(&url.0).expect("the URL was checked"),
-            settings: DriverSettings::new(broker, shards as u16),
+            settings: DriverSettings::new(broker, shards as u16, clock),
             received,
         };
         Ok(Some((nodes, orders)))

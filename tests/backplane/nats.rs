@@ -181,6 +181,21 @@ async fn first_success<T>(mut call: impl AsyncFnMut() -> Result<T, BrokerError>)
 }
 
 #[test]
+fn a_server_says_what_time_it_is() {
+    let server = NatsServer::start();
+    run(async {
+        let node = Node::connect(&server, 1).await;
+        node.publish("news", "x").await;
+        let published_ms = node.read("news", None).await.messages[0]
+            .message
+            .published_ms;
+        let now_ms = node.nats.now_ms().await.expect("a time");
+        let passed = published_ms..published_ms + TIMEOUT.as_millis() as u64;
+        assert!(passed.contains(&now_ms), "{now_ms} {passed:?}");
+    });
+}
+
+#[test]
 fn a_message_comes_to_every_node_as_it_stands_in_the_history() {
     let server = NatsServer::start();
     run(async {

@@ -551,6 +551,21 @@ fn all_nodes_hear_a_note_and_each_its_own_canary() {
 }
 
 #[test]
+fn a_server_says_what_time_it_is() {
+    let server = RedisServer::start(&["--save", "''"]);
+    run(async || {
+        let node = Node::connect(&server.url()).await;
+        node.publish("news", "x").await;
+        let published_ms = node.read("news", None).await.messages[0]
+            .message
+            .published_ms;
+        let now_ms = node.broker.now_ms().await.unwrap();
+        let passed = published_ms..published_ms + DEADLINE.as_millis() as u64;
+        assert!(passed.contains(&now_ms), "{now_ms} {passed:?}");
+    });
+}
+
+#[test]
 fn a_full_server_refuses_and_goes_on() {
     let server = RedisServer::start(&["--save", "''", "--maxmemory-policy", "noeviction"]);
     run(async || {

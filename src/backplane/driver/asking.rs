@@ -134,8 +134,13 @@ impl<B: Broker, S: Sink> Driver<B, S> {
                     });
                 }
             }
+            (CallKind::Clock, Answer::Clock(reading)) => self.on_clock(&reading),
             (
-                CallKind::Remind | CallKind::Close | CallKind::Canary | CallKind::Tell,
+                CallKind::Remind
+                | CallKind::Close
+                | CallKind::Canary
+                | CallKind::Clock
+                | CallKind::Tell,
                 Answer::Done,
             ) => {}
             (kind, answer) => debug_assert!(false, "{kind:?} answered by {answer:?}"),
@@ -172,6 +177,7 @@ impl<B: Broker, S: Sink> Driver<B, S> {
             | CallKind::Close
             | CallKind::Remind
             | CallKind::Canary
+            | CallKind::Clock
             | CallKind::Tell => {}
         }
     }

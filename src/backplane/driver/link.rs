@@ -7,6 +7,7 @@ use std::rc::Rc;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
+use super::clock::ClockReading;
 use super::trouble::Trouble;
 use super::{Driver, Sink};
 use crate::backplane::broker::{Broker, BrokerError, Event, Reading};
@@ -18,7 +19,12 @@ use crate::hub::message::ChannelName;
 /// Channels that one [`News::Interrupted`] names, so that no shard's turn is long.
 pub(super) const CHANNELS_PER_INTERRUPTION: usize = 1024;
 
-pub(super) type Connected<B> = (B, mpsc::Receiver<Event>);
+pub(super) struct Connected<B> {
+    broker: B,
+    events: mpsc::Receiver<Event>,
+    /// Taken before anything is read: what is too old cannot be told without.
+    clock: ClockReading,
+}
 
 pub(super) enum Link<B> {
     Waiting(Instant),
@@ -31,6 +37,8 @@ pub(super) struct Connection<B> {
     pub(super) since: Instant,
     pub(super) events: mpsc::Receiver<Event>,
     pub(super) canary: Canary,
+    /// When its clock was asked for last.
+    pub(super) clock_at: Instant,
     pub(super) calls: Calls,
     pub(super) events_taken: u64,
     /// Answers that wait for events in front of them, oldest first.
@@ -55,14 +63,19 @@ impl<B: Broker, S: Sink> Driver<B, S> {
         let trace = self.trace;
         self.link = Link::Connecting(Box::pin(async move {
             let connecting = async {
-                let connected = B::connect(&settings.broker).await?;
-                match trace {
-                    Some(trace) if !connected.0.look_for(trace).await? => {
-                        drop(connected);
-                        B::connect(&settings.broker).await
-                    }
-                    _ => Ok(connected),
+                let (mut broker, mut events) = B::connect(&settings.broker).await?;
+                if let Some(trace) = trace
+                    && !broker.look_for(trace).await?
+                {
+                    drop((broker, events));
+                    (broker, events) = B::connect(&settings.broker).await?;
                 }
+                let clock = ClockReading::take(&broker).await?;
+                Ok(Connected {
+                    broker,
+                    events,
+                    clock,
+                })
             };
             let too_long = || {
                 BrokerError(format!(
@@ -75,12 +88,19 @@ impl<B: Broker, S: Sink> Driver<B, S> {
         }));
     }
 
-    pub(super) fn on_connected(&mut self, (broker, events): Connected<B>, now: Instant) {
+    pub(super) fn on_connected(&mut self, connected: Connected<B>, now: Instant) {
+        let Connected {
+            broker,
+            events,
+            clock,
+        } = connected;
         self.stats.connects_total += 1;
+        self.on_clock(&clock);
         self.roster.on_connected(self.now_ms(now));
         let reminders = self.acknowledged.readings(self.now_ms(now));
         self.link = Link::Up(Connection {
             canary: Canary::new(broker.connections(), self.last_canary),
+            clock_at: now,
             broker: Rc::new(broker),
             since: now,
             events,

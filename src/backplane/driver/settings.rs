@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use crate::backplane::broker::Settings;
+use crate::backplane::driver::ShardClock;
 
 #[derive(Clone, Debug)]
 pub struct DriverSettings {
     pub broker: Settings,
     pub n_shards: u16,
+    pub clock: ShardClock,
     pub publishes_per_call: usize,
     pub payload_bytes_per_call: usize,
     /// Publishing calls (and deletes) under way.
@@ -32,11 +34,12 @@ pub struct DriverSettings {
 }
 
 impl DriverSettings {
-    pub fn new(broker: Settings, n_shards: u16) -> Self {
+    pub fn new(broker: Settings, n_shards: u16, clock: ShardClock) -> Self {
         Self {
             connect_timeout: Duration::from_secs(10) + broker.timeout,
             broker,
             n_shards,
+            clock,
             publishes_per_call: 512,
             payload_bytes_per_call: 1024 * 1024,
             write_calls: 4,

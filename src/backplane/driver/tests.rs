@@ -16,6 +16,7 @@ use crate::hub::message::ChannelName;
 use crate::hub::position::Position;
 use crate::proto::payload::PayloadKind;
 
+mod clock;
 mod counts;
 mod outages;
 
@@ -51,6 +52,14 @@ fn settings(id: u64) -> Settings {
     }
 }
 
+/// Shards that count from now on.
+fn clock() -> ShardClock {
+    ShardClock {
+        started: Instant::now(),
+        origin_ms: 0,
+    }
+}
+
 struct Node {
     orders: mpsc::UnboundedSender<FromShard>,
     mailboxes: Rc<Mailboxes>,
@@ -61,6 +70,8 @@ struct Mailboxes {
     news: RefCell<Vec<(ShardId, News)>>,
     stats: RefCell<BackplaneStats>,
     posts: Cell<usize>,
+    /// By shard, how far the broker's clock is ahead, whenever it was told.
+    ahead_ms: RefCell<[Vec<i64>; N_SHARDS as usize]>,
     is_congested: Cell<bool>,
 }
 
@@ -70,6 +81,9 @@ impl Sink for Rc<Mailboxes> {
         for news in news.drain(..) {
             match news {
                 News::Stats(stats) => *self.stats.borrow_mut() = *stats,
+                News::Clock { ahead_ms } => {
+                    self.ahead_ms.borrow_mut()[usize::from(shard.0)].push(ahead_ms);
+                }
                 news => self.news.borrow_mut().push((shard, news)),
             }
         }
@@ -84,7 +98,7 @@ impl Node {
     fn start(id: u64) -> Self {
         let (sender, orders) = mpsc::unbounded_channel();
         let mailboxes = Rc::new(Mailboxes::default());
-        let settings = DriverSettings::new(settings(id), N_SHARDS);
+        let settings = DriverSettings::new(settings(id), N_SHARDS, clock());
         spawn_local(run::<Memory>(settings, orders, Rc::clone(&mailboxes)));
         Self {
             orders: sender,
@@ -190,7 +204,7 @@ fn words(news: &News) -> String {
             format!("lost {}", channels.join(" "))
         }
         News::Health(health) => format!("{health:?}"),
-        News::Stats(_) => unreachable!("the mailboxes keep them apart"),
+        News::Clock { .. } | News::Stats(_) => unreachable!("the mailboxes keep them apart"),
     }
 }
 

@@ -116,6 +116,14 @@ impl Link {
         self.reply(lane, cmd("TIME")).await.map(drop)
     }
 
+    /// What the server's clock shows, in milliseconds since 1970.
+    pub(super) async fn now_ms(&self) -> Result<u64, BrokerError> {
+        let reply = self.reply(Lane::Main, cmd("TIME")).await?;
+        let time: Result<(u64, u64), _> = redis::from_redis_value(reply);
+        let (seconds, micros) = time.map_err(|_| at(self.address(), "its TIME cannot be read"))?;
+        Ok(seconds * 1000 + micros / 1000)
+    }
+
     /// To be called before as many channels are left by `SUNSUBSCRIBE`.
     pub(super) fn expect_leaving(&self, channels: usize) {
         self.leaving.expect(channels);

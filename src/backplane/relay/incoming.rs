@@ -119,8 +119,9 @@ impl<A: Copy> Relay<A> {
         if !arrival.is_stored {
             return;
         }
+        let broker_ms = now_ms.saturating_add_signed(self.broker_ahead_ms);
         self.histories.change(channel, |channel, bytes_max| {
-            channel.store_within(bytes_max, arrival.message.clone(), now_ms);
+            channel.store_within(bytes_max, arrival.message.clone(), broker_ms);
         });
     }
 

@@ -29,11 +29,12 @@ impl<A: Copy> Relay<A> {
             timing.backplane_linger_ms,
             timing.backplane_check_interval_ms,
         );
+        let broker_ms = self.broker_ms(now_ms);
         let waited_since_ms = now_ms.saturating_sub(timing.backplane_timeout_ms);
         let feed = &mut self.feeds[index];
         if !Arc::ptr_eq(&feed.channel.namespace, &namespace) {
             self.histories.change(&mut feed.channel, |channel, _| {
-                channel.set_namespace(namespace, now_ms);
+                channel.set_namespace(namespace, broker_ms);
             });
         }
         self.refuse_waiters(index, |waiter| waiter.since_ms < waited_since_ms);

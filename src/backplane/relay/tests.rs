@@ -373,6 +373,35 @@ fn what_outlives_its_epoch_is_not_repeated_for_those_who_had_it() {
     }
 }
 
+/// Of two messages that were published when the broker's clock showed 0, whether who has the first gets the second.
+fn check_age(now_ms: u64, ahead_ms: i64, gets_it: bool) {
+    let mut world = World::new(usize::MAX);
+    world.now_ms = now_ms;
+    world.relay.on_news(News::Clock { ahead_ms }, false, now_ms);
+    world.listen(Since::Now);
+    world.settle();
+    for _ in 0..2 {
+        let arrival = world.broker.publish(0, true);
+        world.on_the_way.push_back(News::Arrival(arrival));
+        world.arrive(false);
+    }
+    world.settle();
+    let late = world.listen(Since::After(world.logs[0].as_ref().unwrap().got[0]));
+    world.settle();
+    let log = world.logs[late].as_ref().unwrap();
+    let want = if gets_it { (1, 0) } else { (0, 1) };
+    assert_eq!((log.got.len(), log.gaps), want, "{now_ms} {ahead_ms}");
+}
+
+#[test]
+fn messages_age_by_the_brokers_clock() {
+    let age_ms = Namespace::default().history_age_ms;
+    check_age(0, 0, true);
+    check_age(9 * age_ms, 0, false);
+    check_age(9 * age_ms, -(9 * age_ms as i64), true);
+    check_age(0, 9 * age_ms as i64, false);
+}
+
 /// What may be lost.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Loss {

@@ -152,7 +152,7 @@ fn a_broker_is_reminded_of_much_in_few_rounds_at_a_time() {
         let server = MemoryServer::new(URL, 1);
         server.set_answer_delay(Duration::from_millis(10));
         let (orders, from_shards) = mpsc::unbounded_channel();
-        let settings = DriverSettings::new(settings(1), N_SHARDS);
+        let settings = DriverSettings::new(settings(1), N_SHARDS, clock());
         let mailboxes = Rc::new(Mailboxes::default());
         let mut driver = Driver::<Memory, _>::new(settings, from_shards, mailboxes);
         let promised = Position {
