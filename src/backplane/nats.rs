@@ -17,6 +17,7 @@ pub mod entry;
 pub mod hearing;
 pub mod history;
 pub mod link;
+pub mod queue;
 pub mod reader;
 pub mod recall;
 pub mod stream;

@@ -71,10 +71,9 @@ impl Drain {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whoever has gone already need not be told.
-    fn answer(&self) {
+    fn answer(&self, shared: &Shared) {
         for waiting in self.waiting().drain(..) {
-            let _ = waiting.send(());
+            shared.tell_when_taken(waiting);
         }
     }
 }
@@ -91,7 +90,7 @@ async fn hear(
             message = messages.next() => message,
             // Only when no message is there: once this task has used up its budget, `select!` polls neither.
             () = drain.asked.notified() => {
-                drain.answer();
+                drain.answer(&shared);
                 continue;
             }
         };
@@ -99,6 +98,7 @@ async fn hear(
         if shared.is_broken() {
             return;
         }
+        let payload_bytes = message.payload.len();
         let headers = message.headers.unwrap_or_default();
         let event = match &mut purpose {
             Purpose::Channel(channel, live) => match live.hear(&headers, &message.payload) {
@@ -130,12 +130,10 @@ async fn hear(
                 })
             }
             Purpose::Note => Some(Event::Note(message.payload.to_vec())),
-            Purpose::Moved => return shared.break_off(&moved().0).await,
+            Purpose::Moved => return shared.break_off(&moved().0),
         };
-        if let Some(event) = event
-            && shared.events.send(event).await.is_err()
-        {
-            return;
+        if let Some(event) = event {
+            shared.tell(event, payload_bytes);
         }
     }
 }

@@ -13,7 +13,7 @@ use async_nats::client::PublishErrorKind;
 use async_nats::{Client, ConnectOptions, HeaderMap, Message, Subscriber};
 use futures_util::StreamExt;
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
@@ -21,13 +21,11 @@ use crate::backplane::broker::{BrokerError, Event, Settings, Trace};
 use crate::threads::or_abort;
 
 use super::address::{Address, Login};
+use super::queue::{Full, Queue};
 
 /// Messages of one subscription that may wait. The library reads up to 8 MiB from a socket in one go, before anybody
 /// else on this thread gets to take any of it.
 const SUBSCRIPTION_MESSAGES_MAX: usize = 131_072;
-
-/// Events that wait for the driver; behind them the subscriptions fill up.
-const EVENTS_MAX: usize = 4096;
 
 pub struct Link {
     client: Client,
@@ -46,7 +44,7 @@ pub struct Shared {
     error: Mutex<Option<BrokerError>>,
     /// What came of the stream last.
     newest: Mutex<Option<Trace>>,
-    pub events: mpsc::Sender<Event>,
+    queue: Queue,
 }
 
 /// Which of a call's requests it is for, and the answer.
@@ -79,12 +77,12 @@ impl Link {
         settings: &Settings,
     ) -> Result<(Self, mpsc::Receiver<Event>), BrokerError> {
         let address = Address::parse(&settings.url).map_err(BrokerError)?;
-        let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        let (queue, receiver) = Queue::new();
         let shared = Arc::new(Shared {
             waiting: Mutex::default(),
             error: Mutex::default(),
             newest: Mutex::default(),
-            events,
+            queue,
         });
         let options = options(settings, &address, shared.clone()).await?;
         let names = address.servers.join(", ");
@@ -311,15 +309,26 @@ impl Shared {
     }
 
     /// The connection is of no use any more, for the first reason that there was.
-    pub async fn break_off(&self, reason: &str) {
+    pub fn break_off(&self, reason: &str) {
         if self.is_broken() {
             return;
         }
         let error = BrokerError(reason.into());
         *self.error() = Some(error.clone());
         self.waiting().clear();
-        // Whoever has gone already need not be told.
-        let _ = self.events.send(Event::Broken(error)).await;
+        self.queue.push_last(Event::Broken(error));
+    }
+
+    /// Hands an event to whoever holds the broker.
+    pub fn tell(&self, event: Event, payload_bytes: usize) {
+        if self.queue.push(event, payload_bytes) == Err(Full) {
+            self.break_off("more comes from NATS than this node takes; it connects anew");
+        }
+    }
+
+    /// `mark` is told when all that was told until now is with the receiver of events.
+    pub fn tell_when_taken(&self, mark: oneshot::Sender<()>) {
+        self.queue.push_mark(mark);
     }
 
     fn silence(&self) -> BrokerError {
@@ -379,7 +388,7 @@ async fn options(
             let shared = shared.clone();
             async move {
                 if let Some(reason) = end(&event) {
-                    shared.break_off(&reason).await;
+                    shared.break_off(&reason);
                 }
             }
         });
