@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use crate::backplane::broker::Reading;
 use crate::backplane::order::Keep;
 use crate::hub::message::ChannelName;
-use crate::hub::position::Position;
+use crate::hub::position::{Epoch, Position};
 
 /// Longer than any replica lags whose loss is still noticed.
 const KEPT_MS: u64 = 60_000;
@@ -28,6 +28,9 @@ pub struct Acknowledged {
 #[derive(Debug)]
 struct Newest {
     position: Position,
+    /// The channel's epoch before this one, if it was another one meanwhile. No epoch comes back: what is answered of
+    /// it was published then, under an idempotency key.
+    former: Option<Epoch>,
     keep: Keep,
     at_ms: u64,
 }
@@ -37,9 +40,12 @@ impl Acknowledged {
     pub fn note(&mut self, channel: &ChannelName, position: Position, keep: Keep, now_ms: u64) {
         self.forget_old(now_ms);
         if let Some(newest) = self.newest.get_mut(channel) {
-            let is_older =
-                newest.position.epoch == position.epoch && newest.position.offset > position.offset;
-            if !is_older {
+            let is_of_now = newest.position.epoch == position.epoch;
+            let is_older = is_of_now && newest.position.offset > position.offset;
+            if !is_older && newest.former != Some(position.epoch) {
+                if !is_of_now {
+                    newest.former = Some(newest.position.epoch);
+                }
                 newest.position = position;
             }
             newest.keep = keep;
@@ -53,6 +59,7 @@ impl Acknowledged {
         }
         let newest = Newest {
             position,
+            former: None,
             keep,
             at_ms: now_ms,
         };
@@ -98,7 +105,6 @@ impl Acknowledged {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::position::Epoch;
 
     const KEEP: Keep = Keep {
         history_messages: 1,
@@ -141,6 +147,23 @@ mod tests {
         assert_eq!(positions(&mut acknowledged, 120_000), [second]);
         assert_eq!(positions(&mut acknowledged, 180_100), []);
         assert!(acknowledged.order.is_empty());
+    }
+
+    #[test]
+    fn a_repeat_of_what_was_published_in_a_former_epoch_is_no_news() {
+        let mut acknowledged = Acknowledged::default();
+        for (epoch, offset, want) in [
+            (1, 5, (1, 5)),
+            (2, 1, (2, 1)),
+            (1, 5, (2, 1)),
+            (2, 2, (2, 2)),
+            (3, 1, (3, 1)),
+            (2, 2, (3, 1)),
+        ] {
+            acknowledged.note(&channel(1), position(epoch, offset), KEEP, 0);
+            let want = (channel(1), position(want.0, want.1));
+            assert_eq!(positions(&mut acknowledged, 0), [want]);
+        }
     }
 
     #[test]
