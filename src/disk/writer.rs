@@ -87,6 +87,7 @@ impl Writers {
                 noted_drift_ms: 0,
                 file: Arc::new(File::open(directory.path())?),
                 file_bytes: 0,
+                begun_bytes: 0,
                 is_torn: false,
                 synced: Arc::default(),
             };
@@ -130,6 +131,8 @@ struct Writer {
     file: Arc<File>,
     /// All of them whole records.
     file_bytes: u64,
+    /// What it had when it was begun.
+    begun_bytes: u64,
     /// Behind `file_bytes` there is something else.
     is_torn: bool,
     synced: Arc<Synced>,
@@ -169,7 +172,9 @@ impl Writer {
     /// All of `append` or nothing.
     fn write(&mut self, append: &mut Append) -> io::Result<()> {
         self.mend()?;
-        if append.begins_file {
+        // Where a disk is nearly full, each attempt would leave one more file there.
+        let is_begun = self.file_bytes == self.begun_bytes;
+        if append.begins_file && !is_begun {
             // What the old file has must be there before the new one counts as its continuation.
             self.file.sync_data()?;
             self.begin_file(self.name.number + 1)?;
@@ -249,6 +254,7 @@ impl Writer {
         self.name = name;
         self.file = Arc::new(file);
         self.file_bytes = bytes as u64;
+        self.begun_bytes = self.file_bytes;
         let clock = self.clock.read();
         self.noted_drift_ms = clock.wall_ms.wrapping_sub(clock.history_ms);
         self.synced.set_file(self.file.clone());
@@ -301,6 +307,7 @@ mod tests {
             noted_drift_ms: 0,
             file: Arc::new(File::open(&directory).unwrap()),
             file_bytes: 0,
+            begun_bytes: 0,
             is_torn: false,
             synced: Arc::default(),
             directory,
@@ -328,6 +335,28 @@ mod tests {
         assert!(noted_bytes > begun_bytes, "a record of the clock");
         writer.write(&mut Append::default()).unwrap();
         assert_eq!(writer.file_bytes, noted_bytes, "once");
+        fs::remove_dir_all(&writer.directory).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_was_begun_in_vain_is_the_next_one() {
+        let mut writer = writer();
+        writer.begin_file(1).unwrap();
+        let mut append = Append {
+            begins_file: true,
+            ..Append::default()
+        };
+        record::write(&mut append.bytes, &Entry::Clock(Clock::default()));
+        let writable = break_file(&mut writer);
+        for _ in 0..3 {
+            assert!(writer.write(&mut append).is_err());
+            assert_eq!(writer.name.number, 1);
+        }
+        writer.file = writable;
+        for number in 1..4 {
+            writer.write(&mut append).unwrap();
+            assert_eq!(writer.name.number, number);
+        }
         fs::remove_dir_all(&writer.directory).unwrap();
     }
 
