@@ -299,6 +299,9 @@ fn pings_without_a_reader_cost_one_pong() {
     server.publish("c", vec![b'x'; 8 * MIB]);
     // The replay fills the socket; from then on pongs would have to wait.
     let mut client = raw_ws(&server, "/ws/c?since=earliest");
+    wait_until("the socket is full", || {
+        server.metric("socket_out_bytes_total") > MIB as u64 / 16
+    });
     let rss = server.rss_bytes();
     let pings = ws_frame(0x89, &[b'p'; 100]).repeat(1000);
     let read = server.metric("socket_in_bytes_total") + 200 * pings.len() as u64;
