@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use crate::backplane::broker::Reading;
 use crate::backplane::order::Keep;
 use crate::hub::message::ChannelName;
-use crate::hub::position::{Epoch, Position};
+use crate::hub::position::Position;
 
 /// Longer than any replica lags whose loss is still noticed.
 const KEPT_MS: u64 = 60_000;
@@ -28,9 +28,9 @@ pub struct Acknowledged {
 #[derive(Debug)]
 struct Newest {
     position: Position,
-    /// The channel's epoch before this one, if it was another one meanwhile. No epoch comes back: what is answered of
-    /// it was published then, under an idempotency key.
-    former: Option<Epoch>,
+    /// The newest of the epoch before this one, if it was another one meanwhile. No epoch comes back: what is answered
+    /// of it was published then, under an idempotency key. What goes beyond it tells that it was the other way round.
+    former: Option<Position>,
     keep: Keep,
     at_ms: u64,
 }
@@ -40,11 +40,12 @@ impl Acknowledged {
     pub fn note(&mut self, channel: &ChannelName, position: Position, keep: Keep, now_ms: u64) {
         self.forget_old(now_ms);
         if let Some(newest) = self.newest.get_mut(channel) {
-            let is_of_now = newest.position.epoch == position.epoch;
-            let is_older = is_of_now && newest.position.offset > position.offset;
-            if !is_older && newest.former != Some(position.epoch) {
-                if !is_of_now {
-                    newest.former = Some(newest.position.epoch);
+            let known = [Some(newest.position), newest.former];
+            let is_known =
+                |known: Position| known.epoch == position.epoch && known.offset >= position.offset;
+            if !known.into_iter().flatten().any(is_known) {
+                if newest.position.epoch != position.epoch {
+                    newest.former = Some(newest.position);
                 }
                 newest.position = position;
             }
@@ -105,6 +106,7 @@ impl Acknowledged {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::position::Epoch;
 
     const KEEP: Keep = Keep {
         history_messages: 1,
@@ -159,6 +161,10 @@ mod tests {
             (2, 2, (2, 2)),
             (3, 1, (3, 1)),
             (2, 2, (3, 1)),
+            // A repeat comes first, and then what is published now.
+            (1, 9, (1, 9)),
+            (3, 2, (3, 2)),
+            (1, 9, (3, 2)),
         ] {
             acknowledged.note(&channel(1), position(epoch, offset), KEEP, 0);
             let want = (channel(1), position(want.0, want.1));
