@@ -21,8 +21,8 @@ pub struct DriverSettings {
     pub beat: Duration,
     /// So many in a row that do not come back through every connection end the connection to the broker.
     pub canaries_lost_max: u64,
-    /// For all steps of connecting together; each has the broker's own timeout, and the first may use up all of its own
-    /// and say who is silent.
+    /// For all steps of connecting together; each has the broker's own timeout, and the first two (a sentinel, the master
+    /// that it names) may use up all of theirs and say who is silent.
     pub connect_timeout: Duration,
     pub reconnect_first: Duration,
     /// Whatever has lasted for as long is tried again soon.
@@ -36,7 +36,7 @@ pub struct DriverSettings {
 impl DriverSettings {
     pub fn new(broker: Settings, n_shards: u16, clock: ShardClock) -> Self {
         Self {
-            connect_timeout: Duration::from_secs(10) + broker.timeout,
+            connect_timeout: Duration::from_secs(10) + 2 * broker.timeout,
             broker,
             n_shards,
             clock,

@@ -45,21 +45,17 @@ pub(super) async fn masters(
             master,
             db,
         } => {
-            let address = first_answer(dialer, sentinels, async |sentinel| {
-                let address = named_by(dialer, sentinel, master).await?;
-                check_master(dialer, &address).await?;
+            let address = first_answer(sentinels, async |sentinel| {
+                let named = named_by(dialer, sentinel, master);
+                let address = in_time(dialer, sentinel, named).await?;
+                in_time(dialer, &address, check_master(dialer, &address)).await?;
                 Ok(address)
             });
             Ok(Master::of_everything(address.await?, *db))
         }
         Servers::Cluster(seeds) => {
-            first_answer(dialer, seeds, async |seed| {
-                let mut slots = cmd("CLUSTER");
-                slots.arg("SLOTS");
-                let answer = dialer.ask(seed, &slots).await?;
-                let masters = parse_slots(&answer, &seed.host).map_err(|error| at(seed, error))?;
-                check_cluster(dialer, seed, key).await?;
-                Ok(masters)
+            first_answer(seeds, async |seed| {
+                in_time(dialer, seed, masters_of_cluster(dialer, seed, key)).await
             })
             .await
         }
@@ -69,16 +65,12 @@ pub(super) async fn masters(
 /// The first answer that is of use, of all that are asked at once: some may have gone for good, and others, cut off,
 /// may say what is no longer so. What each of them said, if none is.
 async fn first_answer<T>(
-    dialer: &Dialer,
     addresses: &[Address],
     ask: impl AsyncFn(&Address) -> Result<T, BrokerError>,
 ) -> Result<T, BrokerError> {
     let ask = &ask;
-    let in_time = |(index, address)| async move {
-        let answer = timeout(dialer.timeout, ask(address)).await;
-        (index, answer.unwrap_or_else(|_| Err(silent(address))))
-    };
-    let mut asked: FuturesUnordered<_> = addresses.iter().enumerate().map(in_time).collect();
+    let asked = |(index, address)| async move { (index, ask(address).await) };
+    let mut asked: FuturesUnordered<_> = addresses.iter().enumerate().map(asked).collect();
     let mut errors = vec![String::new(); addresses.len()];
     while let Some((index, answer)) = asked.next().await {
         match answer {
@@ -87,6 +79,29 @@ async fn first_answer<T>(
         }
     }
     Err(BrokerError(errors.join("; ")))
+}
+
+/// What `answer` gives, or that the server at `address` is silent.
+async fn in_time<T>(
+    dialer: &Dialer,
+    address: &Address,
+    answer: impl Future<Output = Result<T, BrokerError>>,
+) -> Result<T, BrokerError> {
+    let answer = timeout(dialer.timeout, answer).await;
+    answer.unwrap_or_else(|_| Err(silent(address)))
+}
+
+async fn masters_of_cluster(
+    dialer: &Dialer,
+    seed: &Address,
+    key: &str,
+) -> Result<Vec<Master>, BrokerError> {
+    let mut slots = cmd("CLUSTER");
+    slots.arg("SLOTS");
+    let answer = dialer.ask(seed, &slots).await?;
+    let masters = parse_slots(&answer, &seed.host).map_err(|error| at(seed, error))?;
+    check_cluster(dialer, seed, key).await?;
+    Ok(masters)
 }
 
 /// A sentinel names the old master until the new one is one, and longer if it is cut off.
@@ -340,6 +355,13 @@ mod tests {
              master, and it is none (yet)"
         );
         assert_eq!(find(&servers, SHORT), Err(wanted));
+        let servers = sentinels(vec![sentinel_of(&silent)]);
+        let wanted = format!("Redis at {silent}: does not answer within backplane_timeout");
+        assert_eq!(
+            find(&servers, SHORT),
+            Err(wanted),
+            "the master, not the sentinel"
+        );
         let cut_off = seed(1, "-CLUSTERDOWN The cluster is down");
         let error = find(&Servers::Cluster(vec![silent, cut_off.clone()]), SHORT).unwrap_err();
         assert!(error.contains(&format!("Redis at {cut_off}: ")), "{error}");
