@@ -130,10 +130,9 @@ pub struct Effects {
     pub released: Vec<Subscription>,
     /// The replay of a stream that begins; goes behind `out`, exempt from the limit of the outbox.
     pub replay: Vec<Waiting>,
-    /// Deliveries that have to wait their turn, before `out`: a goodbye may have waited for them. See
-    /// [`outbox::Outbox::push_live`].
+    /// Deliveries that have to wait their turn, before `out`: a goodbye may have waited for them.
     pub behind: Vec<Waiting>,
-    /// A pong for a peer that does not read fast enough; see [`outbox::Outbox::set_pong`].
+    /// A pong for a peer that does not read fast enough: the newest one is enough.
     pub pong: Option<Vec<u8>>,
     /// A token's key is not known: [`Transport::on_keys`] is to be called once the issuer's keys were read again.
     pub awaits_keys: bool,
