@@ -54,8 +54,12 @@ fn is_own(origin: &str, host: Option<&str>) -> bool {
         "https" => ":443",
         _ => "",
     };
-    let host = host.strip_suffix(default_port).unwrap_or(host);
-    authority.eq_ignore_ascii_case(host)
+    let bare = |name: &str| {
+        name.strip_suffix(default_port)
+            .unwrap_or(name)
+            .to_ascii_lowercase()
+    };
+    bare(authority) == bare(host)
 }
 
 /// `https://*.example.com` stands for any name below `example.com`, not for `example.com` itself.
@@ -125,6 +129,7 @@ mod tests {
         for (origin, host, want) in [
             ("https://a.net", "a.net:443", true),
             ("http://a.net", "a.net:80", true),
+            ("https://a.net:443", "a.net:443", true),
             ("https://a.net", "a.net:80", false),
             ("http://a.net", "a.net:443", false),
             ("http://a.net", "a.net:8080", false),
