@@ -145,6 +145,13 @@ impl Shard {
                 next
             });
             consumed += taken;
+            let connection = &self.connections[index as usize];
+            let is_parked = matches!(connection.transport, Transport::LongPoll(_));
+            if is_parked && connection.is_open() && connection.has(Marks::END_OF_INPUT) {
+                self.advance(index, |transport, context| {
+                    transport.on_end_of_input(context)
+                });
+            }
             self.release_all();
             let effects = &self.scratch.effects;
             if effects.out.bytes() >= ANSWERS_BYTES_MAX || !effects.replay.is_empty() {
