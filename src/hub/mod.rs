@@ -368,6 +368,11 @@ impl Hub {
         self.channels.len()
     }
 
+    /// Their places, vacant ones among them: what a round of sweeps goes through.
+    pub fn places(&self) -> usize {
+        self.channels.capacity()
+    }
+
     /// Keys that were forgotten before their time, for want of room.
     pub fn idempotency_keys_forgotten_total(&self) -> u64 {
         self.idempotency.forgotten_early_total

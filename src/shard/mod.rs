@@ -392,8 +392,8 @@ impl Shard {
             return;
         }
         self.next_sweep_ms = self.clock.now_ms + SWEEP_INTERVAL_MS;
-        let channels = SWEEP_CHANNELS_MIN.max(self.hub.channels() / SWEEPS_PER_ROUND);
-        self.hub.sweep(channels, self.clock.hub_ms);
+        let channels_max = SWEEP_CHANNELS_MIN.max(self.hub.places() / SWEEPS_PER_ROUND);
+        self.hub.sweep(channels_max, self.clock.hub_ms);
         self.sweep_relay();
     }
 
