@@ -21,8 +21,8 @@ pub struct DriverSettings {
     pub beat: Duration,
     /// So many in a row that do not come back through every connection end the connection to the broker.
     pub canaries_lost_max: u64,
-    /// For all steps of connecting together; each has the broker's own timeout, and the first two (a sentinel, the master
-    /// that it names) may use up all of theirs and say who is silent.
+    /// For all steps of connecting together. Each has the broker's own timeout, and the first two (a sentinel, the
+    /// master that it names) may use up all of theirs and say who is silent.
     pub connect_timeout: Duration,
     pub reconnect_first: Duration,
     /// Whatever has lasted for as long is tried again soon.
