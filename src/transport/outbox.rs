@@ -254,7 +254,7 @@ mod tests {
     use crate::hub::position::Epoch;
     use crate::proto::payload::PayloadKind;
 
-    fn bytes(text: &str) -> Waiting {
+    pub(super) fn bytes(text: &str) -> Waiting {
         Waiting::Bytes {
             bytes: text.as_bytes().into(),
             sent: 0,

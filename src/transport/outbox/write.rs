@@ -51,14 +51,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::outbox::Waiting;
-
-    fn bytes(text: &str) -> Waiting {
-        Waiting::Bytes {
-            bytes: text.as_bytes().into(),
-            sent: 0,
-        }
-    }
+    use crate::transport::outbox::tests::bytes;
 
     /// Everything that a step can want to be sent, behind what waits already, or after the socket has taken some of it.
     fn check(waiting: &str, taken: Option<usize>, want: &str) {
